@@ -1,0 +1,49 @@
+# Each target works alone on a fresh clone, with python3 and make.
+
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+
+# The extras of setup.cfg that a target needs.
+EXTRAS_demo := samples,plots,progress
+EXTRAS_lint := dev,test
+EXTRAS_test := test
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test lint clean
+
+help:  ## List the targets.
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' \
+	  $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.installed-demo  ## Denoise a photograph in minutes, into runs/demo (replaced each time).
+	rm -rf runs/demo
+	$(BIN)/python -m experiments.denoise \
+	  --config=configs/req2.py:quick --workdir=runs/demo
+
+test: $(VENV)/.installed-test  ## Run the tests.
+	$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
+
+lint: $(VENV)/.installed-lint  ## Check the format, the rules and the types.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+clean:  ## Remove .venv, runs/demo and all caches; other runs stay.
+	rm -rf .venv runs/demo build dist *.egg-info
+	rm -rf .jax_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp comes last, so that an interrupted install leaves none.
+$(VENV)/.installed-%: setup.cfg constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "dipjax needs Python 3.11 or newer; $(PYTHON) is" \
+	    "$$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	@echo "Installing dipjax[$(EXTRAS_$*)] into $(VENV), a minute or two"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[$(EXTRAS_$*)]'
+	@touch $@

@@ -1,0 +1,78 @@
+"""The fields that every config has, and the words behind its colon."""
+
+from collections.abc import Callable, Mapping
+
+import ml_collections
+
+
+def get_base() -> ml_collections.ConfigDict:
+  """Returns the fields that every experiment has, with the paper's settings."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0  # Of the first lane; lane i has seed + i.
+  config.lanes = 1  # Seeds fitted at once; their mean is the result.
+
+  config.data = data = ml_collections.ConfigDict()
+  data.image = 'astronaut'  # A file, or the name of a sample.
+  data.clean = ''  # A file to compare with, where data.sigma is 0.
+  data.sigma = 0.0  # Of the noise to add, of 255; 0: the image is damaged.
+  data.noise_seed = 0
+  data.clip = True  # The noisy image, to [0, 1].
+  data.crop = ()  # (top, left, height, width) of the image, before the noise.
+
+  config.network = network = ml_collections.ConfigDict()
+  network.name = 'skip'
+  network.down = (128,) * 5
+  network.up = (128,) * 5
+  network.skip = (4,) * 5
+  network.down_size = 3
+  network.up_size = 3
+  network.upsampling = 'bilinear'
+  network.downsampling = 'stride'
+  network.padding = 'reflect'
+  network.activation = 'leaky_relu'
+  network.point = True
+  network.sigmoid = True
+  network.code = 'noise'  # Or 'meshgrid'.
+  network.code_channels = 32  # Of the noise.
+
+  config.fit = fit = ml_collections.ConfigDict()
+  fit.steps = 3000  # At most.
+  fit.learning_rate = 0.01
+  fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
+
+  config.stop = stop = ml_collections.ConfigDict()
+  stop.rule = 'wmv'  # Or 'last': after fit.steps.
+  stop.window = 100
+  stop.patience = 1000
+  stop.warmup = 0
+
+  config.average = average = ml_collections.ConfigDict()
+  average.decay = 0.99  # 0: no averaging over steps.
+
+  config.record = record = ml_collections.ConfigDict()
+  record.every = 10  # Steps.
+  return config
+
+
+def apply_variant(
+  config: ml_collections.ConfigDict,
+  variant: str,
+  words: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
+) -> ml_collections.ConfigDict:
+  """Returns the config changed by each of the comma-separated words, in order.
+
+  Args:
+    config: to be changed in place.
+    variant: what stands behind the colon of `--config=FILE:variant`, or ''.
+    words: what a word does to the config.
+
+  Raises:
+    ValueError: a word that is not known; lists those that are.
+  """
+  for word in filter(None, (variant or '').split(',')):
+    if word not in words:
+      raise ValueError(
+        f'unknown variant {word!r}; known are {", ".join(sorted(words))}'
+      )
+    words[word](config)
+  return config

@@ -1,0 +1,35 @@
+"""Requirement 2: blind denoising with the paper's network.
+
+    python -m experiments.denoise --config=configs/req2.py
+    python -m experiments.denoise --config=configs/req2.py:quick
+    python -m experiments.denoise --config=configs/req2.py:smoke
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: quick, smoke."""
+  config = common.get_base()
+  config.data.sigma = 25.0
+  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  return common.apply_variant(config, variant, words)
+
+
+def _make_quick(config):
+  """Minutes on a laptop: a part of the picture, a shorter wait."""
+  config.data.crop = (0, 128, 192, 192)
+
+
+def _make_smoke(config):
+  """Seconds: a thumbnail and a small network; what the tests run."""
+  config.data.crop = (64, 192, 40, 56)
+  config.network.down = config.network.up = (8, 8)
+  config.network.skip = (4, 4)
+  config.network.code_channels = 4
+  config.fit.steps = 40
+  config.stop.window = 10
+  config.stop.patience = 20
+  config.record.every = 10

@@ -1,0 +1,5 @@
+"""Image restoration with no training data: the deep image prior in JAX."""
+
+from dipjax.restore import Restoration, restore
+
+__all__ = ['Restoration', 'restore']

@@ -1,0 +1,26 @@
+"""Input codes of the network: what it turns into an image; [H, W, C]."""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+
+def draw_uniform_noise(
+  key: Array, size: tuple[int, int], channels: int, *, scale: float = 0.1
+) -> Array:
+  """Returns scale * U(0, 1), [height, width, channels], fixed by the key."""
+  return scale * jax.random.uniform(key, (*size, channels))
+
+
+def make_meshgrid(size: tuple[int, int]) -> Array:
+  """Returns [height, width, 2]: x, then y, each from 0 to 1 edge to edge."""
+  y, x = jnp.meshgrid(
+    jnp.linspace(0, 1, size[0]), jnp.linspace(0, 1, size[1]), indexing='ij'
+  )
+  return jnp.stack([x, y], axis=-1)
+
+
+def jitter_code(key: Array, code: Array, deviation: Array | float) -> Array:
+  """Returns code + N(0, deviation^2): the regularising noise of one step."""
+  return code + deviation * jax.random.normal(key, code.shape, code.dtype)

@@ -1,0 +1,141 @@
+"""The fit of one lane: `init` makes a state, `step` is one step of it.
+
+Both are pure and know neither the task, nor the network, nor how a fit ends;
+those are the objective and the monitors that are passed in.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+
+from dipjax import metrics, monitors, objectives
+
+Array = jax.Array
+
+
+class FitState(struct.PyTreeNode):
+  """All that a fit is, between two steps; arrays only."""
+
+  step: Array  # Steps taken.
+  params: Any
+  opt_state: Any
+  key: Array  # Never changes: a step's randomness is fold_in(key, step).
+  average: Array  # [H, W, C], biased (monitors.update_average).
+  monitors: dict[str, monitors.MonitorState]
+
+
+class Trace(NamedTuple):
+  """What one step reports."""
+
+  step: Array  # From 0.
+  active: Array  # False where the lane was finished and nothing happened.
+  loss: Array
+  psnr_measurement: Array  # Of the output's prediction, in dB.
+  scores: dict[str, Array]  # Of each monitor.
+
+
+class Fit(NamedTuple):
+  """A fit as two pure functions of arrays."""
+
+  init: Callable[[Array, objectives.Problem, Array | None], FitState]
+  step: Callable[[FitState, objectives.Problem], tuple[FitState, Trace]]
+
+
+def make_fit(
+  network: nn.Module,
+  objective: objectives.Objective,
+  optimizer: optax.GradientTransformation,
+  watchers: Mapping[str, monitors.Monitor],
+  *,
+  decay: float = 0.99,
+) -> Fit:
+  """Returns the fit of `network`'s parameters to a problem.
+
+  A lane is finished when every watcher is done or problem.steps are taken; a
+  step of a finished lane changes nothing, so that neither the number of steps in
+  a call nor the other lanes ever change a result.
+
+  Args:
+    network: whose parameters are fitted.
+    objective: what is minimised, a function of those parameters.
+    optimizer: how.
+    watchers: by name; they see each step's image before its update.
+    decay: of the average over the outputs, in [0, 1).
+
+  Raises:
+    ValueError: decay outside [0, 1) or no watchers.
+  """
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay must be in [0, 1), got {decay}')
+  if not watchers:
+    raise ValueError('a fit needs at least one monitor')
+
+  def init(key, problem, clean=None):
+    key, params_key = jax.random.split(key)
+    params = network.init(params_key, problem.code)['params']
+    _, image = jax.eval_shape(objective, params, problem, key)
+    image = jnp.zeros(image.shape, image.dtype)
+    return FitState(
+      step=jnp.array(0),
+      params=params,
+      opt_state=optimizer.init(params),
+      key=key,
+      average=image,
+      monitors={
+        name: watcher.init(image, clean) for name, watcher in watchers.items()
+      },
+    )
+
+  def step(state, problem):
+    key = jax.random.fold_in(state.key, state.step)
+    (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
+      state.params, problem, key
+    )
+    updates, opt_state = optimizer.update(
+      gradient, state.opt_state, state.params
+    )
+    average, estimate = monitors.update_average(
+      state.average, output, state.step, decay=decay
+    )
+    seen = monitors.Observation(state.step, loss, output, estimate)
+    watched = {
+      name: watcher.update(state.monitors[name], seen)
+      for name, watcher in watchers.items()
+    }
+    active = ~is_finished(state, problem)
+    after = state.replace(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      opt_state=opt_state,
+      average=average,
+      monitors=watched,
+    )
+    trace = Trace(
+      step=state.step,
+      active=active,
+      loss=loss,
+      psnr_measurement=metrics.psnr(
+        problem.operator(output), problem.measurement
+      ),
+      scores={name: watcher.score for name, watcher in watched.items()},
+    )
+    return _select(active, after, state), trace
+
+  return Fit(init, step)
+
+
+def is_finished(state: FitState, problem: objectives.Problem) -> Array:
+  """Returns whether every monitor is done or all steps are taken."""
+  done = jnp.array([watcher.done for watcher in state.monitors.values()])
+  return jnp.all(done) | (state.step >= problem.steps)
+
+
+def _select(condition: Array, after: FitState, before: FitState) -> FitState:
+  return jax.tree.map(
+    lambda new, old: jnp.where(condition, new, old), after, before
+  )

@@ -1,0 +1,80 @@
+"""Many fits at once: the functions of one lane, mapped over the first axis.
+
+Lanes of the same shapes share one compiled program. A lane gives the same
+result alone as among others, and in any slot.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dipjax import fit as fit_lib
+from dipjax import objectives
+
+Array = jax.Array
+
+
+def stack_lanes(trees: Sequence[Any]) -> Any:
+  """Returns one tree whose arrays have a new first axis, one entry a lane."""
+  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+
+
+def _map_lanes(function: Callable) -> Callable:
+  """Maps a function of one lane over the first axis of its arguments.
+
+  On the CPU one lane after the other, each with all cores: the same program for
+  any number of lanes, so that a lane's result is the same to the last bit. On
+  other devices all at once.
+  """
+  if jax.default_backend() == 'cpu':
+    return lambda *lanes: jax.lax.map(lambda lane: function(*lane), lanes)
+  return jax.vmap(function)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def init(
+  fit: fit_lib.Fit,
+  keys: Array,
+  problems: objectives.Problem,
+  cleans: Array | None = None,
+) -> fit_lib.FitState:
+  """Returns the states of all lanes before their first step.
+
+  Args:
+    fit: of one lane.
+    keys: [lanes].
+    problems: every array with a first axis of lanes.
+    cleans: [lanes, H, W, C], for monitors named oracle, or None.
+  """
+  return jax.vmap(fit.init)(keys, problems, cleans)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
+def advance(
+  fit: fit_lib.Fit,
+  steps: int,
+  states: fit_lib.FitState,
+  problems: objectives.Problem,
+) -> tuple[fit_lib.FitState, fit_lib.Trace]:
+  """Returns all lanes `steps` steps later and their traces [lanes, steps].
+
+  Finished lanes stay as they are. The given states are used up (donated).
+  """
+
+  def advance_lane(state, problem):
+    return jax.lax.scan(
+      lambda state, _: fit.step(state, problem), state, length=steps
+    )
+
+  return _map_lanes(advance_lane)(states, problems)
+
+
+@jax.jit
+def find_finished(
+  states: fit_lib.FitState, problems: objectives.Problem
+) -> Array:
+  """Returns which lanes are finished, [lanes]."""
+  return jax.vmap(fit_lib.is_finished)(states, problems)

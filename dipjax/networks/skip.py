@@ -1,0 +1,183 @@
+"""The skip network of the deep image prior (Ulyanov et al., models/skip.py).
+
+An hourglass of levels, numbered from the outside in. Level i halves the image,
+hands it to level i + 1, doubles what comes back, and joins it with a few
+channels of its own input (the skip).
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dipjax.networks import layers
+
+Array = jax.Array
+
+
+class Skip(nn.Module):
+  """The skip network: code [H, W, C] -> image [H, W, outputs].
+
+  The default is the paper's for denoising and super-resolution: 2,217,831
+  parameters with a code of 32 channels. The image has exactly the size of the
+  code where that is a `code_size`.
+
+  Attributes:
+    outputs: channels of the image.
+    down, up, skip: channels of each level on the way in, on the way out, and of
+      its skip (0: none); three tuples of one length.
+    down_size, up_size: sides of the kernels, one for all levels or a tuple;
+      skips and the last layer are 1x1.
+    upsampling: 'nearest' or 'bilinear', one for all levels or a tuple.
+    downsampling: 'stride', 'average', 'max' or 'lanczos2'.
+    padding: 'reflect' or 'zero'.
+    activation: 'leaky_relu', 'swish', 'elu' or 'none'.
+    point: whether each level ends in a 1x1 convolution.
+    sigmoid: whether the image is squeezed into (0, 1).
+
+  Raises:
+    ValueError: an argument that is none of these.
+  """
+
+  outputs: int = 3
+  down: tuple[int, ...] = (128,) * 5
+  up: tuple[int, ...] = (128,) * 5
+  skip: tuple[int, ...] = (4,) * 5
+  down_size: int | tuple[int, ...] = 3
+  up_size: int | tuple[int, ...] = 3
+  upsampling: str | tuple[str, ...] = 'bilinear'
+  downsampling: str = 'stride'
+  padding: str = 'reflect'
+  activation: str = 'leaky_relu'
+  point: bool = True
+  sigmoid: bool = True
+
+  def code_size(self, height: int, width: int) -> tuple[int, int]:
+    """Returns the smallest size of a code that covers an image of this size.
+
+    Both sides halve exactly at each level, and the innermost is still large
+    enough to be reflected.
+    """
+    halvings = 2 ** len(self.down)
+    innermost = max(_spread(self.down_size, len(self.down))) // 2 + 1
+    return tuple(
+      halvings * max(-(-side // halvings), innermost)
+      for side in (height, width)
+    )
+
+  def __post_init__(self):
+    _check_fields(self)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, code: Array) -> Array:
+    """[H, W, C] -> [H, W, outputs]."""
+    levels = [self._make_level(i) for i in range(len(self.down))]
+    x, skips = code, []
+    for level in levels:
+      skip, x = level.descend(x)
+      skips.append(skip)
+    for level, skip in zip(reversed(levels), reversed(skips)):
+      x = level.ascend(skip, x)
+    x = layers.Conv(self.outputs, 1, name='out_conv')(x)
+    return jax.nn.sigmoid(x) if self.sigmoid else x
+
+  def _make_level(self, i: int) -> '_Level':
+    count = len(self.down)
+    return _Level(
+      down=self.down[i],
+      up=self.up[i],
+      skip=self.skip[i],
+      down_size=_spread(self.down_size, count)[i],
+      up_size=_spread(self.up_size, count)[i],
+      upsampling=_spread(self.upsampling, count)[i],
+      downsampling=self.downsampling,
+      padding=self.padding,
+      activation=self.activation,
+      point=self.point,
+      name=f'level{i}',
+    )
+
+
+class _Level(nn.Module):
+  """One level: the way in (`descend`) and the way out (`ascend`)."""
+
+  down: int
+  up: int
+  skip: int
+  down_size: int
+  up_size: int
+  upsampling: str
+  downsampling: str
+  padding: str
+  activation: str
+  point: bool
+
+  def setup(self):
+    strided = self.downsampling == 'stride'
+    conv = lambda *args: layers.Conv(*args, padding=self.padding)
+    if self.skip:
+      self.skip_conv, self.skip_norm = conv(self.skip, 1), layers.Norm()
+    self.down_conv = conv(self.down, self.down_size, 2 if strided else 1)
+    self.down_norm = layers.Norm()
+    self.mid_conv, self.mid_norm = conv(self.down, self.down_size), layers.Norm()
+    self.merge_norm = layers.Norm()
+    self.up_conv, self.up_norm = conv(self.up, self.up_size), layers.Norm()
+    if self.point:
+      self.point_conv, self.point_norm = conv(self.up, 1), layers.Norm()
+
+  def descend(self, x: Array) -> tuple[Array | None, Array]:
+    """[H, W, C] -> the skip [H, W, skip] and [ceil(H/2), ceil(W/2), down]."""
+    act = layers.ACTIVATIONS[self.activation]
+    skip = act(self.skip_norm(self.skip_conv(x))) if self.skip else None
+    x = self.down_conv(x)
+    if self.downsampling != 'stride':
+      x = layers.downsample(x, self.downsampling)
+    x = act(self.down_norm(x))
+    return skip, act(self.mid_norm(self.mid_conv(x)))
+
+  def ascend(self, skip: Array | None, x: Array) -> Array:
+    """The skip and [h, w, C] -> [2h, 2w, up], cropped to the skip's size."""
+    act = layers.ACTIVATIONS[self.activation]
+    x = layers.upsample(x, self.upsampling)
+    if skip is not None:
+      x = _concatenate(skip, x)
+    x = self.merge_norm(x)
+    x = act(self.up_norm(self.up_conv(x)))
+    return act(self.point_norm(self.point_conv(x))) if self.point else x
+
+
+def _concatenate(a: Array, b: Array) -> Array:
+  """Joins channels; both are centre-cropped to the smaller of each side."""
+  height = min(a.shape[0], b.shape[0])
+  width = min(a.shape[1], b.shape[1])
+  crops = [layers.crop_center(x, height, width) for x in (a, b)]
+  return jnp.concatenate(crops, axis=-1)
+
+
+def _spread(value: Any, count: int) -> tuple:
+  return tuple(value) if isinstance(value, (tuple, list)) else (value,) * count
+
+
+def _check_fields(net: Skip):
+  count = len(net.down)
+  for name in ('up', 'skip', 'down_size', 'up_size', 'upsampling'):
+    given = _spread(getattr(net, name), count)
+    if len(given) != count or not count:
+      raise ValueError(
+        f'{name} has {len(given)} levels, down has {count}: they must agree'
+      )
+  if min(net.down) < 1 or min(net.up) < 1 or min(net.skip) < 0:
+    raise ValueError(
+      f'channels must be positive: {net.down=}, {net.up=}, {net.skip=}'
+    )
+  choices = [
+    (_spread(net.upsampling, count), layers.UPSAMPLINGS),
+    ((net.downsampling,), layers.DOWNSAMPLINGS),
+    ((net.activation,), layers.ACTIVATIONS),
+  ]
+  for given, known in choices:
+    for name in given:
+      if name not in known:
+        raise ValueError(f'{name!r} is not one of {", ".join(known)}')

@@ -1,0 +1,250 @@
+"""The one host loop, and the library call on top of it."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+
+from dipjax import codes, lanes, objectives, operators
+from dipjax import fit as fit_lib
+from dipjax import monitors as monitors_lib
+from dipjax.networks import skip
+
+Array = jax.Array
+Code = Callable[[Array, tuple[int, int]], Array]
+Watch = Callable[[fit_lib.FitState, fit_lib.Trace], None]
+
+# Made once: an optimiser is part of the compiled step.
+ADAM = optax.adam(0.01)
+NOISE_CODE = functools.partial(codes.draw_uniform_noise, channels=32)
+
+
+class Restoration(NamedTuple):
+  """What a restoration gives; lanes are in the order of the seeds."""
+
+  image: np.ndarray  # [H, W, C] in [0, 1], the mean of `images`.
+  deviation: np.ndarray  # [H, W, C], their standard deviation; 0 for one lane.
+  images: np.ndarray  # [lanes, H, W, C], selected by `rule` without the truth.
+  selected: np.ndarray  # [lanes], the step of each of these.
+  stopped: np.ndarray  # [lanes], how many steps were taken.
+  rule: str  # The monitor that selected.
+  monitors: dict[str, monitors_lib.MonitorState]  # Arrays [lanes, ...].
+  trace: fit_lib.Trace  # Arrays [lanes, steps]; see Trace.active.
+  params: Any  # Of the networks, arrays [lanes, ...].
+
+
+def restore(
+  measurement: Any,
+  operator: Callable[[Array], Array] | None = None,
+  *,
+  size: tuple[int, int, int] | None = None,
+  network: nn.Module | None = None,
+  code: Code = NOISE_CODE,
+  jitter: float = 1 / 30,
+  optimizer: optax.GradientTransformation = ADAM,
+  steps: int = 3000,
+  decay: float = 0.99,
+  monitors: Mapping[str, monitors_lib.Monitor] | None = None,
+  rule: str = 'wmv',
+  clean: Any = None,
+  seeds: Sequence[int] = (0,),
+  chunk: int = 10,
+  watch: Watch | None = None,
+) -> Restoration:
+  """Returns the image behind one measurement, without any training data.
+
+  Fits a randomly initialised network to the measurement, once for each seed, all
+  seeds at once, and stops each where `rule` says. The clean image never steers:
+  with it and without it the restored image is the same.
+
+  Args:
+    measurement: what `operator` gave for the unknown image, finite floats; for
+      denoising the noisy image itself, [H, W, C] in [0, 1].
+    operator: a function of an image [H, W, C] in [0, 1], differentiable; a
+      pytree if it holds arrays. None is the identity.
+    size: (H, W, C) of the image; None is the shape of the measurement.
+    network: a module of `dipjax.networks` with C outputs; None is the paper's
+      skip network.
+    code: (key, (height, width)) -> the network's input [height, width, I].
+    jitter: standard deviation of the noise on the code, fresh in each step.
+    optimizer: of the network's parameters.
+    steps: at most so many for each lane.
+    decay: of the average over the outputs, in [0, 1).
+    monitors: by name; None is WMV with its defaults, named 'wmv'.
+    rule: the name of the monitor whose image is returned.
+    clean: the true image, [H, W, C], if known: adds the monitors `oracle` and
+      `oracle_output`, which only report.
+    seeds: one lane for each.
+    chunk: steps between two calls of `watch`; never changes a result.
+    watch: called with the states and the traces [lanes, chunk] of each chunk.
+
+  Raises:
+    ValueError: arguments that do not fit each other, named with their values.
+
+  Example:
+    >>> result = dipjax.restore(noisy, seeds=(0, 1, 2, 3))
+    >>> result.image, result.deviation, result.selected
+  """
+  measurement = check_array(measurement, 'the measurement')
+  size = measurement.shape if size is None else size
+  network = network or skip.Skip(outputs=size[-1])
+  operator = operator or operators.Identity()
+  watchers = dict(monitors or {'wmv': monitors_lib.wmv()})
+  _check_arguments(size, steps, seeds, chunk, rule, watchers)
+  if clean is not None:
+    clean = check_array(clean, 'the clean image', size)
+    watchers |= {
+      'oracle': monitors_lib.oracle(),
+      'oracle_output': monitors_lib.oracle(of='output'),
+    }
+  fit = _make_fit(network, optimizer, tuple(watchers.items()), decay)
+  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  problems = lanes.stack_lanes(
+    [
+      _make_problem(key, measurement, operator, network, size, code)
+      for key in keys
+    ]
+  ).replace(
+    jitter=jnp.full(len(seeds), jitter, jnp.float32),
+    steps=jnp.full(len(seeds), steps),
+  )
+  _check_prediction(network, problems, size)
+  cleans = None if clean is None else jnp.stack([clean] * len(seeds))
+  states, trace = run_lanes(
+    fit, keys, problems, cleans, chunk=chunk, watch=watch
+  )
+  return _collect(states, trace, rule)
+
+
+def run_lanes(
+  fit: fit_lib.Fit,
+  keys: Array,
+  problems: objectives.Problem,
+  cleans: Array | None = None,
+  *,
+  chunk: int = 10,
+  watch: Watch | None = None,
+) -> tuple[fit_lib.FitState, fit_lib.Trace]:
+  """Steps all lanes, chunk after chunk, until every one is finished.
+
+  The host loop of everything: nothing else calls `lanes.advance`.
+
+  Args:
+    fit: of one lane.
+    keys: [lanes].
+    problems: arrays with a first axis of lanes.
+    cleans: [lanes, H, W, C] or None.
+    chunk: steps in one call of the device.
+    watch: called after each chunk with the states, which are only borrowed, and
+      its trace.
+
+  Returns:
+    The states, and the trace of all steps, [lanes, steps], as NumPy arrays.
+  """
+  states = lanes.init(fit, keys, problems, cleans)
+  traces = []
+  while not np.all(lanes.find_finished(states, problems)):
+    states, trace = lanes.advance(fit, chunk, states, problems)
+    traces.append(jax.device_get(trace))
+    if watch:
+      watch(states, traces[-1])
+  return states, jax.tree.map(lambda *t: np.concatenate(t, axis=1), *traces)
+
+
+def check_array(
+  array: Any, name: str, shape: tuple[int, ...] | None = None
+) -> Array:
+  """Returns a float32 array of finite values, or raises a ValueError.
+
+  Args:
+    array: anything NumPy reads as an array of floats.
+    name: what to call it in the error.
+    shape: what it must have; None is any.
+  """
+  array = np.asarray(array)
+  if not np.issubdtype(array.dtype, np.floating):
+    raise ValueError(
+      f'{name} must hold floats in [0, 1], got {array.dtype}: divide integers '
+      'by their white level first'
+    )
+  if array.size == 0:
+    raise ValueError(f'{name} is empty: shape {array.shape}')
+  if not np.all(np.isfinite(array)):
+    raise ValueError(f'{name} holds NaN or infinite values')
+  if shape is not None and array.shape != tuple(shape):
+    raise ValueError(f'{name} must be {tuple(shape)}, got {array.shape}')
+  return jnp.asarray(array, jnp.float32)
+
+
+def _check_arguments(size, steps, seeds, chunk, rule, watchers):
+  if len(size) != 3 or size[-1] not in (1, 3, 4):
+    raise ValueError(
+      f'an image is [H, W, C] with C of 1, 3 or 4, got {tuple(size)}: give '
+      'size=(H, W, C) where the measurement is no image'
+    )
+  if steps < 1 or chunk < 1 or not len(seeds):
+    raise ValueError(
+      'steps, chunk and the number of seeds must be at least 1, got '
+      f'{steps}, {chunk}, {len(seeds)}'
+    )
+  if rule not in watchers:
+    raise ValueError(f'rule {rule!r} is none of the monitors {list(watchers)}')
+
+
+@functools.cache
+def _make_fit(network, optimizer, watchers, decay):
+  objective = objectives.measurement_error(network)
+  return fit_lib.make_fit(
+    network, objective, optimizer, dict(watchers), decay=decay
+  )
+
+
+def _make_problem(key, measurement, operator, network, size, code):
+  height, width = network.code_size(*size[:2])
+  return objectives.Problem(
+    measurement=measurement,
+    operator=operator,
+    crop=operators.crop_center((height, width), size[:2]),
+    # A stream of its own: the fit draws from the key itself.
+    code=code(jax.random.fold_in(key, 1), (height, width)),
+    jitter=jnp.zeros(()),
+    steps=jnp.zeros((), int),
+  )
+
+
+def _check_prediction(network, problems, size):
+  problem = jax.tree.map(lambda leaf: leaf[0], problems)
+
+  def predict(key):
+    image = problem.crop(network.init_with_output(key, problem.code)[0])
+    return image, problem.operator(image)
+
+  image, prediction = jax.eval_shape(predict, jax.random.key(0))
+  if image.shape != tuple(size):
+    raise ValueError(f'the network gives {image.shape}, not {tuple(size)}')
+  if prediction.shape != problem.measurement.shape:
+    raise ValueError(
+      f'the operator turns an image {image.shape} into {prediction.shape}, but '
+      f'the measurement is {problem.measurement.shape}'
+    )
+
+
+def _collect(states, trace, rule):
+  states = jax.device_get(states.replace(opt_state=(), key=()))
+  images = np.clip(states.monitors[rule].image, 0, 1)
+  return Restoration(
+    image=images.mean(axis=0),
+    deviation=images.std(axis=0),
+    images=images,
+    selected=states.monitors[rule].step,
+    stopped=states.step,
+    rule=rule,
+    monitors=states.monitors,
+    trace=trace,
+    params=states.params,
+  )

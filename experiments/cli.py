@@ -1,0 +1,91 @@
+"""The command line of every experiment: flags, one call, one line on errors.
+
+    if __name__ == '__main__':
+      cli.launch(run)
+"""
+
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import ml_collections
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+Run = Callable[[ml_collections.ConfigDict, str], object]
+
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  help_string='FILE or FILE:VARIANT, as configs/req2.py:quick',
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder for what the run leaves; new by default, in runs/.'
+)
+
+
+def launch(run: Run) -> None:
+  """Runs run(config, workdir) with the flags of the command line, and exits.
+
+  Bad input, that is a ValueError or an OSError, is one line on standard error
+  and exit code 2; with DIPJAX_DEBUG=1 in the environment it is a traceback.
+  """
+  app.run(lambda argv: _main(run), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+  try:
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise ValueError(f'unknown argument {rest[1]!r}: flags begin with --')
+    if _CONFIG.value is None:
+      raise ValueError('name a config, as --config=configs/req2.py')
+    return rest
+  # The config's own code runs here: it can raise anything.
+  except Exception as error:
+    _fail(error)
+
+
+def _main(run: Run) -> None:
+  logging.set_verbosity(logging.WARNING)
+  _enable_compilation_cache()
+  try:
+    run(_CONFIG.value, _WORKDIR.value or _make_workdir())
+  except (ValueError, OSError) as error:
+    _fail(error)
+  except KeyboardInterrupt:
+    print('\nstopped: nothing was written', file=sys.stderr)
+    sys.exit(130)
+
+
+def _make_workdir() -> str:
+  """Returns runs/EXPERIMENT-TIME, EXPERIMENT the module that was run."""
+  name = pathlib.Path(sys.argv[0]).stem
+  return os.path.join('runs', f'{name}-{time.strftime("%Y%m%d-%H%M%S")}')
+
+
+def _enable_compilation_cache() -> None:
+  """Keeps compiled programs between runs, unless JAX is told where already."""
+  if not jax.config.jax_compilation_cache_dir:
+    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+    folder = os.path.join(home, 'dipjax', 'compiled')
+    jax.config.update('jax_compilation_cache_dir', folder)
+
+
+def _fail(error: Exception):
+  if os.environ.get('DIPJAX_DEBUG'):
+    raise error
+  print(f'error: {_explain(error)}', file=sys.stderr)
+  sys.exit(2)
+
+
+def _explain(error: Exception) -> str:
+  """Returns one line: of a config's traceback in a message, only its end."""
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  message = lines[-1].strip().removeprefix('ValueError: ')
+  if isinstance(error, KeyError | AttributeError):
+    name = error.args[0] if error.args else message
+    return f'no config field {name!r}; the known ones are in configs/common.py'
+  return message

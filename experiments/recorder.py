@@ -1,0 +1,185 @@
+"""What a run writes and shows while it goes on, chunk after chunk.
+
+A `Recorder` is the `watch` of `dipjax.restore`: it appends to metrics.jsonl and
+moves the progress bar.
+"""
+
+import json
+import os
+import platform
+import sys
+import time
+from typing import Any
+
+import jax
+import jax.monitoring
+import ml_collections
+import numpy as np
+
+from dipjax import fit as fit_lib
+from experiments import images
+
+_COMPILING = '/jax/core/compile/'
+_seconds_compiling = 0.0
+
+
+def _add_compiling(event: str, seconds: float, **_) -> None:
+  global _seconds_compiling
+  if event.startswith(_COMPILING):
+    _seconds_compiling += seconds
+
+
+jax.monitoring.register_event_duration_secs_listener(_add_compiling)
+
+
+def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> str:
+  """Returns the folder of a run, made and written to: it holds config.json.
+
+  A folder with a run of the same config is started again; one of another config
+  is left alone.
+
+  Raises:
+    ValueError: the folder cannot be written, or holds another config, with the
+      differing field named.
+  """
+  path = os.path.join(workdir, 'config.json')
+  given = json.loads(json.dumps(config.to_dict()))
+  try:
+    os.makedirs(workdir, exist_ok=True)
+    if os.path.exists(path):
+      with open(path) as file:
+        _check_same(json.load(file), given, workdir)
+    write_json(path, given)
+  except OSError as error:
+    raise ValueError(f'workdir {workdir!r}: {error.strerror}') from error
+  except json.JSONDecodeError:
+    raise ValueError(f'{path!r} is not a config: use another workdir') from None
+  return workdir
+
+
+def _check_same(there: Any, given: Any, workdir: str, field: str = '') -> None:
+  if isinstance(there, dict) and isinstance(given, dict):
+    for key in sorted(there.keys() | given.keys()):
+      name = f'{field}.{key}' if field else key
+      _check_same(there.get(key), given.get(key), workdir, name)
+  elif there != given:
+    raise ValueError(
+      f'workdir {workdir!r} holds a run with {field}={there!r}, this one has '
+      f'{given!r}: use another workdir'
+    )
+
+
+def write_json(path: str, value: Any) -> None:
+  """Writes indented JSON, whole or not at all."""
+  images.write_atomic(path, (json.dumps(value, indent=2) + '\n').encode())
+
+
+class Recorder:
+  """Records a run in a folder and shows its progress.
+
+  Attributes:
+    seeds: of the lanes.
+    records: one dict for each recorded step and lane, as in metrics.jsonl.
+    seconds: {'compile': ., 'fit': .} so far.
+  """
+
+  def __init__(self, workdir: str, *, steps: int, seeds: list[int]):
+    self.records: list[dict] = []
+    self.seeds = seeds
+    self._metrics = os.path.join(workdir, 'metrics.jsonl')
+    images.write_atomic(self._metrics, b'')
+    lanes = f'{len(seeds)} lanes' if len(seeds) > 1 else 'one lane'
+    print(
+      f'compiling for {lanes} on {describe_device()}: seconds to a minute, less '
+      'the next time',
+      flush=True,
+    )
+    self._tqdm, self._bar, self._steps = _find_tqdm(), None, steps
+    self._begin, self._compiled = time.perf_counter(), _seconds_compiling
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """Seconds since the start that went into compiling, and the others."""
+    compiling = _seconds_compiling - self._compiled
+    whole = time.perf_counter() - self._begin
+    return {'compile': compiling, 'fit': whole - compiling}
+
+  def __call__(self, states: fit_lib.FitState, trace: fit_lib.Trace) -> None:
+    """Records the last step of each lane in a chunk; see dipjax.restore."""
+    del states
+    records = [
+      self._make_record(lane, trace)
+      for lane in range(len(self.seeds))
+      if trace.active[lane].any()
+    ]
+    self.records += records
+    lines = ''.join(json.dumps(record) + '\n' for record in records)
+    # One write of whole lines: a kill leaves no half of one.
+    with open(self._metrics, 'ab', buffering=0) as file:
+      file.write(lines.encode())
+    if self._tqdm:
+      self._show(records, trace)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    if self._bar:
+      self._bar.close()
+
+  def _make_record(self, lane, trace):
+    last = np.flatnonzero(trace.active[lane])[-1]
+    names = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
+    record = {
+      'step': int(trace.step[lane, last]),
+      'lane': lane,
+      'seed': self.seeds[lane],
+      'loss': float(trace.loss[lane, last]),
+      'psnr_measurement': float(trace.psnr_measurement[lane, last]),
+    }
+    for name, scores in trace.scores.items():
+      score = float(scores[lane, last])
+      # JSON has no infinity: a rule without a score yet has none.
+      record[names.get(name, name)] = score if np.isfinite(score) else None
+    return record
+
+  def _show(self, records, trace):
+    # Only now: the first chunk came with the compilation, its time is no rate.
+    self._bar = self._bar or self._tqdm(
+      total=self._steps, unit='step', dynamic_ncols=True
+    )
+    mean = lambda key: np.mean([record[key] for record in records])
+    shown = f'loss {mean("loss"):.5f}, measurement '
+    shown += f'{mean("psnr_measurement"):.2f} dB'
+    if 'psnr' in records[0]:
+      shown += f', clean {mean("psnr"):.2f} dB'
+    self._bar.set_postfix_str(shown, refresh=False)
+    self._bar.update(int(trace.active.any(axis=0).sum()))
+
+
+def _find_tqdm():
+  try:
+    import tqdm
+  except ImportError:
+    print("for a progress bar: pip install 'dipjax[progress]'", flush=True)
+    return None
+  return tqdm.tqdm
+
+
+def describe_device() -> str:
+  """Returns the kind of the device that computes, and how many there are."""
+  devices = jax.devices()
+  if devices[0].platform == 'cpu':
+    return f'cpu ({os.cpu_count()} cores)'
+  return f'{devices[0].device_kind} x{len(devices)}'
+
+
+def describe_versions() -> dict[str, str]:
+  """Returns the versions that a result depends on."""
+  import flax
+  import jaxlib
+  import optax
+
+  modules = {'jax': jax, 'jaxlib': jaxlib, 'flax': flax, 'optax': optax}
+  versions = {name: module.__version__ for name, module in modules.items()}
+  return {'python': platform.python_version(), **versions}

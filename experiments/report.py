@@ -1,0 +1,142 @@
+"""What a run leaves behind: pictures and result.json."""
+
+import os
+
+import jax
+import ml_collections
+import numpy as np
+
+import dipjax
+from dipjax import metrics
+from experiments import images, pictures, recorder, wiring
+
+
+def write_report(
+  workdir: str,
+  experiment: str,
+  config: ml_collections.ConfigDict,
+  data: wiring.Data,
+  result: dipjax.Restoration,
+  record: recorder.Recorder,
+) -> dict:
+  """Writes the pictures and result.json of a restoration; returns the latter.
+
+  Files: restored.png, comparison.png, curves.png (with matplotlib), result.json,
+  and with several lanes deviation.png and restored_seed_N.png.
+  """
+  summary = summarize(experiment, config, data, result, record)
+  write = lambda name, image: images.write_image(
+    os.path.join(workdir, name), image
+  )
+  write('restored.png', result.image)
+  write('comparison.png', _draw_comparison(data, result, summary))
+  if len(result.images) > 1:
+    write('deviation.png', pictures.draw_deviation(result.deviation))
+    for lane, image in zip(summary['lanes'], result.images, strict=True):
+      write(f'restored_seed_{lane["seed"]}.png', image)
+  selected = [lane['selected_step'] for lane in summary['lanes']]
+  if not pictures.draw_curves(
+    os.path.join(workdir, 'curves.png'), record.records, selected=selected
+  ):
+    print("for curves.png: pip install 'dipjax[plots]'")
+  # Last: where it is, the run is whole.
+  recorder.write_json(os.path.join(workdir, 'result.json'), summary)
+  return summary
+
+
+def print_summary(workdir: str, summary: dict) -> None:
+  """Prints where the pictures are, and before and after where it is known."""
+  psnr = summary['restored'].get('psnr')
+  gain = f'{summary["measurement"]["psnr"]:.2f} dB before, ' if psnr else ''
+  gain += f'{psnr:.2f} dB after; ' if psnr else ''
+  print(f'{gain}pictures in {os.path.abspath(workdir)}')
+
+
+def summarize(
+  experiment: str,
+  config: ml_collections.ConfigDict,
+  data: wiring.Data,
+  result: dipjax.Restoration,
+  record: recorder.Recorder,
+) -> dict:
+  """Returns the content of result.json."""
+  lanes = [
+    _summarize_lane(lane, record.seeds[lane], data.clean, result)
+    for lane in range(len(result.images))
+  ]
+  # The run took as long as its longest lane.
+  steps = int(result.stopped.max())
+  seconds = record.seconds
+  gaps = [
+    lane['oracle']['psnr'] - lane['psnr'] for lane in lanes if 'oracle' in lane
+  ]
+  stop = {'rule': result.rule}
+  if gaps:
+    stop['gap_to_oracle_db'] = float(np.mean(gaps))
+  return {
+    'experiment': experiment,
+    'parameters': sum(p[0].size for p in jax.tree.leaves(result.params)),
+    'steps': steps,
+    'seconds': seconds,
+    'seconds_per_step': seconds['fit'] / steps,
+    'device': jax.devices()[0].platform,
+    'hardware': recorder.describe_device(),
+    'versions': recorder.describe_versions(),
+    'stop': stop,
+    'measurement': score(data.measurement, data.clean),
+    'restored': score(result.image, data.clean),
+    'baselines': {},
+    'lanes': lanes,
+  }
+
+
+def score(image: np.ndarray, clean: np.ndarray | None) -> dict[str, float]:
+  """Returns psnr and, from 11 pixels a side, ssim; nothing without a clean one.
+
+  Infinite, of equal images, is None: JSON has no infinity.
+  """
+  if clean is None:
+    return {}
+  value = float(metrics.psnr(image, clean))
+  scores = {'psnr': value if np.isfinite(value) else None}
+  if min(clean.shape[:2]) >= 11:
+    scores['ssim'] = float(metrics.ssim(image, clean))
+  return scores
+
+
+def _summarize_lane(lane, seed, clean, result):
+  summary = {
+    'seed': seed,
+    'stopped_at': int(result.stopped[lane]),
+    'selected_step': int(result.selected[lane]),
+    **score(result.images[lane], clean),
+  }
+  for name in ('oracle', 'oracle_output'):
+    if name in result.monitors:
+      oracle = result.monitors[name]
+      summary[name] = {
+        'step': int(oracle.step[lane]),
+        'psnr': float(oracle.best[lane]),
+      }
+  return summary
+
+
+def _draw_comparison(data, result, summary):
+  """Measurement, restored, and either the clean image and what is wrong with
+  the restored one, or what was removed from the measurement."""
+  caption = lambda name, scores: (
+    f'{name} {scores["psnr"]:.2f} dB' if scores.get('psnr') else name
+  )
+  gain = f'x{pictures.DIFFERENCE_GAIN:g}'
+  panels = {
+    caption('measurement', summary['measurement']): data.measurement,
+    caption('restored', summary['restored']): result.image,
+  }
+  if data.clean is None:
+    removed = pictures.draw_difference(data.measurement, result.image)
+    panels[f'measurement - restored, {gain}'] = removed
+  else:
+    panels['clean'] = data.clean
+    wrong = pictures.draw_difference(result.image, data.clean)
+    panels[f'restored - clean, {gain}'] = wrong
+  return pictures.draw_comparison(panels)

@@ -1,0 +1,180 @@
+"""Layers against flax, jax.image, numpy and the moments of their weights."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from dipjax.networks import layers
+
+SIZES = [(6, 8), (5, 7), (1, 4)]
+
+
+def _draw(*shape, seed=0) -> Any:
+  rng = np.random.default_rng(seed)
+  return rng.normal(size=shape).astype(np.float32)
+
+
+# --- Convolution.
+
+
+@pytest.mark.parametrize(
+  'size,inputs,features', [(1, 16, 512), (3, 8, 256), (5, 2, 256)]
+)
+def test_initial_weights_are_uniform_within_the_bound(size, inputs, features):
+  conv = layers.Conv(features, size)
+  x = jnp.zeros((8, 8, inputs))
+  params: Any = conv.init(jax.random.key(size), x)['params']
+  assert params['kernel'].shape == (size, size, inputs, features)
+  assert params['bias'].shape == (features,)
+  bound = 1 / np.sqrt(size * size * inputs)
+  for name in ('kernel', 'bias'):
+    unit = np.asarray(params[name], np.float64) / bound
+    assert 0.97 < np.abs(unit).max() <= 1 + 1e-6
+    # Five standard errors of each estimate.
+    assert abs(unit.mean()) < 5 / np.sqrt(3 * unit.size)
+    assert abs(unit.var() - 1 / 3) < 5 * np.sqrt(4 / 45 / unit.size)
+
+
+@pytest.mark.parametrize('padding', ['reflect', 'zero'])
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('size', [1, 3])
+def test_a_convolution_equals_that_of_flax(size, stride, padding):
+  x = _draw(7, 8, 3)
+  params = {'kernel': _draw(size, size, 3, 4), 'bias': _draw(4, seed=1)}
+  reach = size // 2
+  mode = 'reflect' if padding == 'reflect' else 'constant'
+  padded = np.pad(x, ((reach, reach), (reach, reach), (0, 0)), mode=mode)
+  plain = nn.Conv(4, (size, size), stride, padding='VALID')
+  expected = plain.apply({'params': params}, padded[None])[0]
+  conv = layers.Conv(4, size, stride, padding)
+  actual: Any = conv.apply({'params': params}, x)
+  assert actual.shape == (-(-7 // stride), -(-8 // stride), 4)
+  np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+# --- Normalisation.
+
+
+def _normalise(x, scale=None, bias=None) -> Any:
+  channels = x.shape[-1]
+  params = {
+    'scale': np.ones(channels, np.float32) if scale is None else scale,
+    'bias': np.zeros(channels, np.float32) if bias is None else bias,
+  }
+  return layers.Norm().apply({'params': params}, x)
+
+
+def test_a_norm_starts_with_mean_0_and_variance_1():
+  x = 5 * _draw(6, 7, 4) + np.arange(4, dtype=np.float32)
+  y, params = layers.Norm().init_with_output(jax.random.key(0), x)
+  np.testing.assert_allclose(y.mean((0, 1)), 0, atol=1e-6)
+  np.testing.assert_allclose(y.var((0, 1)), 1, atol=1e-5)
+  np.testing.assert_array_equal(params['params']['scale'], 1)
+  np.testing.assert_array_equal(params['params']['bias'], 0)
+
+
+def test_a_norm_is_batch_normalisation_of_a_batch_of_one():
+  x = 0.1 * _draw(6, 7, 4) + 1
+  scale, bias = _draw(4, seed=1), _draw(4, seed=2)
+  batch = nn.BatchNorm(
+    use_running_average=False, use_fast_variance=False, epsilon=1e-5
+  )
+  statistics = {'mean': np.zeros(4), 'var': np.ones(4)}
+  expected, _ = batch.apply(
+    {'params': {'scale': scale, 'bias': bias}, 'batch_stats': statistics},
+    x[None],
+    mutable='batch_stats',
+  )
+  np.testing.assert_allclose(
+    _normalise(x, scale, bias), expected[0], rtol=1e-5, atol=1e-5
+  )
+
+
+@pytest.mark.parametrize('gain', [0.5, 1, 20])
+@pytest.mark.parametrize('shift', [-3, 0, 10])
+def test_a_norm_does_not_see_gain_and_shift(gain, shift):
+  x, scale, bias = _draw(6, 7, 4), _draw(4, seed=1), _draw(4, seed=2)
+  np.testing.assert_allclose(
+    _normalise(gain * x + shift, scale, bias),
+    _normalise(x, scale, bias),
+    atol=1e-4,
+  )
+
+
+def test_a_large_mean_with_a_small_spread_is_normalised():
+  x = _draw(16, 16, 2) + np.float32(1000)
+  exact = x.astype(np.float64)
+  exact = (exact - exact.mean((0, 1))) / exact.std((0, 1))
+  np.testing.assert_allclose(_normalise(x), exact, atol=1e-3)
+
+
+def test_a_flat_channel_becomes_its_bias():
+  flat = np.full((4, 5, 2), 0.25, np.float32)
+  bias = np.array([3, -1], np.float32)
+  expected = np.broadcast_to(bias, flat.shape)
+  np.testing.assert_allclose(_normalise(flat, bias=bias), expected, atol=1e-6)
+
+
+# --- Sizes.
+
+
+@pytest.mark.parametrize('height,width', SIZES)
+@pytest.mark.parametrize('mode', layers.UPSAMPLINGS)
+def test_upsampling_equals_that_of_jax(mode, height, width):
+  x = _draw(height, width, 3)
+  expected = jax.image.resize(x, (2 * height, 2 * width, 3), mode)
+  actual = layers.upsample(jnp.asarray(x), mode)
+  np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('height,width', [(6, 8), (5, 7), (2, 3)])
+@pytest.mark.parametrize('mode,reduce', [('average', np.mean), ('max', np.max)])
+def test_pooling_reduces_blocks(mode, reduce, height, width):
+  x = _draw(height, width, 3)
+  blocks = x[: height // 2 * 2, : width // 2 * 2]
+  blocks = blocks.reshape(height // 2, 2, width // 2, 2, 3)
+  np.testing.assert_allclose(
+    layers.downsample(x, mode), reduce(blocks, axis=(1, 3)), atol=1e-6
+  )
+
+
+def test_lanczos_equals_the_authors_reduction(data_dir):
+  golden = np.load(data_dir / 'golden' / 'downsampler.npz')
+  reduced = layers.downsample(golden['image'], 'lanczos2')
+  np.testing.assert_allclose(reduced, golden['lanczos2_x2/output'], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  'height,width,top,left',
+  [(7, 9, 0, 0), (5, 5, 1, 2), (6, 8, 0, 0), (4, 6, 1, 1), (1, 1, 3, 4)],
+)
+def test_the_centre_is_the_middle_rounded_to_the_top_left(
+  height, width, top, left
+):
+  x = _draw(7, 9, 2)
+  np.testing.assert_array_equal(
+    layers.crop_center(x, height, width),
+    x[top:, left:][:height, :width],
+  )
+
+
+# --- Activations.
+
+
+CURVES = {
+  'leaky_relu': lambda x: np.maximum(x, 0.2 * x),
+  'swish': lambda x: x / (1 + np.exp(-x)),
+  'elu': lambda x: np.where(x > 0, x, np.exp(x) - 1),
+  'none': lambda x: x,
+}
+
+
+@pytest.mark.parametrize('name', layers.ACTIVATIONS)
+def test_activations_follow_their_formulas(name):
+  x = np.linspace(-6, 6, 49)
+  actual = layers.ACTIVATIONS[name](jnp.asarray(x, jnp.float32))
+  np.testing.assert_allclose(actual, CURVES[name](x), atol=1e-6)

@@ -1,0 +1,198 @@
+"""The fit, its lanes and the library call: what no change may break."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dipjax
+from dipjax import codes, fit, lanes, metrics, monitors, operators
+from dipjax.networks import skip
+
+NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
+LAST = {'last': monitors.last(20)}
+
+
+def _make_noisy(height=16, width=20, channels=3, seed=0):
+  """A smooth picture and the same with noise."""
+  y, x = np.mgrid[:height, :width] / max(height, width)
+  clean = 0.5 + 0.3 * np.sin(6 * x + 4 * y)[..., None] * np.ones(channels)
+  noise = np.random.RandomState(seed).normal(scale=0.1, size=clean.shape)
+  return np.float32(clean), np.clip(np.float32(clean + noise), 0, 1)
+
+
+def _restore(measurement, **changes):
+  arguments = {'network': NETWORK, 'monitors': LAST, 'rule': 'last'}
+  return dipjax.restore(measurement, **{**arguments, **changes})
+
+
+def _assert_same(a, b, **tolerance):
+  """The images, what was selected and the params of two restorations."""
+  for x, y in zip(jax.tree.leaves(a.params), jax.tree.leaves(b.params)):
+    np.testing.assert_allclose(x, y, **tolerance)
+  np.testing.assert_allclose(a.images, b.images, **tolerance)
+  np.testing.assert_array_equal(a.selected, b.selected)
+  np.testing.assert_array_equal(a.stopped, b.stopped)
+
+
+def test_restored_image_is_closer_to_the_clean_one():
+  clean, noisy = _make_noisy(32, 40)
+  rule = {'last': monitors.last(300)}
+  result = _restore(noisy, monitors=rule, clean=clean, seeds=(0, 1))
+  before = metrics.psnr(noisy, clean)
+  for image in result.images:
+    assert metrics.psnr(image, clean) > before + 5
+  # The mean of two is better than both on average, by convexity.
+  errors = np.mean(np.square(result.images - clean), axis=(1, 2, 3))
+  assert np.mean(np.square(result.image - clean)) < errors.mean()
+  np.testing.assert_allclose(
+    result.deviation, np.abs(result.images[0] - result.images[1]) / 2, atol=1e-6
+  )
+
+
+def test_same_seed_is_bit_equal_and_another_differs():
+  _, noisy = _make_noisy()
+  first, second = _restore(noisy), _restore(noisy)
+  _assert_same(first, second, rtol=0, atol=0)
+  other = _restore(noisy, seeds=(1,))
+  assert np.abs(first.images - other.images).max() > 0.01
+
+
+def test_a_lane_alone_equals_the_same_among_four():
+  clean, noisy = _make_noisy()
+  together = _restore(noisy, clean=clean, seeds=(3, 4, 5, 6))
+  for lane, seed in enumerate((3, 4, 5, 6)):
+    alone = _restore(noisy, clean=clean, seeds=(seed,))
+    np.testing.assert_allclose(
+      together.images[lane], alone.images[0], rtol=0, atol=1e-5
+    )
+    np.testing.assert_allclose(
+      together.trace.loss[lane], alone.trace.loss[0], rtol=1e-4
+    )
+
+
+@pytest.mark.parametrize('chunk', [1, 10])
+def test_chunks_give_the_same_result(chunk):
+  clean, noisy = _make_noisy()
+  rule = {'last': monitors.last(100)}
+  whole = _restore(noisy, clean=clean, monitors=rule, chunk=100)
+  parts = _restore(noisy, clean=clean, monitors=rule, chunk=chunk)
+  _assert_same(whole, parts, rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(whole.trace.loss, parts.trace.loss, rtol=1e-5)
+
+
+def test_finished_lanes_stay_as_they_are():
+  _, noisy = _make_noisy()
+  exact = _restore(noisy, chunk=20)
+  beyond = _restore(noisy, chunk=32)
+  assert beyond.trace.loss.shape == (1, 32)
+  np.testing.assert_array_equal(beyond.trace.active[0], np.arange(32) < 20)
+  _assert_same(exact, beyond, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_is_an_upper_limit():
+  _, noisy = _make_noisy()
+  assert _restore(noisy, steps=7).stopped.tolist() == [7]
+
+
+def test_lanes_stop_each_at_its_own_step():
+  clean, noisy = _make_noisy()
+  rule = {'wmv': monitors.wmv(window=5, patience=10)}
+  result = _restore(noisy, monitors=rule, rule='wmv', seeds=(0, 1, 2, 3))
+  assert len(set(result.stopped.tolist())) > 1
+  np.testing.assert_array_equal(result.stopped, result.selected + 11)
+  np.testing.assert_array_equal(result.trace.active.sum(axis=1), result.stopped)
+
+
+def test_the_clean_image_never_steers():
+  clean, noisy = _make_noisy()
+  rule = {'wmv': monitors.wmv(window=5, patience=10)}
+  run = lambda clean: _restore(noisy, clean=clean, monitors=rule, rule='wmv')
+  without = run(None)
+  for other in (clean, 1 - clean):
+    _assert_same(without, run(other), rtol=1e-5, atol=1e-6)
+  assert 'oracle' not in without.monitors
+
+
+def test_a_new_image_does_not_recompile():
+  for seed in range(3):
+    clean, noisy = _make_noisy(12, 12, seed=seed)
+    _restore(noisy, clean=clean, seeds=(seed,), jitter=0.01 * seed, steps=5)
+    if seed == 0:
+      compiled = lanes.advance._cache_size(), lanes.init._cache_size()
+  assert (lanes.advance._cache_size(), lanes.init._cache_size()) == compiled
+
+
+@pytest.mark.parametrize(
+  'shape', [(9, 14, 3), (17, 5, 1), (1, 1, 3), (16, 16, 4), (3, 40, 1)]
+)
+def test_any_size_restores_to_its_own(shape):
+  _, noisy = _make_noisy(*shape)
+  result = _restore(noisy, steps=2)
+  assert result.image.shape == result.deviation.shape == shape
+  assert np.all((result.image >= 0) & (result.image <= 1))
+
+
+def test_only_real_pixels_enter_the_loss():
+  """A fit of a crop is a fit of the whole whose rest is not looked at."""
+  _, noisy = _make_noisy(10, 10)
+  result = _restore(noisy, steps=1)
+  code_size = NETWORK.code_size(10, 10)
+  assert code_size == (12, 12)
+  key = jax.random.key(0)
+  problem_key, params_key = jax.random.split(key)
+  code = codes.draw_uniform_noise(jax.random.fold_in(key, 1), code_size, 32)
+  jittered = code + 1 / 30 * jax.random.normal(
+    jax.random.fold_in(problem_key, 0), code.shape
+  )
+  image = NETWORK.apply(NETWORK.init(params_key, code), jittered)[1:11, 1:11]
+  loss = np.mean(np.square(image - noisy))
+  np.testing.assert_allclose(result.trace.loss[0, 0], loss, rtol=1e-5)
+
+
+def test_operator_of_the_users_own():
+  """Every second pixel is missing; the others are fitted."""
+  clean, _ = _make_noisy(16, 16)
+  keep = lambda image: image[::2, ::2]
+  rule = {'last': monitors.last(300)}
+  result = _restore(keep(clean), keep, size=clean.shape, monitors=rule)
+  assert metrics.psnr(result.image, clean) > 25
+
+
+@pytest.mark.parametrize(
+  'changes,message',
+  [
+    ({'measurement': np.zeros((4, 4, 3), int)}, 'floats'),
+    ({'measurement': np.full((4, 4, 3), np.nan)}, 'NaN'),
+    ({'measurement': np.full((4, 4, 3), np.inf)}, 'NaN or infinite'),
+    ({'measurement': np.zeros((0, 4, 3))}, 'empty'),
+    ({'measurement': np.zeros((4, 4))}, r'\[H, W, C\]'),
+    ({'measurement': np.zeros((4, 4, 2))}, 'C of 1, 3 or 4'),
+    ({'clean': np.zeros((4, 5, 3))}, 'clean image must be'),
+    ({'clean': np.full((4, 4, 3), np.nan)}, 'clean image holds NaN'),
+    ({'steps': 0}, 'at least 1'),
+    ({'chunk': 0}, 'at least 1'),
+    ({'seeds': ()}, 'at least 1'),
+    ({'rule': 'oracle'}, 'none of the monitors'),
+    ({'decay': 1.0}, 'decay'),
+    ({'operator': lambda image: image[1:]}, 'the operator turns'),
+    ({'network': skip.Skip(outputs=1)}, 'the network gives'),
+  ],
+)
+def test_bad_arguments_are_refused(changes, message):
+  arguments = {'measurement': np.zeros((4, 4, 3)), **changes}
+  with pytest.raises(ValueError, match=message):
+    _restore(arguments.pop('measurement'), **arguments)
+
+
+def test_a_fit_needs_a_monitor():
+  with pytest.raises(ValueError, match='monitor'):
+    fit.make_fit(NETWORK, None, optax.adam(0.01), {})
+
+
+def test_stack_lanes_keeps_static_fields():
+  crops = [operators.Crop(1, 2, 3, 4)] * 2
+  assert lanes.stack_lanes(crops) == crops[0]
+  stacked = lanes.stack_lanes([{'a': jnp.zeros(3)}] * 2)
+  assert stacked['a'].shape == (2, 3)
