@@ -36,14 +36,15 @@ def get_base() -> ml_collections.ConfigDict:
   network.code_channels = 32  # Of the noise.
 
   config.fit = fit = ml_collections.ConfigDict()
-  fit.steps = 3000  # At most.
+  fit.steps = 5000  # At most.
   fit.learning_rate = 0.01
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
 
   config.stop = stop = ml_collections.ConfigDict()
   stop.rule = 'wmv'  # Or 'last': after fit.steps.
-  stop.window = 100
-  stop.patience = 1000
+  stop.of = 'estimate'  # What wmv watches; 'output' in its paper.
+  stop.window = 50
+  stop.patience = 300
   stop.warmup = 0
 
   config.average = average = ml_collections.ConfigDict()

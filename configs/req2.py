@@ -1,8 +1,8 @@
 """Requirement 2: blind denoising with the paper's network.
 
-    python -m experiments.denoise --config=configs/req2.py
-    python -m experiments.denoise --config=configs/req2.py:quick
-    python -m experiments.denoise --config=configs/req2.py:smoke
+python -m experiments.denoise --config=configs/req2.py
+python -m experiments.denoise --config=configs/req2.py:quick
+python -m experiments.denoise --config=configs/req2.py:smoke
 """
 
 import ml_collections
@@ -29,7 +29,9 @@ def _make_smoke(config):
   config.network.down = config.network.up = (8, 8)
   config.network.skip = (4, 4)
   config.network.code_channels = 4
-  config.fit.steps = 40
-  config.stop.window = 10
-  config.stop.patience = 20
-  config.record.every = 10
+  config.fit.steps = 400
+  config.fit.jitter = 0.02
+  config.stop.window = 20
+  config.stop.patience = 100
+  config.average.decay = 0.9
+  config.record.every = 20

@@ -13,6 +13,7 @@ program that it would run alone.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def convolve(
   # faster on the CPU than a valid one of the same image.
   (top, bottom), (left, right) = _half(kernel)
   padded = _pad(x, _half(kernel), padding)
-  y = _convolve_same(padded, kernel, _half(kernel))
+  y: Any = _convolve_same(padded, kernel, _half(kernel))
   return y[top : y.shape[0] - bottom, left : y.shape[1] - right]
 
 
@@ -73,7 +74,9 @@ def _check_arguments(x, kernel, stride, padding):
   if padding not in PADDINGS:
     raise ValueError(f'padding {padding!r} is not one of {sorted(PADDINGS)}')
   reach = (kernel.shape[0] // 2, kernel.shape[1] // 2)
-  if padding == 'reflect' and (x.shape[0] <= reach[0] or x.shape[1] <= reach[1]):
+  if padding == 'reflect' and (
+    x.shape[0] <= reach[0] or x.shape[1] <= reach[1]
+  ):
     raise ValueError(
       f'an image of {x.shape[0]}x{x.shape[1]} is too small to be reflected by '
       f'a kernel of {kernel.shape[0]}x{kernel.shape[1]}'
@@ -105,7 +108,7 @@ def _convolve_stride_2(x: Array, kernel: Array, padding: str) -> Array:
   ).transpose(0, 2, 1, 3, 4, 5)
   kernel = kernel.reshape((h + 1) // 2, (w + 1) // 2, 4 * inputs, outputs)
   pads = ((0, kernel.shape[0] - 1), (0, kernel.shape[1] - 1))
-  y = _convolve_same(blocks, kernel, pads)
+  y: Any = _convolve_same(blocks, kernel, pads)
   return y[: (x.shape[0] + 1) // 2, : (x.shape[1] + 1) // 2]
 
 

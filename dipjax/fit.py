@@ -57,8 +57,8 @@ def make_fit(
   """Returns the fit of `network`'s parameters to a problem.
 
   A lane is finished when every watcher is done or problem.steps are taken; a
-  step of a finished lane changes nothing, so that neither the number of steps in
-  a call nor the other lanes ever change a result.
+  step of a finished lane changes nothing, so that neither the number of steps
+  in a call nor the other lanes ever change a result.
 
   Args:
     network: whose parameters are fitted.

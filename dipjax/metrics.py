@@ -7,11 +7,12 @@ The only module through which a clean image may enter. Both scores clip to
 import dm_pix
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 Array = jax.Array
 
 
-def psnr(image: Array, reference: Array) -> Array:
+def psnr(image: ArrayLike, reference: ArrayLike) -> Array:
   """Returns 10 log10(1 / mean squared error) in dB; infinite if equal.
 
   The mean is over all pixels and channels, after clipping both to [0, 1].
@@ -19,7 +20,7 @@ def psnr(image: Array, reference: Array) -> Array:
   return dm_pix.psnr(jnp.clip(image, 0, 1), jnp.clip(reference, 0, 1))
 
 
-def ssim(image: Array, reference: Array) -> Array:
+def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
   """Returns the structural similarity, 1 for equal images.
 
   Gaussian window of 11 pixels and standard deviation 1.5, dynamic range 1, mean
@@ -28,8 +29,8 @@ def ssim(image: Array, reference: Array) -> Array:
   Raises:
     ValueError: an image with a side under 11 pixels.
   """
-  if min(image.shape[:2]) < 11:
+  if min(jnp.shape(image)[:2]) < 11:
     raise ValueError(
-      f'ssim needs sides of at least 11 pixels, got {image.shape[:2]}'
+      f'ssim needs sides of at least 11 pixels, got {jnp.shape(image)}'
     )
   return dm_pix.ssim(jnp.clip(image, 0, 1), jnp.clip(reference, 0, 1))

@@ -89,28 +89,33 @@ def last(steps: int) -> Monitor:
 @functools.cache
 def wmv(
   *,
-  window: int = 100,
-  patience: int = 1000,
+  of: str = 'estimate',
+  window: int = 50,
+  patience: int = 300,
   warmup: int = 0,
   pixels: int = 16384,
-  of: str = 'output',
 ) -> Monitor:
-  """Returns the estimate where the outputs' windowed variance was smallest.
+  """Returns the estimate where the windowed variance was smallest.
 
-  The variance of the last `window` outputs falls while the picture is learned
+  The variance of the last `window` images falls while the picture is learned
   and rises when the noise is. Done once `patience` steps have not beaten the
-  minimum (Wang et al. 2021, sun-umn/Early_Stopping_for_DIP).
+  minimum. Wang et al. 2021 (sun-umn/Early_Stopping_for_DIP) watch the outputs,
+  of='output', with a window of 100 and a patience of 1000; the average lags
+  behind the outputs, so that their valley comes too early for it.
 
   Args:
-    window: outputs in the variance.
+    of: which images are watched, 'estimate' or 'output'.
+    window: images in the variance.
     patience: steps to wait for a smaller variance.
     warmup: steps whose minimum does not count: early valleys are false.
-    pixels: how many values of the output, a fixed random choice, are looked at;
+    pixels: how many values of the image, a fixed random choice, are looked at;
       the state holds window * pixels numbers.
 
   Raises:
-    ValueError: window below 2, patience or pixels below 1, warmup below 0.
+    ValueError: window below 2, patience or pixels below 1, warmup below 0, or
+      `of` is neither.
   """
+  _check_watched(of)
   if window < 2 or patience < 1 or warmup < 0 or pixels < 1:
     raise ValueError(
       'wmv needs window >= 2, patience >= 1, warmup >= 0, pixels >= 1, got '
@@ -128,7 +133,9 @@ def wmv(
 
   def update(state, seen):
     chosen, ring = state.memory
-    ring = ring.at[seen.step % window].set(getattr(seen, of).reshape(-1)[chosen])
+    ring = ring.at[seen.step % window].set(
+      getattr(seen, of).reshape(-1)[chosen]
+    )
     variance = jnp.mean(jnp.var(ring, axis=0))
     counts = seen.step + 1 >= max(window, warmup)
     score = jnp.where(counts, variance, jnp.inf)
@@ -149,8 +156,7 @@ def oracle(*, of: str = 'estimate') -> Monitor:
   Args:
     of: which image is judged and kept, 'estimate' or 'output'.
   """
-  if of not in ('estimate', 'output'):
-    raise ValueError(f"of must be 'estimate' or 'output', got {of!r}")
+  _check_watched(of)
 
   def init(image, clean):
     if clean is None:
@@ -162,6 +168,11 @@ def oracle(*, of: str = 'estimate') -> Monitor:
     return _keep_best(state, seen, score, score > state.best, of)
 
   return Monitor(init, update)
+
+
+def _check_watched(of):
+  if of not in ('estimate', 'output'):
+    raise ValueError(f"of must be 'estimate' or 'output', got {of!r}")
 
 
 def _start(image, *, done=False, best=jnp.nan, memory=()):

@@ -32,8 +32,8 @@ Objective = Callable[[Any, Problem, Array], tuple[Array, Array]]
 def measurement_error(network: nn.Module) -> Objective:
   """Returns the objective mean((operator(image) - measurement)^2).
 
-  The image, [H, W, C], is the network's output for the jittered code, cropped to
-  the real pixels: only these reach the operator and the loss. Equal networks
+  The image, [H, W, C], is the network's output for the jittered code, cropped
+  to the real pixels: only these reach the operator and the loss. Equal networks
   give the same objective, so that a fit is compiled once.
   """
 

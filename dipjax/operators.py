@@ -30,14 +30,13 @@ class Crop(struct.PyTreeNode):
   def __call__(self, image: Array) -> Array:
     """Returns [height, width, C]; ValueError if the image is smaller."""
     bottom, right = self.top + self.height, self.left + self.width
-    if bottom > image.shape[0] or right > image.shape[1]:
+    outside = bottom > image.shape[0] or right > image.shape[1]
+    if outside or min(self.top, self.left) < 0:
       raise ValueError(f'{self} reaches outside of an image {image.shape}')
     return image[self.top : bottom, self.left : right]
 
 
-def crop_center(
-  size: tuple[int, int], window: tuple[int, int]
-) -> Crop:
+def crop_center(size: tuple[int, int], window: tuple[int, int]) -> Crop:
   """Returns the Crop of a centred window from an image of a given size."""
   top, left = (size[0] - window[0]) // 2, (size[1] - window[1]) // 2
   return Crop(top, left, *window)

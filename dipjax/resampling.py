@@ -50,8 +50,13 @@ def reduce_image(image: Array, kernel: np.ndarray, factor: int) -> Array:
     [H / factor, W / factor, C].
 
   Raises:
-    ValueError: sides that the factor does not divide.
+    ValueError: sides that the factor does not divide, or a kernel that cannot
+      be centred.
   """
+  if len(kernel) < factor or (len(kernel) - factor) % 2:
+    raise ValueError(
+      f'a kernel of {len(kernel)} taps cannot be centred on {factor} pixels'
+    )
   if image.shape[0] % factor or image.shape[1] % factor:
     raise ValueError(
       f'factor {factor} does not divide the sides of {image.shape}'
@@ -64,7 +69,7 @@ def _reduce_rows(image, kernel, factor):
   reach = (len(kernel) - factor) // 2
   padded = jnp.pad(image, ((reach, reach), (0, 0), (0, 0)), mode='edge')
   last = image.shape[0] - factor + 1
-  return sum(
-    weight * padded[tap : tap + last : factor]
-    for tap, weight in enumerate(np.asarray(kernel, image.dtype))
+  taps = jnp.stack(
+    [padded[tap : tap + last : factor] for tap in range(len(kernel))]
   )
+  return jnp.tensordot(np.asarray(kernel, image.dtype), taps, axes=1)

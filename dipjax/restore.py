@@ -47,7 +47,7 @@ def restore(
   code: Code = NOISE_CODE,
   jitter: float = 1 / 30,
   optimizer: optax.GradientTransformation = ADAM,
-  steps: int = 3000,
+  steps: int = 5000,
   decay: float = 0.99,
   monitors: Mapping[str, monitors_lib.Monitor] | None = None,
   rule: str = 'wmv',
@@ -58,9 +58,9 @@ def restore(
 ) -> Restoration:
   """Returns the image behind one measurement, without any training data.
 
-  Fits a randomly initialised network to the measurement, once for each seed, all
-  seeds at once, and stops each where `rule` says. The clean image never steers:
-  with it and without it the restored image is the same.
+  Fits a randomly initialised network to the measurement, once for each seed,
+  all seeds at once, and stops each where `rule` says. The clean image never
+  steers: with it and without it the restored image is the same.
 
   Args:
     measurement: what `operator` gave for the unknown image, finite floats; for
@@ -91,13 +91,13 @@ def restore(
     >>> result.image, result.deviation, result.selected
   """
   measurement = check_array(measurement, 'the measurement')
-  size = measurement.shape if size is None else size
-  network = network or skip.Skip(outputs=size[-1])
+  shape = measurement.shape if size is None else size
+  network = network or skip.Skip(outputs=shape[-1])
   operator = operator or operators.Identity()
   watchers = dict(monitors or {'wmv': monitors_lib.wmv()})
-  _check_arguments(size, steps, seeds, chunk, rule, watchers)
+  _check_arguments(shape, steps, seeds, chunk, rule, watchers)
   if clean is not None:
-    clean = check_array(clean, 'the clean image', size)
+    clean = check_array(clean, 'the clean image', shape)
     watchers |= {
       'oracle': monitors_lib.oracle(),
       'oracle_output': monitors_lib.oracle(of='output'),
@@ -106,14 +106,14 @@ def restore(
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   problems = lanes.stack_lanes(
     [
-      _make_problem(key, measurement, operator, network, size, code)
+      _make_problem(key, measurement, operator, network, shape, code)
       for key in keys
     ]
   ).replace(
     jitter=jnp.full(len(seeds), jitter, jnp.float32),
     steps=jnp.full(len(seeds), steps),
   )
-  _check_prediction(network, problems, size)
+  _check_prediction(network, problems, shape)
   cleans = None if clean is None else jnp.stack([clean] * len(seeds))
   states, trace = run_lanes(
     fit, keys, problems, cleans, chunk=chunk, watch=watch
@@ -181,10 +181,10 @@ def check_array(
   return jnp.asarray(array, jnp.float32)
 
 
-def _check_arguments(size, steps, seeds, chunk, rule, watchers):
-  if len(size) != 3 or size[-1] not in (1, 3, 4):
+def _check_arguments(shape, steps, seeds, chunk, rule, watchers):
+  if len(shape) != 3 or shape[-1] not in (1, 3, 4):
     raise ValueError(
-      f'an image is [H, W, C] with C of 1, 3 or 4, got {tuple(size)}: give '
+      f'an image is [H, W, C] with C of 1, 3 or 4, got {tuple(shape)}: give '
       'size=(H, W, C) where the measurement is no image'
     )
   if steps < 1 or chunk < 1 or not len(seeds):

@@ -1,7 +1,7 @@
 """The command line of every experiment: flags, one call, one line on errors.
 
-    if __name__ == '__main__':
-      cli.launch(run)
+if __name__ == '__main__':
+  cli.launch(run)
 """
 
 import os
@@ -9,6 +9,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable, Sequence
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -68,13 +69,13 @@ def _make_workdir() -> str:
 
 def _enable_compilation_cache() -> None:
   """Keeps compiled programs between runs, unless JAX is told where already."""
-  if not jax.config.jax_compilation_cache_dir:
+  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
     folder = os.path.join(home, 'dipjax', 'compiled')
     jax.config.update('jax_compilation_cache_dir', folder)
 
 
-def _fail(error: Exception):
+def _fail(error: Exception) -> NoReturn:
   if os.environ.get('DIPJAX_DEBUG'):
     raise error
   print(f'error: {_explain(error)}', file=sys.stderr)
@@ -86,6 +87,6 @@ def _explain(error: Exception) -> str:
   lines = str(error).strip().splitlines() or [type(error).__name__]
   message = lines[-1].strip().removeprefix('ValueError: ')
   if isinstance(error, KeyError | AttributeError):
-    name = error.args[0] if error.args else message
+    name = message.split("'")[1] if "'" in message else message
     return f'no config field {name!r}; the known ones are in configs/common.py'
   return message

@@ -1,6 +1,6 @@
 """Denoising: requirement 2, or any picture of one's own.
 
-    python -m experiments.denoise --config=configs/req2.py --workdir=DIR
+python -m experiments.denoise --config=configs/req2.py --workdir=DIR
 """
 
 import ml_collections

@@ -8,6 +8,7 @@ import io
 import math
 import os
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -173,7 +174,7 @@ def _choose_font(captions: Mapping, width: int) -> ImageFont.FreeTypeFont:
 
 
 def _font(size: int) -> ImageFont.FreeTypeFont:
-  return ImageFont.load_default(size)
+  return cast(ImageFont.FreeTypeFont, ImageFont.load_default(size))
 
 
 def _measure_text(captions: Mapping, font: ImageFont.FreeTypeFont) -> int:

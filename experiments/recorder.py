@@ -7,7 +7,6 @@ moves the progress bar.
 import json
 import os
 import platform
-import sys
 import time
 from typing import Any
 
@@ -22,11 +21,15 @@ from experiments import images
 _COMPILING = '/jax/core/compile/'
 _seconds_compiling = 0.0
 
+# What a monitor's score is called in a record; others keep their names.
+_SCORE_KEYS = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
 
-def _add_compiling(event: str, seconds: float, **_) -> None:
+
+def _add_compiling(event: str, duration_secs: float, **kwargs) -> None:
+  del kwargs
   global _seconds_compiling
   if event.startswith(_COMPILING):
-    _seconds_compiling += seconds
+    _seconds_compiling += duration_secs
 
 
 jax.monitoring.register_event_duration_secs_listener(_add_compiling)
@@ -90,8 +93,8 @@ class Recorder:
     images.write_atomic(self._metrics, b'')
     lanes = f'{len(seeds)} lanes' if len(seeds) > 1 else 'one lane'
     print(
-      f'compiling for {lanes} on {describe_device()}: seconds to a minute, less '
-      'the next time',
+      f'compiling for {lanes} on {describe_device()}: seconds to a minute, '
+      'less the next time',
       flush=True,
     )
     self._tqdm, self._bar, self._steps = _find_tqdm(), None, steps
@@ -117,8 +120,7 @@ class Recorder:
     # One write of whole lines: a kill leaves no half of one.
     with open(self._metrics, 'ab', buffering=0) as file:
       file.write(lines.encode())
-    if self._tqdm:
-      self._show(records, trace)
+    self._show(records, trace)
 
   def __enter__(self):
     return self
@@ -127,10 +129,9 @@ class Recorder:
     if self._bar:
       self._bar.close()
 
-  def _make_record(self, lane, trace):
+  def _make_record(self, lane: int, trace: fit_lib.Trace) -> dict[str, Any]:
     last = np.flatnonzero(trace.active[lane])[-1]
-    names = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
-    record = {
+    record: dict[str, Any] = {
       'step': int(trace.step[lane, last]),
       'lane': lane,
       'seed': self.seeds[lane],
@@ -140,10 +141,13 @@ class Recorder:
     for name, scores in trace.scores.items():
       score = float(scores[lane, last])
       # JSON has no infinity: a rule without a score yet has none.
-      record[names.get(name, name)] = score if np.isfinite(score) else None
+      key = _SCORE_KEYS.get(name, name)
+      record[key] = score if np.isfinite(score) else None
     return record
 
   def _show(self, records, trace):
+    if not self._tqdm:
+      return
     # Only now: the first chunk came with the compilation, its time is no rate.
     self._bar = self._bar or self._tqdm(
       total=self._steps, unit='step', dynamic_ncols=True

@@ -1,6 +1,7 @@
 """What a run leaves behind: pictures and result.json."""
 
 import os
+from typing import Any
 
 import jax
 import ml_collections
@@ -21,8 +22,8 @@ def write_report(
 ) -> dict:
   """Writes the pictures and result.json of a restoration; returns the latter.
 
-  Files: restored.png, comparison.png, curves.png (with matplotlib), result.json,
-  and with several lanes deviation.png and restored_seed_N.png.
+  Files: restored.png, comparison.png, curves.png (with matplotlib),
+  result.json, and with several lanes deviation.png and restored_seed_N.png.
   """
   summary = summarize(experiment, config, data, result, record)
   write = lambda name, image: images.write_image(
@@ -70,7 +71,7 @@ def summarize(
   gaps = [
     lane['oracle']['psnr'] - lane['psnr'] for lane in lanes if 'oracle' in lane
   ]
-  stop = {'rule': result.rule}
+  stop: dict[str, Any] = {'rule': result.rule}
   if gaps:
     stop['gap_to_oracle_db'] = float(np.mean(gaps))
   return {
@@ -90,7 +91,9 @@ def summarize(
   }
 
 
-def score(image: np.ndarray, clean: np.ndarray | None) -> dict[str, float]:
+def score(
+  image: np.ndarray, clean: np.ndarray | None
+) -> dict[str, float | None]:
   """Returns psnr and, from 11 pixels a side, ssim; nothing without a clean one.
 
   Infinite, of equal images, is None: JSON has no infinity.
@@ -98,7 +101,9 @@ def score(image: np.ndarray, clean: np.ndarray | None) -> dict[str, float]:
   if clean is None:
     return {}
   value = float(metrics.psnr(image, clean))
-  scores = {'psnr': value if np.isfinite(value) else None}
+  scores: dict[str, float | None] = {
+    'psnr': value if np.isfinite(value) else None
+  }
   if min(clean.shape[:2]) >= 11:
     scores['ssim'] = float(metrics.ssim(image, clean))
   return scores

@@ -25,8 +25,8 @@ class Data(NamedTuple):
 def load_denoising(data: ml_collections.ConfigDict) -> Data:
   """Returns the noisy image, and the clean one if it is known.
 
-  With data.sigma > 0 the image is the clean one and noise is added; with 0 it is
-  the measurement, and data.clean, if given, what it is compared with.
+  With data.sigma > 0 the image is the clean one and noise is added; with 0 it
+  is the measurement, and data.clean, if given, what it is compared with.
 
   Raises:
     ValueError: files, sizes or numbers that do not fit, in one line.
@@ -90,6 +90,10 @@ def make_arguments(
     value = config.fit[name]
     if not (math.isfinite(value) and value >= least):
       raise ValueError(f'fit.{name} must be at least {least}, got {value}')
+  if not 0 <= config.average.decay < 1:
+    raise ValueError(
+      f'average.decay must be in [0, 1), got {config.average.decay}'
+    )
   if config.record.every < 1:
     raise ValueError(f'record.every must be >= 1, got {config.record.every}')
   return {
@@ -135,7 +139,10 @@ def make_monitors(
   stop = config.stop
   rules = {
     'wmv': lambda: monitors.wmv(
-      window=stop.window, patience=stop.patience, warmup=stop.warmup
+      of=stop.of,
+      window=stop.window,
+      patience=stop.patience,
+      warmup=stop.warmup,
     ),
     'last': lambda: monitors.last(config.fit.steps),
   }

@@ -17,5 +17,7 @@ def data_dir() -> pathlib.Path:
   given = os.environ.get('DIPJAX_DATA')
   folder = pathlib.Path(given) if given else _ROOT.parent / 'shared' / 'data'
   if not folder.is_dir():
-    pytest.skip(f'no real images: set DIPJAX_DATA to the data folder ({folder})')
+    pytest.skip(
+      f'no real images: set DIPJAX_DATA to the data folder ({folder})'
+    )
   return folder

@@ -144,7 +144,7 @@ def test_descent_of_lanes_in_a_scan_equals_descent_in_a_loop(sides, stride):
   @jax.jit
   def scan(x, kernel, dy):
     def run(x, kernel, dy):
-      body = lambda carry, _: (descend(lane, *carry, dy), None)
+      body = lambda c, _: (descend(lane, c[0], c[1], dy), None)
       return lax.scan(body, (x, kernel), length=3)[0]
 
     return jax.vmap(run)(x, kernel, dy)

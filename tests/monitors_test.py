@@ -10,7 +10,7 @@ from dipjax import metrics, monitors
 SHAPE = (6, 5, 3)
 MONITORS = {
   'last': monitors.last(30),
-  'wmv': monitors.wmv(window=5, patience=8, pixels=1000),
+  'wmv': monitors.wmv(of='output', window=5, patience=8, pixels=1000),
   'wmv_subset': monitors.wmv(window=5, patience=8, pixels=7),
   'oracle': monitors.oracle(),
   'oracle_output': monitors.oracle(of='output'),
@@ -57,12 +57,16 @@ def _find_valley(outputs, window, patience, warmup=0):
 
 
 @pytest.mark.parametrize('seed', range(3))
+@pytest.mark.parametrize('of', ['output', 'estimate'])
 @pytest.mark.parametrize('warmup', [0, 12])
-def test_wmv_equals_the_slow_reference(seed, warmup):
+def test_wmv_equals_the_slow_reference(seed, warmup, of):
   clean, outputs, estimates = _make_fit(seed)
-  monitor = monitors.wmv(window=5, patience=8, warmup=warmup, pixels=1000)
+  monitor = monitors.wmv(
+    of=of, window=5, patience=8, warmup=warmup, pixels=1000
+  )
   states = jax.jit(lambda: _watch(monitor, None, outputs, estimates))()
-  selected, end, variances = _find_valley(outputs, 5, 8, warmup)
+  watched = {'output': outputs, 'estimate': estimates}[of]
+  selected, end, variances = _find_valley(watched, 5, 8, warmup)
   assert end is not None, 'the reference must find a valley here'
   assert int(np.argmax(states.done)) == end
   assert int(states.step[end]) == selected

@@ -102,16 +102,20 @@ def _double_axis(x: Array, axis: int, mode: str) -> Array:
   if mode == 'nearest':
     return jnp.repeat(x, 2, axis)
   count = x.shape[axis]
-  before = jnp.concatenate([
-    jax.lax.slice_in_dim(x, 0, 1, axis=axis),
-    jax.lax.slice_in_dim(x, 0, count - 1, axis=axis),
-  ], axis)
-  after = jnp.concatenate([
-    jax.lax.slice_in_dim(x, 1, count, axis=axis),
-    jax.lax.slice_in_dim(x, count - 1, count, axis=axis),
-  ], axis)
+  before = jnp.concatenate(
+    [
+      jax.lax.slice_in_dim(x, 0, 1, axis=axis),
+      jax.lax.slice_in_dim(x, 0, count - 1, axis=axis),
+    ],
+    axis,
+  )
+  after = jnp.concatenate(
+    [
+      jax.lax.slice_in_dim(x, 1, count, axis=axis),
+      jax.lax.slice_in_dim(x, count - 1, count, axis=axis),
+    ],
+    axis,
+  )
   pairs = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
   doubled = jnp.stack(pairs, axis + 1)
-  return doubled.reshape(
-    *x.shape[:axis], 2 * count, *x.shape[axis + 1 :]
-  )
+  return doubled.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from dipjax import convolution
 from dipjax.networks import layers
 
 Array = jax.Array
@@ -54,17 +55,16 @@ class Skip(nn.Module):
   sigmoid: bool = True
 
   def code_size(self, height: int, width: int) -> tuple[int, int]:
-    """Returns the smallest size of a code that covers an image of this size.
+    """Returns the size of a code that covers an image of this size.
 
-    Both sides halve exactly at each level, and the innermost is still large
-    enough to be reflected.
+    Its sides halve exactly at each level and stay large enough at all of them
+    to be reflected by every kernel.
     """
-    halvings = 2 ** len(self.down)
-    innermost = max(_spread(self.down_size, len(self.down))) // 2 + 1
-    return tuple(
-      halvings * max(-(-side // halvings), innermost)
-      for side in (height, width)
-    )
+    count = len(self.down)
+    sizes = _spread(self.down_size, count) + _spread(self.up_size, count)
+    halvings, least = 2**count, max(sizes) // 2 + 1
+    up = lambda side: halvings * max(-(-side // halvings), least)
+    return up(height), up(width)
 
   def __post_init__(self):
     _check_fields(self)
@@ -121,14 +121,17 @@ class _Level(nn.Module):
       self.skip_conv, self.skip_norm = conv(self.skip, 1), layers.Norm()
     self.down_conv = conv(self.down, self.down_size, 2 if strided else 1)
     self.down_norm = layers.Norm()
-    self.mid_conv, self.mid_norm = conv(self.down, self.down_size), layers.Norm()
+    self.mid_conv, self.mid_norm = (
+      conv(self.down, self.down_size),
+      layers.Norm(),
+    )
     self.merge_norm = layers.Norm()
     self.up_conv, self.up_norm = conv(self.up, self.up_size), layers.Norm()
     if self.point:
       self.point_conv, self.point_norm = conv(self.up, 1), layers.Norm()
 
   def descend(self, x: Array) -> tuple[Array | None, Array]:
-    """[H, W, C] -> the skip [H, W, skip] and [ceil(H/2), ceil(W/2), down]."""
+    """[H, W, C] -> the skip [H, W, skip] and [H/2, W/2, down], H and W even."""
     act = layers.ACTIVATIONS[self.activation]
     skip = act(self.skip_norm(self.skip_conv(x))) if self.skip else None
     x = self.down_conv(x)
@@ -175,6 +178,7 @@ def _check_fields(net: Skip):
   choices = [
     (_spread(net.upsampling, count), layers.UPSAMPLINGS),
     ((net.downsampling,), layers.DOWNSAMPLINGS),
+    ((net.padding,), convolution.PADDINGS),
     ((net.activation,), layers.ACTIVATIONS),
   ]
   for given, known in choices:

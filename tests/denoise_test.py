@@ -1,0 +1,230 @@
+"""The experiment as a user runs it: what it leaves, and what it refuses."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import req2
+from experiments import denoise, images
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FILES = {
+  'comparison.png',
+  'config.json',
+  'curves.png',
+  'metrics.jsonl',
+  'restored.png',
+  'result.json',
+}
+
+
+@pytest.fixture(scope='module')
+def photograph(tmp_path_factory) -> str:
+  """A file with a small picture, 40 wide and 36 high."""
+  y, x = np.mgrid[:36, :40] / 40
+  colours = [np.sin(5 * x), np.cos(4 * y), np.sin(3 * (x + y))]
+  image = 0.5 + 0.4 * np.stack(colours, axis=-1)
+  path = tmp_path_factory.mktemp('images') / 'photograph.png'
+  images.write_image(path, image)
+  return str(path)
+
+
+def _make_config(image, **data):
+  """The smoke config for another picture."""
+  config = req2.get_config('smoke')
+  config.data.update(image=image, crop=(), **data)
+  return config
+
+
+def _read(workdir):
+  result = json.loads((workdir / 'result.json').read_text())
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  return result, [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope='module')
+def finished(photograph, tmp_path_factory):
+  """A run of two lanes with noise added: its folder and what it returned."""
+  workdir = tmp_path_factory.mktemp('run') / 'new' / 'folder'
+  config = _make_config(photograph)
+  config.lanes, config.seed = 2, 5
+  return workdir, denoise.run(config, str(workdir))
+
+
+def test_a_run_leaves_its_files_and_no_others(finished):
+  workdir, returned = finished
+  seeds = {'deviation.png', 'restored_seed_5.png', 'restored_seed_6.png'}
+  assert set(os.listdir(workdir)) == FILES | seeds
+  result, _ = _read(workdir)
+  assert result == returned
+
+
+def test_result_has_the_promised_keys(finished):
+  result, _ = _read(finished[0])
+  assert result['experiment'] == 'denoise'
+  assert result['device'] == 'cpu'
+  assert {'jax', 'jaxlib', 'flax', 'python'} <= result['versions'].keys()
+  assert result['seconds']['compile'] > 0 and result['seconds']['fit'] > 0
+  np.testing.assert_allclose(
+    result['seconds_per_step'], result['seconds']['fit'] / result['steps']
+  )
+  assert result['stop']['rule'] == 'wmv'
+  assert result['stop']['gap_to_oracle_db'] >= 0
+  assert [lane['seed'] for lane in result['lanes']] == [5, 6]
+  for lane in result['lanes']:
+    assert lane['selected_step'] < lane['stopped_at'] <= result['steps']
+    assert lane['psnr'] <= lane['oracle']['psnr']
+    assert -1 <= lane['ssim'] <= 1
+
+
+def test_scores_are_those_of_the_files(finished, photograph):
+  workdir, result = finished
+  clean = images.read_image(photograph)
+  restored = images.read_image(str(workdir / 'restored.png'))
+  psnr = -10 * np.log10(np.mean(np.square(restored - clean)))
+  # A file has 256 levels, the score is of the image before.
+  np.testing.assert_allclose(result['restored']['psnr'], psnr, atol=0.02)
+  lanes = [
+    images.read_image(str(workdir / f'restored_seed_{seed}.png'))
+    for seed in (5, 6)
+  ]
+  np.testing.assert_allclose(restored, np.mean(lanes, axis=0), atol=1 / 255)
+
+
+def test_metrics_follow_the_fit(finished):
+  result, records = _read(finished[0])
+  for lane, summary in enumerate(result['lanes']):
+    own = [record for record in records if record['lane'] == lane]
+    steps = [record['step'] for record in own]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == summary['stopped_at'] - 1
+    assert own[-1]['loss'] < own[0]['loss']
+    assert {'psnr', 'psnr_output', 'psnr_measurement', 'seed'} <= own[0].keys()
+
+
+def test_a_picture_without_a_clean_one(photograph, tmp_path):
+  config = _make_config(photograph, sigma=0.0)
+  result = denoise.run(config, str(tmp_path))
+  assert result['measurement'] == result['restored'] == {}
+  assert result['stop'] == {'rule': 'wmv'}
+  assert 'oracle' not in result['lanes'][0]
+  assert set(os.listdir(tmp_path)) == FILES
+  assert images.read_image(str(tmp_path / 'restored.png')).shape == (36, 40, 3)
+
+
+def test_the_clean_file_is_compared_with_and_changes_nothing(
+  photograph, tmp_path
+):
+  noisy = tmp_path / 'noisy.png'
+  clean = images.read_image(photograph)
+  noise = np.random.RandomState(0).normal(scale=0.1, size=clean.shape)
+  images.write_image(noisy, clean + noise)
+  restored = []
+  for name, data in (('with', {'clean': photograph}), ('without', {})):
+    workdir = tmp_path / name
+    config = _make_config(str(noisy), sigma=0.0, **data)
+    result = denoise.run(config, str(workdir))
+    assert ('psnr' in result['restored']) == ('clean' in data)
+    restored.append(images.read_image(str(workdir / 'restored.png')))
+  np.testing.assert_allclose(*restored, atol=1 / 255)
+
+
+def test_the_same_config_runs_again_and_another_is_refused(
+  photograph, tmp_path
+):
+  config = _make_config(photograph)
+  config.fit.steps = 3
+  denoise.run(config, str(tmp_path))
+  denoise.run(config, str(tmp_path))
+  config.stop.window = 7
+  before = (tmp_path / 'config.json').read_bytes()
+  with pytest.raises(ValueError, match='stop.window=10, this one has 7'):
+    denoise.run(config, str(tmp_path))
+  assert (tmp_path / 'config.json').read_bytes() == before
+
+
+def _write_truncated(path, photograph):
+  path.write_bytes(pathlib.Path(photograph).read_bytes()[:200])
+
+
+def _write_text(path, photograph):
+  path.write_text('no image')
+
+
+def _write_smaller(path, photograph):
+  Image.open(photograph).resize((39, 36)).save(path)
+
+
+BAD_INPUT = {
+  'missing': (['--config.data.image=/no/such.png'], 'neither a file nor'),
+  'no_image': (['--config.data.image={text}'], 'not a known image'),
+  'truncated': (['--config.data.image={truncated}'], 'truncated'),
+  'empty': (['--config.data.image={empty}'], 'is empty'),
+  'folder': (['--config.data.image={folder}'], 'is a folder'),
+  'workdir_is_a_file': (['--workdir={text}'], 'workdir'),
+  'workdir_in_a_file': (['--workdir={text}/sub'], 'workdir'),
+  'workdir_unwritable': (['--workdir=/proc/no/such'], 'workdir'),
+  'unknown_field': (['--config.data.nope=1'], "no config field 'nope'"),
+  'unknown_variant': (['--config=configs/req2.py:smok'], 'known are quick'),
+  'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
+  'no_config': (['--config='], 'config'),
+  'unknown_flag': (['--nope'], 'nope'),
+  'stray_word': (['nope'], "unknown argument 'nope'"),
+  'sigma_negative': (['--config.data.sigma=-1'], 'data.sigma must be'),
+  'sigma_nan': (['--config.data.sigma=nan'], 'data.sigma must be'),
+  'sigma_word': (['--config.data.sigma=much'], 'data.sigma'),
+  'clean_and_sigma': (['--config.data.clean={photograph}'], 'leave out'),
+  'clean_missing': (
+    ['--config.data.sigma=0', '--config.data.clean=/no/such.png'],
+    'neither a file nor',
+  ),
+  'clean_of_another_size': (
+    ['--config.data.sigma=0', '--config.data.clean={smaller}'],
+    'data.clean is 39x36',
+  ),
+  'crop_outside': (['--config.data.crop=(0,0,99,99)'], 'crop'),
+  'no_lanes': (['--config.lanes=0'], 'lanes must be at least 1'),
+  'no_steps': (['--config.fit.steps=0'], 'fit.steps must be at least 1'),
+  'record_never': (['--config.record.every=0'], 'record.every'),
+  'rule': (['--config.stop.rule=never'], "stop.rule 'never' is not one of"),
+  'network': (['--config.network.name=big'], "network.name 'big' is not"),
+  'code': (['--config.network.code=zeros'], "network.code 'zeros' is not"),
+  'levels': (['--config.network.down=(8,8,8)'], 'levels'),
+  'activation': (['--config.network.activation=tanh'], "'tanh' is not one of"),
+  'decay': (['--config.average.decay=1.0'], 'average.decay must be in'),
+}
+
+
+@pytest.mark.parametrize('name', BAD_INPUT)
+def test_bad_input_is_one_line_and_leaves_nothing(name, photograph, tmp_path):
+  arguments, message = BAD_INPUT[name]
+  files = {key: tmp_path / f'{key}.png' for key in ('text', 'truncated')}
+  files |= {'empty': tmp_path / 'empty.png', 'smaller': tmp_path / 'small.png'}
+  _write_text(files['text'], photograph)
+  _write_truncated(files['truncated'], photograph)
+  _write_smaller(files['smaller'], photograph)
+  files['empty'].touch()
+  files |= {'folder': tmp_path, 'photograph': photograph}
+  before = sorted(os.listdir(tmp_path))
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'experiments.denoise'),
+      *('--config=configs/req2.py:smoke', f'--workdir={tmp_path}/run'),
+      *(f'--config.data.image={photograph}', '--config.data.crop=()'),
+      *(argument.format(**files) for argument in arguments),
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+  assert message in done.stderr
+  assert sorted(os.listdir(tmp_path)) == before
