@@ -5,10 +5,13 @@ been measured. Arrays inside it are leaves, sizes are static, so that an
 operator is an argument of a compiled step.
 """
 
+from collections.abc import Callable
+
 import jax
 from flax import struct
 
 Array = jax.Array
+Operator = Callable[[Array], Array]  # And a pytree.
 
 
 class Identity(struct.PyTreeNode):
@@ -17,6 +20,16 @@ class Identity(struct.PyTreeNode):
   def __call__(self, image: Array) -> Array:
     """Returns the image."""
     return image
+
+
+class Function(struct.PyTreeNode):
+  """Any function of an image that is no pytree itself, as an operator."""
+
+  function: Callable[[Array], Array] = struct.field(pytree_node=False)
+
+  def __call__(self, image: Array) -> Array:
+    """Returns function(image)."""
+    return self.function(image)
 
 
 class Crop(struct.PyTreeNode):
@@ -40,3 +53,13 @@ def crop_center(size: tuple[int, int], window: tuple[int, int]) -> Crop:
   """Returns the Crop of a centred window from an image of a given size."""
   top, left = (size[0] - window[0]) // 2, (size[1] - window[1]) // 2
   return Crop(top, left, *window)
+
+
+def as_operator(function: Callable[[Array], Array] | None) -> Operator:
+  """Returns a pytree that does what `function` does; None is the identity."""
+  if function is None:
+    return Identity()
+  # A function is a leaf of its own tree; a pytree holds others.
+  leaves = jax.tree.leaves(function)
+  is_leaf = len(leaves) == 1 and leaves[0] is function
+  return Function(function) if is_leaf else function

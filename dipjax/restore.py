@@ -93,7 +93,7 @@ def restore(
   measurement = check_array(measurement, 'the measurement')
   shape = measurement.shape if size is None else size
   network = network or skip.Skip(outputs=shape[-1])
-  operator = operator or operators.Identity()
+  operator = operators.as_operator(operator)
   watchers = dict(monitors or {'wmv': monitors_lib.wmv()})
   _check_arguments(shape, steps, seeds, chunk, rule, watchers)
   if clean is not None:

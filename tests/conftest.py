@@ -2,11 +2,21 @@
 
 import os
 import pathlib
+import shutil
+import tempfile
 
 import jax
 import pytest
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
+
+# Programs that several tests compile are compiled once: all processes of a run,
+# those of pytest-xdist too, share the folder that the first one makes.
+if 'DIPJAX_TEST_CACHE' not in os.environ:
+  os.environ['DIPJAX_TEST_CACHE'] = tempfile.mkdtemp(prefix='dipjax-test-')
+_CACHE = os.environ['DIPJAX_TEST_CACHE']
+jax.config.update('jax_compilation_cache_dir', _CACHE)
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -21,3 +31,9 @@ def data_dir() -> pathlib.Path:
       f'no real images: set DIPJAX_DATA to the data folder ({folder})'
     )
   return folder
+
+
+def pytest_sessionfinish(session):
+  """The last process to leave, the one that started the others, cleans up."""
+  if not hasattr(session.config, 'workerinput'):
+    shutil.rmtree(_CACHE, ignore_errors=True)

@@ -144,7 +144,7 @@ def test_the_same_config_runs_again_and_another_is_refused(
   denoise.run(config, str(tmp_path))
   config.stop.window = 7
   before = (tmp_path / 'config.json').read_bytes()
-  with pytest.raises(ValueError, match='stop.window=10, this one has 7'):
+  with pytest.raises(ValueError, match='stop.window=20, this one has 7'):
     denoise.run(config, str(tmp_path))
   assert (tmp_path / 'config.json').read_bytes() == before
 
