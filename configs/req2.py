@@ -19,8 +19,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def _make_quick(config):
-  """Minutes on a laptop: a part of the picture, a shorter wait."""
-  config.data.crop = (0, 128, 192, 192)
+  """Minutes on a laptop: a part of the picture, half the channels."""
+  config.data.crop = (0, 144, 160, 160)
+  config.network.down = config.network.up = (64,) * 5
+  config.fit.steps = 1500
 
 
 def _make_smoke(config):
