@@ -57,7 +57,7 @@ def _main(run: Run) -> None:
   except (ValueError, OSError) as error:
     _fail(error)
   except KeyboardInterrupt:
-    print('\nstopped: nothing was written', file=sys.stderr)
+    print('\nstopped before the end: no pictures were written', file=sys.stderr)
     sys.exit(130)
 
 

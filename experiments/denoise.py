@@ -28,9 +28,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     result = dipjax.restore(
       data.measurement, clean=data.clean, watch=record, **arguments
     )
-  summary = report.write_report(
-    workdir, 'denoise', config, data, result, record
-  )
+  summary = report.summarize('denoise', data, result, record)
+  report.write_report(workdir, summary, data, result, record.records)
   report.print_summary(workdir, summary)
   return summary
 

@@ -4,6 +4,7 @@ A `Recorder` is the `watch` of `dipjax.restore`: it appends to metrics.jsonl and
 moves the progress bar.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -18,7 +19,11 @@ import numpy as np
 from dipjax import fit as fit_lib
 from experiments import images
 
-_COMPILING = '/jax/core/compile/'
+# Of JAX's events those that do not contain each other, as those of tracing do.
+_COMPILING = (
+  '/jax/core/compile/jaxpr_to_mlir_module_duration',
+  '/jax/core/compile/backend_compile_duration',
+)
 _seconds_compiling = 0.0
 
 # What a monitor's score is called in a record; others keep their names.
@@ -28,7 +33,7 @@ _SCORE_KEYS = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
 def _add_compiling(event: str, duration_secs: float, **kwargs) -> None:
   del kwargs
   global _seconds_compiling
-  if event.startswith(_COMPILING):
+  if event in _COMPILING:
     _seconds_compiling += duration_secs
 
 
@@ -53,6 +58,9 @@ def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> str:
       with open(path) as file:
         _check_same(json.load(file), given, workdir)
     write_json(path, given)
+    # It is written last: while a run goes on there is none.
+    with contextlib.suppress(FileNotFoundError):
+      os.remove(os.path.join(workdir, 'result.json'))
   except OSError as error:
     raise ValueError(f'workdir {workdir!r}: {error.strerror}') from error
   except json.JSONDecodeError:

@@ -1,10 +1,10 @@
 """What a run leaves behind: pictures and result.json."""
 
 import os
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import ml_collections
 import numpy as np
 
 import dipjax
@@ -14,18 +14,23 @@ from experiments import images, pictures, recorder, wiring
 
 def write_report(
   workdir: str,
-  experiment: str,
-  config: ml_collections.ConfigDict,
+  summary: dict,
   data: wiring.Data,
   result: dipjax.Restoration,
-  record: recorder.Recorder,
-) -> dict:
-  """Writes the pictures and result.json of a restoration; returns the latter.
+  records: Sequence[Mapping],
+) -> None:
+  """Writes the pictures and result.json of a restoration.
 
   Files: restored.png, comparison.png, curves.png (with matplotlib),
   result.json, and with several lanes deviation.png and restored_seed_N.png.
+
+  Args:
+    workdir: the folder.
+    summary: what `summarize` returned.
+    data: what was restored.
+    result: of the restoration.
+    records: those of the recorder.
   """
-  summary = summarize(experiment, config, data, result, record)
   write = lambda name, image: images.write_image(
     os.path.join(workdir, name), image
   )
@@ -37,12 +42,11 @@ def write_report(
       write(f'restored_seed_{lane["seed"]}.png', image)
   selected = [lane['selected_step'] for lane in summary['lanes']]
   if not pictures.draw_curves(
-    os.path.join(workdir, 'curves.png'), record.records, selected=selected
+    os.path.join(workdir, 'curves.png'), records, selected=selected
   ):
     print("for curves.png: pip install 'dipjax[plots]'")
   # Last: where it is, the run is whole.
   recorder.write_json(os.path.join(workdir, 'result.json'), summary)
-  return summary
 
 
 def print_summary(workdir: str, summary: dict) -> None:
@@ -55,7 +59,6 @@ def print_summary(workdir: str, summary: dict) -> None:
 
 def summarize(
   experiment: str,
-  config: ml_collections.ConfigDict,
   data: wiring.Data,
   result: dipjax.Restoration,
   record: recorder.Recorder,
