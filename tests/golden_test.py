@@ -66,11 +66,17 @@ def test_output_and_gradients_equal_the_authors(data_dir, name):
     assert error <= 1e-4 * np.linalg.norm(value) + 1e-6 * total, key
 
 
+# In float32 an activation close to zero may fall on its other side, in another
+# version of XLA say, and 20 steps of Adam then end elsewhere. In float64 the
+# whole descent is that of the authors, in float32 its beginning.
+@pytest.mark.parametrize('dtype,steps', [('float64', 20), ('float32', 5)])
 @pytest.mark.parametrize('name', NETWORKS)
-def test_adam_descends_as_the_authors(data_dir, name):
+def test_adam_descends_as_the_authors(data_dir, name, dtype, steps):
   golden, params, _ = _load(data_dir, name)
+  arrays = {key: golden[key].astype(dtype) for key in ('code', 'target')}
+  params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
   optimizer = optax.adam(0.01)
-  loss = _loss(NETWORKS[name], golden)
+  loss = _loss(NETWORKS[name], arrays)
 
   def step(carry, _):
     params, state = carry
@@ -78,9 +84,11 @@ def test_adam_descends_as_the_authors(data_dir, name):
     updates, state = optimizer.update(gradient, state)
     return (optax.apply_updates(params, updates), state), value
 
-  descend = jax.jit(lambda carry: jax.lax.scan(step, carry, length=20))
-  _, losses = descend((params, optimizer.init(params)))
-  np.testing.assert_allclose(losses, golden['adam_losses'], rtol=1e-3)
+  with jax.enable_x64(dtype == 'float64'):
+    descend = jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps))
+    _, losses = descend((params, optimizer.init(params)))
+    assert losses.dtype == dtype
+  np.testing.assert_allclose(losses, golden['adam_losses'][:steps], rtol=1e-5)
 
 
 @pytest.mark.parametrize(
