@@ -1,8 +1,11 @@
 """Requirement 2: blind denoising with the paper's network.
 
-python -m experiments.denoise --config=configs/req2.py
-python -m experiments.denoise --config=configs/req2.py:quick
-python -m experiments.denoise --config=configs/req2.py:smoke
+    python -m experiments.denoise --config=configs/req2.py
+
+The default fits the whole astronaut (512x512): hours on a laptop CPU. On
+2026-11-21, two cores of an AMD EPYC, jax 0.10.2: `:quick` took 3.7 minutes,
+20.43 dB to 29.62 dB; `:smoke` seconds after compiling; the full network on the
+crop (128,192,128,128) of F16, four lanes, 15 minutes, 20.34 dB to 33.69 dB.
 """
 
 import ml_collections
