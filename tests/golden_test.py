@@ -66,9 +66,9 @@ def test_output_and_gradients_equal_the_authors(data_dir, name):
     assert error <= 1e-4 * np.linalg.norm(value) + 1e-6 * total, key
 
 
-# In float32 an activation close to zero may fall on its other side, in another
-# version of XLA say, and 20 steps of Adam then end elsewhere. In float64 the
-# whole descent is that of the authors, in float32 its beginning.
+# In float32 an activation close to zero may fall on its other side, as it did
+# in another order of operations, and 20 steps of Adam then end elsewhere. In
+# float64 the whole descent is that of the authors, in float32 its beginning.
 @pytest.mark.parametrize('dtype,steps', [('float64', 20), ('float32', 5)])
 @pytest.mark.parametrize('name', NETWORKS)
 def test_adam_descends_as_the_authors(data_dir, name, dtype, steps):
