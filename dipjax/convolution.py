@@ -21,6 +21,8 @@ from jax import lax
 
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
+_GROUP = 128  # Channels that a CPU's threads share out best.
+
 Array = jax.Array
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
@@ -143,17 +145,31 @@ def _unroll_lanes(function: Callable) -> Callable:
 def _lane_convolution(pads: Pads):
   """(x [H, W, I], kernel [h, w, I, O]) -> [H, W, O]; pads sum to h-1, w-1."""
 
-  @_unroll_lanes
-  def convolution(x, kernel):
-    return lax.conv_general_dilated(
-      x[None],
-      kernel,
-      (1, 1),
-      pads,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-    )[0]
+  return _unroll_lanes(lambda x, kernel: _convolve(x[None], kernel, pads)[0])
 
-  return convolution
+
+def _convolve(x: Array, kernel: Array, pads: Pads) -> Array:
+  """[N, H, W, I], [h, w, I, O] -> [N, H', W', O], the one fast layout."""
+  return lax.conv_general_dilated(
+    x, kernel, (1, 1), pads, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+@functools.cache
+def _lane_input_gradient(pads: Pads):
+  """(gradient of y [H, W, O], kernel [h, w, I, O]) -> gradient of x."""
+
+  @_unroll_lanes
+  def input_gradient(dy, kernel):
+    (top, bottom), (left, right) = pads
+    flipped = kernel[::-1, ::-1].swapaxes(2, 3)
+    parts = [
+      _convolve(dy[None], part, ((bottom, top), (right, left)))[0]
+      for part in _split_groups(flipped, 3)
+    ]
+    return jnp.concatenate(parts, axis=2)
+
+  return input_gradient
 
 
 @functools.cache
@@ -162,17 +178,80 @@ def _lane_kernel_gradient(pads: Pads):
 
   @_unroll_lanes
   def kernel_gradient(x, dy):
-    # Input channels are the batch, the image dy is the kernel.
-    gradient = lax.conv_general_dilated(
-      x.transpose(2, 0, 1)[..., None],
-      dy[:, :, None, :],
-      (1, 1),
-      pads,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    # Columns of pixels are gathered of the one with fewer channels, rows are
+    # slices; then it is one matrix product for each row of the kernel.
+    columns = (
+      _correlate_columns if x.shape[2] < dy.shape[2] else _spread_columns
     )
-    return gradient.transpose(1, 2, 0, 3)
+    return columns(x, dy, pads)
 
   return kernel_gradient
+
+
+def _correlate_columns(x: Array, dy: Array, pads: Pads) -> Array:
+  """Kernel gradient from the pixels of x under a row of the kernel, and dy."""
+  height, width, outputs = dy.shape
+  rows, columns = (sum(pad) + 1 for pad in pads)
+  padded = _pad(x, pads, 'zero')
+  gathered = jnp.concatenate(
+    [padded[:, i : i + width] for i in range(columns)], axis=2
+  )
+  products = [
+    _flatten(gathered[i : i + height]).T @ _flatten(dy) for i in range(rows)
+  ]
+  return jnp.stack(products).reshape(rows, columns, x.shape[2], outputs)
+
+
+def _spread_columns(x: Array, dy: Array, pads: Pads) -> Array:
+  """Kernel gradient from x, and the pixels of dy that a row of it reaches."""
+  height, width, outputs = dy.shape
+  vertical, (left, right) = pads
+  rows, columns = sum(vertical) + 1, left + right + 1
+  padded = _pad(dy, ((0, 0), (right, left)), 'zero')
+  gathered = jnp.concatenate(
+    [padded[:, i : i + width] for i in reversed(range(columns))], axis=2
+  )
+  around = _pad(x, (vertical, (0, 0)), 'zero')
+  products = [
+    _flatten(around[i : i + height]).T @ _flatten(gathered) for i in range(rows)
+  ]
+  gradient = jnp.stack(products).reshape(rows, x.shape[2], columns, outputs)
+  return gradient.swapaxes(1, 2)
+
+
+def _flatten(x: Array) -> Array:
+  """[H, W, C] -> [H W, C]."""
+  return x.reshape(-1, x.shape[2])
+
+
+def _split_groups(x: Array, axis: int) -> list[Array]:
+  """Cuts off the channels beyond a multiple of the group.
+
+  The CPU's threads share out whole groups: with a few channels more, one of
+  them works while the others wait.
+  """
+  count = x.shape[axis]
+  whole = count - count % _GROUP
+  return jnp.split(x, [whole], axis=axis) if 0 < whole < count else [x]
+
+
+def _correlate_columns(x: Array, dy: Array, pads: Pads) -> Array:
+  """The product of dy with the pixels under each row of the kernel, row by row.
+
+  Best where dy has many channels: then gathering the pixels costs little.
+  """
+  height, width, outputs = dy.shape
+  sides = [sum(pad) + 1 for pad in pads]
+  padded = _pad(x, pads, 'zero')
+  columns = jnp.concatenate(
+    [padded[:, i : i + width] for i in range(sides[1])], axis=-1
+  )
+  dy = dy.reshape(-1, outputs)
+  rows = [
+    columns[i : i + height].reshape(dy.shape[0], -1).T @ dy
+    for i in range(sides[0])
+  ]
+  return jnp.stack(rows).reshape(*sides, x.shape[2], outputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -186,10 +265,10 @@ def _convolve_same_forward(x, kernel, pads):
 
 def _convolve_same_backward(pads, residuals, dy):
   x, kernel = residuals
-  (top, bottom), (left, right) = pads
-  flipped = kernel[::-1, ::-1].swapaxes(2, 3)
-  dx = _lane_convolution(((bottom, top), (right, left)))(dy, flipped)
-  return dx, _lane_kernel_gradient(pads)(x, dy)
+  return (
+    _lane_input_gradient(pads)(dy, kernel),
+    _lane_kernel_gradient(pads)(x, dy),
+  )
 
 
 _convolve_same.defvjp(_convolve_same_forward, _convolve_same_backward)
@@ -203,8 +282,7 @@ def _product(a, b):
 @jax.custom_vjp
 def _multiply_pixels(x: Array, matrix: Array) -> Array:
   """[H, W, I], [I, O] -> [H, W, O]: the 1x1 convolution."""
-  pixels = x.reshape(-1, x.shape[2])
-  return _product(pixels, matrix).reshape(*x.shape[:2], -1)
+  return _product(_flatten(x), matrix).reshape(*x.shape[:2], -1)
 
 
 def _multiply_pixels_forward(x, matrix):
@@ -213,9 +291,8 @@ def _multiply_pixels_forward(x, matrix):
 
 def _multiply_pixels_backward(residuals, dy):
   x, matrix = residuals
-  flat = dy.reshape(-1, dy.shape[2])
-  dx = _product(flat, matrix.T).reshape(x.shape)
-  return dx, _product(x.reshape(-1, x.shape[2]).T, flat)
+  dx = _product(_flatten(dy), matrix.T).reshape(x.shape)
+  return dx, _product(_flatten(dy).T, _flatten(x)).T
 
 
 _multiply_pixels.defvjp(_multiply_pixels_forward, _multiply_pixels_backward)

@@ -23,6 +23,7 @@ FLOORS = [
   ],
   [
     'networks.layers',
+    'networks.doubling',
     'networks.skip',
     'networks.unet',
     'networks.dncnn',

@@ -1,5 +1,6 @@
 """Layers that the networks share; linen modules over one image [H, W, C]."""
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -25,24 +26,37 @@ class Conv(nn.Module):
   """A convolution with bias that keeps the size, or halves it (rounded up).
 
   Initialised as PyTorch's: kernel and bias U(-b, b), b = 1 / sqrt(fan in).
+
+  Attributes:
+    features: channels of the result.
+    size: side of the kernel, odd.
+    stride: 1 or 2.
+    padding: 'reflect' or 'zero'.
+    add_bias: False where a normalisation follows, which takes every constant
+      away: the bias is a parameter, as in the paper, and has no effect.
   """
 
   features: int
   size: int = 3
   stride: int = 1
   padding: str = 'reflect'
+  add_bias: bool = True
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
-    """[H, W, I] -> [ceil(H / stride), ceil(W / stride), features]."""
-    shape = (self.size, self.size, x.shape[-1], self.features)
+  def make_params(self, inputs: int) -> tuple[Array, Array]:
+    """Returns kernel [size, size, inputs, features] and bias [features]."""
+    shape = (self.size, self.size, inputs, self.features)
     init = _uniform(1 / math.sqrt(math.prod(shape[:3])))
     kernel = self.param('kernel', init, shape)
-    bias = self.param('bias', init, (self.features,))
+    return kernel, self.param('bias', init, (self.features,))
+
+  def __call__(self, x: Array) -> Array:
+    """[H, W, I] -> [ceil(H / stride), ceil(W / stride), features]."""
+    kernel, bias = self.make_params(x.shape[-1])
     y = convolution.convolve(
-      x, kernel, stride=self.stride, padding=self.padding
+      x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding
     )
-    return y + bias[None, None]
+    return y + bias[None, None].astype(x.dtype) if self.add_bias else y
 
 
 def _uniform(bound: float) -> Callable[..., Array]:
@@ -52,23 +66,90 @@ def _uniform(bound: float) -> Callable[..., Array]:
 
 
 class Norm(nn.Module):
-  """Each channel to mean 0 and variance 1 over the image, then scale and bias.
+  """Each channel to mean 0 and variance 1, scale and bias, an activation.
 
-  Batch normalisation in training mode for a batch of one image.
+  Batch normalisation in training mode for a batch of one image, with statistics
+  over its pixels in float32.
+
+  Attributes:
+    activation: of ACTIVATIONS.
+    epsilon: added to the variance.
   """
 
+  activation: str = 'none'
   epsilon: float = 1e-5
 
   @nn.compact
+  def make_params(self, channels: int) -> tuple[Array, Array]:
+    """Returns scale and bias, [channels] each."""
+    scale = self.param('scale', nn.initializers.ones, (channels,))
+    return scale, self.param('bias', nn.initializers.zeros, (channels,))
+
   def __call__(self, x: Array) -> Array:
     """[H, W, C] -> [H, W, C]."""
-    scale = self.param('scale', nn.initializers.ones, x.shape[-1:])
-    bias = self.param('bias', nn.initializers.zeros, x.shape[-1:])
-    mean = jnp.mean(x, axis=(0, 1), keepdims=True)
-    variance = jnp.mean(jnp.square(x - mean), axis=(0, 1), keepdims=True)
-    # In this order, PyTorch's, rounding agrees with the authors' numbers.
-    whitened = (x - mean) * jax.lax.rsqrt(variance + self.epsilon)
-    return whitened * scale[None, None] + bias[None, None]
+    scale, bias = self.make_params(x.shape[-1])
+    return _normalize(x, scale, bias, self.epsilon, self.activation)
+
+
+def widen(x: Array) -> Array:
+  """Returns x in float32, in which sums over an image keep their digits."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def compute_variance(x: Array) -> Array:
+  """Returns the variance of each channel, [H, W, C] -> [C], in float32."""
+  return _compute_moments(x)[1]
+
+
+def _compute_moments(x):
+  x = widen(x)
+  mean = jnp.mean(x, axis=(0, 1))
+  return mean, jnp.mean(jnp.square(x - mean[None, None]), axis=(0, 1))
+
+
+# With gradients of its own, because those of automatic differentiation read and
+# write the image twice as often.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _normalize(x, scale, bias, epsilon, activation):
+  return _normalize_forward(x, scale, bias, epsilon, activation)[0]
+
+
+def _normalize_forward(x, scale, bias, epsilon, activation):
+  mean, variance = _compute_moments(x)
+  residuals = x, mean, jax.lax.rsqrt(variance + epsilon), scale, bias
+  _, affine = _whiten(residuals)
+  return ACTIVATIONS[activation](affine).astype(x.dtype), residuals
+
+
+def _whiten(residuals):
+  x, mean, factor, scale, bias = residuals
+  whitened = (widen(x) - mean[None, None]) * factor[None, None]
+  # In this order, PyTorch's, rounding agrees with the authors' numbers.
+  return whitened, whitened * scale[None, None] + bias[None, None]
+
+
+def _normalize_backward(epsilon, activation, residuals, gradient):
+  del epsilon
+  x, _, factor, scale, _ = residuals
+  whitened, affine = _whiten(residuals)
+  _, pull_back = jax.vjp(ACTIVATIONS[activation], affine)
+  (gradient,) = pull_back(widen(gradient))
+  bias_gradient = jnp.sum(gradient, axis=(0, 1))
+  scale_gradient = jnp.sum(gradient * whitened, axis=(0, 1))
+  pixels = x.shape[0] * x.shape[1]
+  centred = gradient - (bias_gradient / pixels)[None, None]
+  centred -= whitened * (scale_gradient / pixels)[None, None]
+  x_gradient = centred * (factor * scale)[None, None]
+  return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
+
+
+_normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+def apply_to_pixels(function: Callable[[Array], Array], blocks: Array) -> Array:
+  """Applies a function that knows no neighbours to blocks [h, w, p, q, C]."""
+  pixels = blocks.reshape(blocks.shape[0], -1, blocks.shape[-1])
+  return function(pixels).reshape(*blocks.shape[:-1], -1)
 
 
 def crop_center(x: Array, height: int, width: int) -> Array:
@@ -94,11 +175,12 @@ def upsample(x: Array, mode: str) -> Array:
   `align_corners=False`; beyond the edge the edge is replicated.
   """
   for axis in (0, 1):
-    x = _double_axis(x, axis, mode)
+    x = double_axis(x, axis, mode)
   return x
 
 
-def _double_axis(x: Array, axis: int, mode: str) -> Array:
+def double_axis(x: Array, axis: int, mode: str) -> Array:
+  """`upsample` along one axis only."""
   if mode == 'nearest':
     return jnp.repeat(x, 2, axis)
   count = x.shape[axis]

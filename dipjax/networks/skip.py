@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from dipjax import convolution
-from dipjax.networks import layers
+from dipjax.networks import doubling, layers
 
 Array = jax.Array
 
@@ -74,13 +74,15 @@ class Skip(nn.Module):
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]."""
     levels = [self._make_level(i) for i in range(len(self.down))]
+    out_conv = layers.Conv(self.outputs, 1, name='out_conv')
     x, skips = code, []
     for level in levels:
       skip, x = level.descend(x)
       skips.append(skip)
-    for level, skip in zip(reversed(levels), reversed(skips)):
-      x = level.ascend(skip, x)
-    x = layers.Conv(self.outputs, 1, name='out_conv')(x)
+    for level, skip in zip(reversed(levels[1:]), reversed(skips[1:])):
+      x = doubling.join_blocks(level.ascend(skip, x))
+    x = layers.apply_to_pixels(out_conv, levels[0].ascend(skips[0], x))
+    x = doubling.join_blocks(x)
     return jax.nn.sigmoid(x) if self.sigmoid else x
 
   def _make_level(self, i: int) -> '_Level':
@@ -116,39 +118,59 @@ class _Level(nn.Module):
 
   def setup(self):
     strided = self.downsampling == 'stride'
-    conv = lambda *args: layers.Conv(*args, padding=self.padding)
-    if self.skip:
-      self.skip_conv, self.skip_norm = conv(self.skip, 1), layers.Norm()
-    self.down_conv = conv(self.down, self.down_size, 2 if strided else 1)
-    self.down_norm = layers.Norm()
-    self.mid_conv, self.mid_norm = (
-      conv(self.down, self.down_size),
-      layers.Norm(),
+    conv = lambda *args: layers.Conv(
+      *args, padding=self.padding, add_bias=False
     )
+    norm = lambda: layers.Norm(self.activation)
+    if self.skip:
+      self.skip_conv, self.skip_norm = conv(self.skip, 1), norm()
+    self.down_conv = conv(self.down, self.down_size, 2 if strided else 1)
+    self.down_norm = norm()
+    self.mid_conv, self.mid_norm = conv(self.down, self.down_size), norm()
     self.merge_norm = layers.Norm()
-    self.up_conv, self.up_norm = conv(self.up, self.up_size), layers.Norm()
+    self.up_conv, self.up_norm = conv(self.up, self.up_size), norm()
     if self.point:
-      self.point_conv, self.point_norm = conv(self.up, 1), layers.Norm()
+      self.point_conv, self.point_norm = conv(self.up, 1), norm()
 
   def descend(self, x: Array) -> tuple[Array | None, Array]:
     """[H, W, C] -> the skip [H, W, skip] and [H/2, W/2, down], H and W even."""
-    act = layers.ACTIVATIONS[self.activation]
-    skip = act(self.skip_norm(self.skip_conv(x))) if self.skip else None
+    skip = self.skip_norm(self.skip_conv(x)) if self.skip else None
     x = self.down_conv(x)
     if self.downsampling != 'stride':
       x = layers.downsample(x, self.downsampling)
-    x = act(self.down_norm(x))
-    return skip, act(self.mid_norm(self.mid_conv(x)))
+    return skip, self.mid_norm(self.mid_conv(self.down_norm(x)))
 
   def ascend(self, skip: Array | None, x: Array) -> Array:
-    """The skip and [h, w, C] -> [2h, 2w, up], cropped to the skip's size."""
-    act = layers.ACTIVATIONS[self.activation]
-    x = layers.upsample(x, self.upsampling)
+    """The skip and [h, w, C] -> [2h, 2w, up], cropped to the skip's size.
+
+    In blocks of pixels, see `doubling.join_blocks`.
+    """
+    blocks = self._merge_doubled(skip, x)
+    return layers.apply_to_pixels(self._finish, blocks)
+
+  def _finish(self, x):
+    x = self.up_norm(x)
+    return self.point_norm(self.point_conv(x)) if self.point else x
+
+  def _merge_doubled(self, skip, x):
+    """up_conv(merge_norm(concat(skip, upsample(x)))), in blocks."""
+    height, width, _ = x.shape
+    fits = skip is None or skip.shape[:2] == (2 * height, 2 * width)
+    reflects = self.padding == 'reflect' and self.up_size == 3
+    if not (fits and reflects and height * width >= doubling.LEAST_PIXELS):
+      x = layers.upsample(x, self.upsampling)
+      x = x if skip is None else _concatenate(skip, x)
+      return self.up_conv(self.merge_norm(x))[:, :, None, None]
+    # The normalisation is a factor and a constant for each channel: the factor
+    # goes into the kernel, the constant is taken away by the next one.
+    variance = doubling.compute_variance(x, self.upsampling)
     if skip is not None:
-      x = _concatenate(skip, x)
-    x = self.merge_norm(x)
-    x = act(self.up_norm(self.up_conv(x)))
-    return act(self.point_norm(self.point_conv(x))) if self.point else x
+      variance = jnp.append(layers.compute_variance(skip), variance)
+    scale, _ = self.merge_norm.make_params(variance.size)
+    kernel, _ = self.up_conv.make_params(variance.size)
+    factor = scale * jax.lax.rsqrt(variance + self.merge_norm.epsilon)
+    kernel = kernel * factor[None, None, :, None]
+    return doubling.convolve_doubled(x, skip, kernel, self.upsampling)
 
 
 def _concatenate(a: Array, b: Array) -> Array:
