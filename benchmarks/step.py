@@ -1,56 +1,186 @@
-"""What a step costs: inside a scan against alone, in lanes against one lane.
+"""What a step costs: against PyTorch, against the machine, in lanes, in a scan.
 
-    python -m benchmarks.step --sizes 64 128 --lanes 1 4
+    python -m benchmarks.step --sizes 64 128 --lanes 1 4 --peer torch
 
-Requirement 2's network in float32. All variants of a size are timed in turn in
-one process, round after round; medians and their quartiles are printed.
+Requirement 2's network. All that has one size and precision is timed in turn in
+one process, round after round; medians and their quartiles are printed, for
+each step of each lane. The limit is the FLOPs of the network's convolutions
+(limits.count_flops) over the fastest matrix product measured in the same run.
+
+The peer is the same network in PyTorch in the same precision, one fit, in the
+fastest of several variants. With it comes deepinv's deep image prior, another
+network, where it can be imported.
 """
 
 import argparse
+import json
+import pathlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import optax
-from flax import linen as nn
 
-from dipjax import codes, fit, lanes, monitors, objectives, operators
+from benchmarks import limits, programs
+from dipjax import fit
 from dipjax.networks import skip
 
-SCAN = 5  # Steps in one call of the scanned variants.
+
+class Row(NamedTuple):
+  """One entry of the JSON: ours in some lanes, `programs.Scan`."""
+
+  size: int
+  lanes: int
+  precision: str
+  milliseconds_per_lane_step: float  # The median.
+  ratio_to_torch: float | None  # Ours / the peer's; None without a peer.
+  fraction_of_limit: float
+  peak_bytes: int
+  compile_seconds: float
+  device: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Prints one line for each size and variant."""
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument('--sizes', type=int, nargs='+', default=[64, 128])
-  parser.add_argument('--lanes', type=int, nargs='+', default=[1, 4])
-  parser.add_argument('--rounds', type=int, default=7)
+  """Prints one line for each size, precision and program."""
+  parser = _make_parser()
   arguments = parser.parse_args(argv)
-  device = jax.devices()[0]
-  print(f'{device.device_kind}, jax {jax.__version__}, float32')
-  for size in arguments.sizes:
-    _time_size(size, arguments.lanes, arguments.rounds)
-
-
-def _time_size(size: int, counts: Sequence[int], rounds: int) -> None:
-  one = _make_fit(skip.Skip())
-  variants = {'single step': _make_single(one, size)}
-  for count in counts:
-    name = f'scan, {count} lane{"s" * (count > 1)}'
-    variants[name] = _make_scan(one, size, count)
-  times = time_in_turn(variants, rounds)
-  base = statistics.median(times['single step'])
-  for name, seconds in times.items():
-    low, middle, high = statistics.quantiles(seconds, n=4)
+  try:
+    network = programs.make_network(arguments.remat)
+    fits = {p: programs.make_fit(network, p) for p in arguments.precision}
+    _check_sizes(network, arguments.sizes)
+    if arguments.peer:
+      programs.check_peer()
+  except ValueError as error:
+    parser.error(str(error))
+  jax.config.update('jax_enable_compilation_cache', False)
+  print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
+  rows = []
+  for precision, one in fits.items():
+    limit, product = limits.measure_limit(precision)
     print(
-      f'{size}x{size}  {name:15s} {1e3 * middle:8.1f} ms a step and lane '
-      f'({1e3 * low:.1f} to {1e3 * high:.1f}), {middle / base:.2f} of a single '
-      'step',
-      flush=True,
+      f'limit: {limit / 1e9:.0f} GFLOP/s in a {precision} product {product}'
     )
+    for size in arguments.sizes:
+      peers = programs.make_peers(size, precision) if arguments.peer else {}
+      flops = limits.count_flops(network, size, programs.INPUTS)
+      case = Case(size, precision, flops, limit)
+      rows += time_case(case, one, arguments.lanes, peers, arguments.rounds)
+      if arguments.json:
+        text = json.dumps([row._asdict() for row in rows], indent=2)
+        arguments.json.write_text(text + '\n')
+
+
+def _make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add('--sizes', type=int, nargs='+', default=[64, 128])
+  add('--lanes', type=int, nargs='+', default=[1, 4])
+  known = list(limits.PRECISIONS)
+  add('--precision', nargs='+', choices=known, default=['float32'])
+  add('--peer', choices=['torch'])
+  add('--remat', action='store_true', help='recompute activations')
+  add('--rounds', type=int, default=7, help='timings of each program')
+  add(
+    '--json', type=pathlib.Path, metavar='FILE', help='write the rows of ours'
+  )
+  return parser
+
+
+def _check_sizes(network: skip.Skip, sizes: Sequence[int]):
+  for size in sizes:
+    fitting, _ = network.code_size(size, size)
+    if fitting != size:
+      raise ValueError(f'--sizes {size}: the network needs {fitting}')
+
+
+class Case(NamedTuple):
+  """What all programs that are timed in turn have in common."""
+
+  size: int
+  precision: str
+  flops: int  # Of one step of ours and of the peer.
+  limit: float  # FLOP/s.
+
+
+def time_case(
+  case: Case,
+  one: fit.Fit,
+  counts: Sequence[int],
+  peers: Mapping[str, Callable[[], int]],
+  rounds: int,
+) -> list[Row]:
+  """Times a fit in lanes, alone, and its peers in turn; prints all of them.
+
+  Args:
+    case: whose size the peers have too.
+    one: our fit.
+    counts: numbers of lanes.
+    peers: by name; one named torch is what ratios are to.
+    rounds: timings of each, at least 2.
+
+  Returns:
+    A row for each number of lanes.
+  """
+  scans = {count: programs.make_scan(one, case.size, count) for count in counts}
+  names = {n: f'scan, {n} lane{"s" * (n > 1)}' for n in counts}
+  calls = {names[count]: scan.call for count, scan in scans.items()}
+  calls['single step'] = programs.make_single(one, case.size)
+  times = time_in_turn({**calls, **peers}, rounds)
+  medians = {name: statistics.median(taken) for name, taken in times.items()}
+  rows = [
+    Row(
+      size=case.size,
+      lanes=count,
+      precision=case.precision,
+      milliseconds_per_lane_step=1e3 * medians[names[count]],
+      ratio_to_torch=medians[names[count]] / medians['torch']
+      if 'torch' in peers
+      else None,
+      fraction_of_limit=case.flops / medians[names[count]] / case.limit,
+      peak_bytes=scan.peak_bytes,
+      compile_seconds=scan.compile_seconds,
+      device=jax.devices()[0].device_kind,
+    )
+    for count, scan in scans.items()
+  ]
+  for row in rows:
+    name = names[row.lanes]
+    _print_line(case, name, times[name], _describe(case, row))
+  for name in ('single step', *peers):
+    _print_line(case, name, times[name], _compare(case, name, medians))
+  return rows
+
+
+def _describe(case: Case, row: Row) -> str:
+  rate = row.fraction_of_limit * case.limit / 1e9
+  ratio = f'{row.ratio_to_torch:.2f} of torch, ' if row.ratio_to_torch else ''
+  return (
+    f'{ratio}{rate:.0f} GFLOP/s, {row.fraction_of_limit:.2f} of the limit, '
+    f'{row.peak_bytes / 2**20:.0f} MiB, compiled in {row.compile_seconds:.1f} s'
+  )
+
+
+def _compare(case: Case, name: str, medians: Mapping[str, float]) -> str:
+  if name == 'deepinv':
+    return 'another network'
+  rate = case.flops / medians[name]
+  parts = [f'{rate / 1e9:.0f} GFLOP/s, {rate / case.limit:.2f} of the limit']
+  if name == 'single step' and 'scan, 1 lane' in medians:
+    ratio = medians['scan, 1 lane'] / medians[name]
+    parts.append(f'a step in a scan takes {ratio:.2f} of it')
+  return ', '.join(parts)
+
+
+def _print_line(case: Case, name: str, times: Sequence[float], rest: str):
+  low, middle, high = (1e3 * t for t in statistics.quantiles(times, n=4))
+  print(
+    f'{case.size}x{case.size}  {case.precision}  {name:13s} {middle:8.1f} ms '
+    f'a step and lane ({low:.1f} to {high:.1f}), {rest}',
+    flush=True,
+  )
 
 
 def time_in_turn(
@@ -69,55 +199,6 @@ def time_in_turn(
       if turn:
         times[name].append((time.perf_counter() - begin) / steps)
   return times
-
-
-def _make_fit(network: nn.Module) -> fit.Fit:
-  return fit.make_fit(
-    network,
-    objectives.measurement_error(network),
-    optax.adam(0.01),
-    {'wmv': monitors.wmv()},
-  )
-
-
-def _make_problems(size: int, count: int) -> objectives.Problem:
-  key = jax.random.key(0)
-  problem = objectives.Problem(
-    measurement=jax.random.uniform(key, (size, size, 3)),
-    operator=operators.Identity(),
-    crop=operators.Crop(0, 0, size, size),
-    code=codes.draw_uniform_noise(key, (size, size), 32),
-    jitter=jnp.array(1 / 30),
-    steps=jnp.array(1_000_000),
-  )
-  return lanes.stack_lanes([problem] * count)
-
-
-def _make_single(one: fit.Fit, size: int) -> Callable[[], int]:
-  problem = jax.tree.map(lambda leaf: leaf[0], _make_problems(size, 1))
-  step = jax.jit(one.step, donate_argnums=0)
-  state = [jax.jit(one.init)(jax.random.key(0), problem)]
-
-  def call():
-    for _ in range(SCAN):
-      state[0], _ = step(state[0], problem)
-      jax.block_until_ready(state[0].params)
-    return SCAN
-
-  return call
-
-
-def _make_scan(one: fit.Fit, size: int, count: int) -> Callable[[], int]:
-  problems = _make_problems(size, count)
-  keys = jax.random.split(jax.random.key(0), count)
-  states = [lanes.init(one, keys, problems)]
-
-  def call():
-    states[0], _ = lanes.advance(one, SCAN, states[0], problems)
-    jax.block_until_ready(states[0].params)
-    return SCAN * count
-
-  return call
 
 
 if __name__ == '__main__':

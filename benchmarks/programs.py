@@ -1,0 +1,154 @@
+"""What is timed: one step of ours, a scan of steps in lanes, and the peers."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from dipjax import codes, fit, lanes, monitors, objectives, operators
+from dipjax.networks import skip
+
+SCAN = 5  # Steps in one call of ours and of the peer.
+DEEPINV_STEPS = 20  # So many that the image at its end adds little.
+INPUTS = 32  # Channels of the code.
+
+Call = Callable[[], int]  # Takes steps and returns how many of a lane.
+
+
+class Scan(NamedTuple):
+  """Ours, compiled: SCAN steps of every lane in one call.
+
+  Memory is what XLA plans for that call, on every device: arguments, results
+  and temporaries, what is donated counted once. Compiling is that of the first
+  states and of the steps.
+  """
+
+  call: Call
+  peak_bytes: int
+  compile_seconds: float
+
+
+def make_network(remat: bool) -> skip.Skip:
+  """Returns requirement 2's network; raises ValueError for remat."""
+  if remat:
+    raise ValueError('--remat: skip.Skip does not recompute activations')
+  return skip.Skip()
+
+
+def make_fit(network: nn.Module, precision: str) -> fit.Fit:
+  """Returns the fit as users get it; raises ValueError for a precision."""
+  if precision != 'float32':
+    raise ValueError(f'--precision {precision}: fits are in float32 only')
+  return fit.make_fit(
+    network,
+    objectives.measurement_error(network),
+    optax.adam(0.01),
+    {'wmv': monitors.wmv()},
+  )
+
+
+def make_single(one: fit.Fit, size: int) -> Call:
+  """Returns SCAN steps of one lane, each a call of its own."""
+  problem = jax.tree.map(lambda leaf: leaf[0], _make_problems(size, 1))
+  step = jax.jit(one.step, donate_argnums=0)
+  state = [jax.jit(one.init)(jax.random.key(0), problem)]
+
+  def call():
+    for _ in range(SCAN):
+      state[0], _ = step(state[0], problem)
+      jax.block_until_ready(state[0].params)
+    return SCAN
+
+  return call
+
+
+def make_scan(one: fit.Fit, size: int, count: int) -> Scan:
+  """Returns SCAN steps of `count` lanes in one call."""
+  problems = _make_problems(size, count)
+  keys = jax.random.split(jax.random.key(0), count)
+  begin = time.perf_counter()
+  init = lanes.init.lower(one, keys, problems).compile()
+  shapes = jax.eval_shape(
+    lambda *given: lanes.init(one, *given), keys, problems
+  )
+  advance = lanes.advance.lower(one, SCAN, shapes, problems).compile()
+  seconds = time.perf_counter() - begin
+  states = [init(keys, problems)]
+
+  def call():
+    states[0], _ = advance(states[0], problems)
+    jax.block_until_ready(states[0].params)
+    return SCAN * count
+
+  return Scan(call, _count_bytes(advance), seconds)
+
+
+def _count_bytes(compiled: Any) -> int:
+  planned = compiled.memory_analysis()
+  return (
+    planned.argument_size_in_bytes
+    + planned.output_size_in_bytes
+    - planned.alias_size_in_bytes
+    + planned.temp_size_in_bytes
+  )
+
+
+def _make_problems(size: int, count: int) -> objectives.Problem:
+  key = jax.random.key(0)
+  problem = objectives.Problem(
+    measurement=jax.random.uniform(key, (size, size, 3)),
+    operator=operators.Identity(),
+    crop=operators.Crop(0, 0, size, size),
+    code=codes.draw_uniform_noise(key, (size, size), INPUTS),
+    jitter=jnp.array(1 / 30),
+    steps=jnp.array(1_000_000),
+  )
+  return lanes.stack_lanes([problem] * count)
+
+
+def check_peer() -> None:
+  """Raises ValueError where PyTorch is not, or is on another device."""
+  try:
+    from benchmarks import torch_peer
+  except ImportError as error:
+    raise ValueError(
+      f"--peer torch: {error}; try pip install -e '.[bench]'"
+    ) from error
+  ours, theirs = jax.default_backend(), torch_peer.find_device().type
+  if (ours == 'cpu') != (theirs == 'cpu'):
+    raise ValueError(f'--peer torch: it would run on {theirs}, ours on {ours}')
+
+
+def make_peers(size: int, precision: str) -> dict[str, Call]:
+  """Returns the peers that work here; prints what was chosen or left out.
+
+  'torch' is the same network at its best; 'deepinv', in float32 only, is
+  another network.
+  """
+  from benchmarks import torch_peer
+
+  variant, step = torch_peer.make_fastest_step(
+    torch_peer.Skip, size, INPUTS, precision
+  )
+  print(f'{size}x{size}  {precision}, torch at its best: {variant}')
+  peers = {'torch': _repeat(step, SCAN)}
+  if precision == 'float32':
+    try:
+      from benchmarks import deepinv_peer
+    except (ImportError, RuntimeError) as error:
+      print(f'no deepinv, or none that fits this torch: {error}')
+    else:
+      peers['deepinv'] = _repeat(deepinv_peer.make_fit(size), DEEPINV_STEPS)
+  return peers
+
+
+def _repeat(step: Callable[[int], Any], count: int) -> Call:
+  def call():
+    step(count)
+    return count
+
+  return call

@@ -1,0 +1,73 @@
+"""What the benchmark counts, and the rows that it writes."""
+
+import time
+
+import pytest
+
+from benchmarks import limits, programs, step
+from dipjax.networks import skip
+
+
+# 2 FLOP a multiply-add, three passes: facts of requirement 2's network.
+@pytest.mark.parametrize(
+  'size,teraflops', [(64, 0.0072), (128, 0.0288), (256, 0.115), (512, 0.460)]
+)
+def test_flops_of_requirement_2(size, teraflops):
+  flops = limits.count_flops(skip.Skip(), size)
+  assert flops == pytest.approx(1e12 * teraflops, rel=0.01)
+
+
+def test_flops_by_hand():
+  network = skip.Skip(outputs=1, down=(2,), up=(3,), skip=(1,))
+  pixels = 8 * 8
+  first = pixels * 4 + pixels // 4 * 9 * 4 * 2
+  later = pixels // 4 * 9 * 2 * 2 + pixels * (9 * 3 * 3 + 3 * 3 + 3)
+  assert limits.count_flops(network, 8, 4) == 2 * (2 * first + 3 * later)
+
+
+def test_scan_takes_steps_of_all_lanes():
+  network = skip.Skip(down=(8,), up=(8,), skip=(4,))
+  one = programs.make_fit(network, 'float32')
+  scan = programs.make_scan(one, size=16, count=2)
+  assert scan.call() == scan.call() == 2 * programs.SCAN
+  assert scan.peak_bytes > 2 * 4 * 16 * 16 * programs.INPUTS
+  assert scan.compile_seconds > 0
+
+
+def test_rows(capsys, monkeypatch):
+  monkeypatch.setattr(
+    programs,
+    'make_scan',
+    lambda one, size, count: programs.Scan(_sleep, 1000 * count, 7.0),
+  )
+  monkeypatch.setattr(programs, 'make_single', lambda one, size: _sleep)
+  one = programs.make_fit(skip.Skip(), 'float32')
+  case = step.Case(32, 'float32', flops=10**6, limit=1e9)
+  rows = step.time_case(case, one, [1, 2], {'torch': _sleep}, rounds=3)
+  assert [row.lanes for row in rows] == [1, 2]
+  assert [row.peak_bytes for row in rows] == [1000, 2000]
+  for row in rows:
+    assert row.milliseconds_per_lane_step > 2
+    assert row.ratio_to_torch == pytest.approx(1, rel=0.8)
+    assert row.fraction_of_limit == pytest.approx(
+      1 / row.milliseconds_per_lane_step
+    )
+  lines = capsys.readouterr().out.splitlines()
+  assert len(lines) == 4
+  assert 'of torch' in lines[0] and 'single step' in lines[2]
+
+
+def _sleep():
+  time.sleep(0.01)
+  return 4
+
+
+def test_what_does_not_work_is_refused_in_one_line(capsys):
+  for flags, said in [
+    (['--sizes', '100'], 'the network needs 128'),
+    (['--precision', 'bfloat16'], 'float32 only'),
+    (['--remat'], 'does not recompute'),
+  ]:
+    with pytest.raises(SystemExit):
+      step.main(flags)
+    assert said in capsys.readouterr().err
