@@ -9,12 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-# Of the operands, and of the product.
-PRECISIONS = {
-  'float32': (jnp.float32, 'float32'),
-  'tensorfloat32': (jnp.float32, 'tensorfloat32'),
-  'bfloat16': (jnp.bfloat16, 'bfloat16'),
-}
+from dipjax import fit
+
 # [a, b] @ [b, c]; the second is the largest convolution's at 128x128.
 PRODUCTS = [
   (1024, 1024, 1024),
@@ -65,7 +61,7 @@ def measure_limit(precision: str, *, repeats: int = 5) -> tuple[float, str]:
   """Returns the FLOP/s of the fastest matrix product now, and its shape.
 
   Args:
-    precision: of PRECISIONS.
+    precision: of `fit.PRECISIONS`.
     repeats: timings of each product; the fastest counts.
   """
   products = list(PRODUCTS)
@@ -82,7 +78,7 @@ def measure_limit(precision: str, *, repeats: int = 5) -> tuple[float, str]:
 def _time_product(
   shape: tuple[int, int, int], precision: str, repeats: int
 ) -> float:
-  dtype, name = PRECISIONS[precision]
+  dtype, name = fit.PRECISIONS[precision]
   keys = jax.random.split(jax.random.key(0))
   a = jax.random.normal(keys[0], shape[:2], dtype)
   b = jax.random.normal(keys[1], shape[1:], dtype)

@@ -10,7 +10,6 @@ import optax
 from flax import linen as nn
 
 from dipjax import codes, fit, lanes, monitors, objectives, operators
-from dipjax.networks import skip
 
 SCAN = 5  # Steps in one call of ours and of the peer.
 DEEPINV_STEPS = 20  # So many that the image at its end adds little.
@@ -32,28 +31,20 @@ class Scan(NamedTuple):
   compile_seconds: float
 
 
-def make_network(remat: bool) -> skip.Skip:
-  """Returns requirement 2's network; raises ValueError for remat."""
-  if remat:
-    raise ValueError('--remat: skip.Skip does not recompute activations')
-  return skip.Skip()
-
-
 def make_fit(network: nn.Module, precision: str) -> fit.Fit:
-  """Returns the fit as users get it; raises ValueError for a precision."""
-  if precision != 'float32':
-    raise ValueError(f'--precision {precision}: fits are in float32 only')
+  """Returns the fit as users get it."""
   return fit.make_fit(
     network,
     objectives.measurement_error(network),
     optax.adam(0.01),
     {'wmv': monitors.wmv()},
+    precision=precision,
   )
 
 
 def make_single(one: fit.Fit, size: int) -> Call:
   """Returns SCAN steps of one lane, each a call of its own."""
-  problem = jax.tree.map(lambda leaf: leaf[0], _make_problems(size, 1))
+  problem = make_problem(size)
   step = jax.jit(one.step, donate_argnums=0)
   state = [jax.jit(one.init)(jax.random.key(0), problem)]
 
@@ -68,14 +59,11 @@ def make_single(one: fit.Fit, size: int) -> Call:
 
 def make_scan(one: fit.Fit, size: int, count: int) -> Scan:
   """Returns SCAN steps of `count` lanes in one call."""
-  problems = _make_problems(size, count)
+  problems = lanes.stack_lanes([make_problem(size)] * count)
   keys = jax.random.split(jax.random.key(0), count)
   begin = time.perf_counter()
   init = lanes.init.lower(one, keys, problems).compile()
-  shapes = jax.eval_shape(
-    lambda *given: lanes.init(one, *given), keys, problems
-  )
-  advance = lanes.advance.lower(one, SCAN, shapes, problems).compile()
+  advance = _compile_advance(one, keys, problems)
   seconds = time.perf_counter() - begin
   states = [init(keys, problems)]
 
@@ -85,6 +73,20 @@ def make_scan(one: fit.Fit, size: int, count: int) -> Scan:
     return SCAN * count
 
   return Scan(call, _count_bytes(advance), seconds)
+
+
+def _compile_advance(one, keys, problems):
+  shapes = jax.eval_shape(
+    lambda *given: lanes.init(one, *given), keys, problems
+  )
+  return lanes.advance.lower(one, SCAN, shapes, problems).compile()
+
+
+def plan_bytes(one: fit.Fit, size: int) -> int:
+  """Returns the memory that XLA plans for one lane, see `Scan`."""
+  problems = lanes.stack_lanes([make_problem(size)])
+  keys = jax.random.split(jax.random.key(0), 1)
+  return _count_bytes(_compile_advance(one, keys, problems))
 
 
 def _count_bytes(compiled: Any) -> int:
@@ -97,9 +99,10 @@ def _count_bytes(compiled: Any) -> int:
   )
 
 
-def _make_problems(size: int, count: int) -> objectives.Problem:
+def make_problem(size: int) -> objectives.Problem:
+  """Returns the denoising of an image [size, size] of noise."""
   key = jax.random.key(0)
-  problem = objectives.Problem(
+  return objectives.Problem(
     measurement=jax.random.uniform(key, (size, size, 3)),
     operator=operators.Identity(),
     crop=operators.Crop(0, 0, size, size),
@@ -107,7 +110,6 @@ def _make_problems(size: int, count: int) -> objectives.Problem:
     jitter=jnp.array(1 / 30),
     steps=jnp.array(1_000_000),
   )
-  return lanes.stack_lanes([problem] * count)
 
 
 def check_peer() -> None:

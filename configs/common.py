@@ -39,6 +39,8 @@ def get_base() -> ml_collections.ConfigDict:
   fit.steps = 5000  # At most.
   fit.learning_rate = 0.01
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
+  fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
+  fit.remat = False  # Less memory, more time.
 
   config.stop = stop = ml_collections.ConfigDict()
   stop.rule = 'wmv'  # Or 'last': after fit.steps.

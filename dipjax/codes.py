@@ -22,5 +22,9 @@ def make_meshgrid(size: tuple[int, int]) -> Array:
 
 
 def jitter_code(key: Array, code: Array, deviation: Array | float) -> Array:
-  """Returns code + N(0, deviation^2): the regularising noise of one step."""
-  return code + deviation * jax.random.normal(key, code.shape, code.dtype)
+  """Returns code + N(0, deviation^2), in the precision of the code.
+
+  The regularising noise of one step.
+  """
+  noisy = code + deviation * jax.random.normal(key, code.shape)
+  return noisy.astype(code.dtype)

@@ -6,9 +6,10 @@ Notation: x [H, W, I] is one image, kernel [h, w, I, O] with odd h and w, y
 The gradients that automatic differentiation writes for a convolution have
 unusual dimension numbers, which XLA rewrites into a fast form only outside of
 loops, and `vmap` over kernels makes grouped convolutions, slow everywhere.
-Here both gradients are convolutions in the one layout that is fast (NHWC,
-HWIO), inside loops and outside, and lanes are unrolled: each lane runs the same
-program that it would run alone.
+Here the gradient in x is a convolution in the one layout that is fast (NHWC,
+HWIO), inside loops and outside, the gradient in the kernel a few matrix
+products, and lanes are unrolled: each lane runs the same program that it would
+run alone. benchmarks/NOTES.md has what else was tried.
 """
 
 import functools
@@ -180,10 +181,9 @@ def _lane_kernel_gradient(pads: Pads):
   def kernel_gradient(x, dy):
     # Columns of pixels are gathered of the one with fewer channels, rows are
     # slices; then it is one matrix product for each row of the kernel.
-    columns = (
-      _correlate_columns if x.shape[2] < dy.shape[2] else _spread_columns
-    )
-    return columns(x, dy, pads)
+    gathers_x = x.shape[2] < dy.shape[2]
+    correlate = _correlate_columns if gathers_x else _correlate_spread
+    return correlate(x, dy, pads)
 
   return kernel_gradient
 
@@ -202,7 +202,7 @@ def _correlate_columns(x: Array, dy: Array, pads: Pads) -> Array:
   return jnp.stack(products).reshape(rows, columns, x.shape[2], outputs)
 
 
-def _spread_columns(x: Array, dy: Array, pads: Pads) -> Array:
+def _correlate_spread(x: Array, dy: Array, pads: Pads) -> Array:
   """Kernel gradient from x, and the pixels of dy that a row of it reaches."""
   height, width, outputs = dy.shape
   vertical, (left, right) = pads
@@ -233,25 +233,6 @@ def _split_groups(x: Array, axis: int) -> list[Array]:
   count = x.shape[axis]
   whole = count - count % _GROUP
   return jnp.split(x, [whole], axis=axis) if 0 < whole < count else [x]
-
-
-def _correlate_columns(x: Array, dy: Array, pads: Pads) -> Array:
-  """The product of dy with the pixels under each row of the kernel, row by row.
-
-  Best where dy has many channels: then gathering the pixels costs little.
-  """
-  height, width, outputs = dy.shape
-  sides = [sum(pad) + 1 for pad in pads]
-  padded = _pad(x, pads, 'zero')
-  columns = jnp.concatenate(
-    [padded[:, i : i + width] for i in range(sides[1])], axis=-1
-  )
-  dy = dy.reshape(-1, outputs)
-  rows = [
-    columns[i : i + height].reshape(dy.shape[0], -1).T @ dy
-    for i in range(sides[0])
-  ]
-  return jnp.stack(rows).reshape(*sides, x.shape[2], outputs)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

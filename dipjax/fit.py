@@ -17,6 +17,13 @@ from dipjax import metrics, monitors, objectives
 
 Array = jax.Array
 
+# What the network computes in, and what its products are rounded to.
+PRECISIONS = {
+  'float32': (jnp.float32, 'float32'),
+  'tensorfloat32': (jnp.float32, 'tensorfloat32'),
+  'bfloat16': (jnp.bfloat16, 'bfloat16'),
+}
+
 
 class FitState(struct.PyTreeNode):
   """All that a fit is, between two steps; arrays only."""
@@ -53,6 +60,7 @@ def make_fit(
   watchers: Mapping[str, monitors.Monitor],
   *,
   decay: float = 0.99,
+  precision: str = 'float32',
 ) -> Fit:
   """Returns the fit of `network`'s parameters to a problem.
 
@@ -66,14 +74,22 @@ def make_fit(
     optimizer: how.
     watchers: by name; they see each step's image before its update.
     decay: of the average over the outputs, in [0, 1).
+    precision: of the network's products, of PRECISIONS. Parameters, statistics
+      of normalisations, the image, the loss and the average are float32 in all
+      of them; a processor without a precision computes in a finer one.
 
   Raises:
-    ValueError: decay outside [0, 1) or no watchers.
+    ValueError: decay outside [0, 1), no watchers or an unknown precision.
   """
   if not 0 <= decay < 1:
     raise ValueError(f'decay must be in [0, 1), got {decay}')
   if not watchers:
     raise ValueError('a fit needs at least one monitor')
+  if precision not in PRECISIONS:
+    raise ValueError(
+      f'precision {precision!r} is not one of {", ".join(PRECISIONS)}'
+    )
+  dtype, products = PRECISIONS[precision]
 
   def init(key, problem, clean=None):
     key, params_key = jax.random.split(key)
@@ -93,9 +109,11 @@ def make_fit(
 
   def step(state, problem):
     key = jax.random.fold_in(state.key, state.step)
-    (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
-      state.params, problem, key
-    )
+    seen_problem = problem.replace(code=problem.code.astype(dtype))
+    with jax.default_matmul_precision(products):
+      (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
+        state.params, seen_problem, key
+      )
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params
     )

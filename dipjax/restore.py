@@ -12,6 +12,7 @@ from flax import linen as nn
 
 from dipjax import codes, lanes, objectives, operators
 from dipjax import fit as fit_lib
+from dipjax import memory as memory_lib
 from dipjax import monitors as monitors_lib
 from dipjax.networks import skip
 
@@ -49,10 +50,12 @@ def restore(
   optimizer: optax.GradientTransformation = ADAM,
   steps: int = 5000,
   decay: float = 0.99,
+  precision: str = 'float32',
   monitors: Mapping[str, monitors_lib.Monitor] | None = None,
   rule: str = 'wmv',
   clean: Any = None,
   seeds: Sequence[int] = (0,),
+  memory: int | None = None,
   chunk: int = 10,
   watch: Watch | None = None,
 ) -> Restoration:
@@ -75,11 +78,14 @@ def restore(
     optimizer: of the network's parameters.
     steps: at most so many for each lane.
     decay: of the average over the outputs, in [0, 1).
+    precision: 'float32', 'tensorfloat32' or 'bfloat16', see `fit.make_fit`.
     monitors: by name; None is WMV with its defaults, named 'wmv'.
     rule: the name of the monitor whose image is returned.
     clean: the true image, [H, W, C], if known: adds the monitors `oracle` and
       `oracle_output`, which only report.
     seeds: one lane for each.
+    memory: bytes that may be taken; None is what the device says it has. Where
+      it says nothing, as a CPU, any size is tried.
     chunk: steps between two calls of `watch`; never changes a result.
     watch: called with the states and the traces [lanes, chunk] of each chunk.
 
@@ -102,7 +108,7 @@ def restore(
       'oracle': monitors_lib.oracle(),
       'oracle_output': monitors_lib.oracle(of='output'),
     }
-  fit = _make_fit(network, optimizer, tuple(watchers.items()), decay)
+  fit = _make_fit(network, optimizer, tuple(watchers.items()), decay, precision)
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   problems = lanes.stack_lanes(
     [
@@ -114,6 +120,12 @@ def restore(
     steps=jnp.full(len(seeds), steps),
   )
   _check_prediction(network, problems, shape)
+  available = memory or _find_memory()
+  if available:
+    problem = jax.tree.map(lambda leaf: leaf[0], problems)
+    memory_lib.check_memory(
+      network, problem, available, lanes=len(seeds), precision=precision
+    )
   cleans = None if clean is None else jnp.stack([clean] * len(seeds))
   states, trace = run_lanes(
     fit, keys, problems, cleans, chunk=chunk, watch=watch
@@ -197,11 +209,19 @@ def _check_arguments(shape, steps, seeds, chunk, rule, watchers):
 
 
 @functools.cache
-def _make_fit(network, optimizer, watchers, decay):
-  objective = objectives.measurement_error(network)
+def _make_fit(network, optimizer, watchers, decay, precision):
   return fit_lib.make_fit(
-    network, objective, optimizer, dict(watchers), decay=decay
+    network,
+    objectives.measurement_error(network),
+    optimizer,
+    dict(watchers),
+    decay=decay,
+    precision=precision,
   )
+
+
+def _find_memory():
+  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
 
 
 def _make_problem(key, measurement, operator, network, size, code):

@@ -133,9 +133,19 @@ class Recorder:
   def __enter__(self):
     return self
 
-  def __exit__(self, *exception):
+  def __exit__(self, kind, *exception):
     if self._bar:
       self._bar.close()
+    if kind and issubclass(kind, ValueError) and not self.records:
+      self._remove()
+
+  def _remove(self):
+    """Leaves nothing of a run that could not begin."""
+    folder = os.path.dirname(self._metrics)
+    os.remove(self._metrics)
+    os.remove(os.path.join(folder, 'config.json'))
+    with contextlib.suppress(OSError):  # It holds files of the user's.
+      os.rmdir(folder)
 
   def _make_record(self, lane: int, trace: fit_lib.Trace) -> dict[str, Any]:
     last = np.flatnonzero(trace.active[lane])[-1]

@@ -2,15 +2,17 @@
 
 import functools
 import math
+import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 import optax
 from flax import linen as nn
 
-from dipjax import codes, corruptions, monitors
+from dipjax import codes, corruptions, fit, monitors
 from dipjax.networks import skip
 from experiments import images
 
@@ -97,17 +99,33 @@ def make_arguments(
   if config.record.every < 1:
     raise ValueError(f'record.every must be >= 1, got {config.record.every}')
   return {
-    'network': make_network(config.network, channels),
+    'network': make_network(config.network, channels).clone(
+      remat=config.fit.remat
+    ),
     'code': make_code(config.network),
     'jitter': config.fit.jitter,
     'optimizer': optax.adam(config.fit.learning_rate),
     'steps': config.fit.steps,
     'decay': config.average.decay,
+    'precision': _check_precision(config.fit.precision),
     'monitors': make_monitors(config),
     'rule': config.stop.rule,
     'chunk': config.record.every,
     'seeds': make_seeds(config),
+    'memory': _find_memory(),
   }
+
+
+def _find_memory() -> int | None:
+  """The machine's memory for a CPU; a GPU is asked by dipjax itself."""
+  if jax.default_backend() != 'cpu' or not hasattr(os, 'sysconf'):
+    return None
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def _check_precision(name):
+  _choose(fit.PRECISIONS, name, 'fit.precision')
+  return name
 
 
 def make_network(

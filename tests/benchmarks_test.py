@@ -63,11 +63,6 @@ def _sleep():
 
 
 def test_what_does_not_work_is_refused_in_one_line(capsys):
-  for flags, said in [
-    (['--sizes', '100'], 'the network needs 128'),
-    (['--precision', 'bfloat16'], 'float32 only'),
-    (['--remat'], 'does not recompute'),
-  ]:
-    with pytest.raises(SystemExit):
-      step.main(flags)
-    assert said in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    step.main(['--sizes', '100'])
+  assert 'the network needs 128' in capsys.readouterr().err

@@ -35,7 +35,7 @@ FLOORS = [
   ],
   ['objectives'],
   ['fit', 'diffusion'],
-  ['staged', 'lanes'],
+  ['staged', 'lanes', 'memory'],
   ['restore'],
 ]
 HEIGHTS = {
@@ -43,8 +43,8 @@ HEIGHTS = {
   for height, names in enumerate(FLOORS)
   for name in names
 }
-# Within floor 1, the layers lie below the networks.
-LAYERS = 'dipjax.networks.layers'
+# Within floor 1, these lie below the networks, one below the other.
+SHARED = ['dipjax.networks.layers', 'dipjax.networks.doubling']
 
 OUTSIDE = {
   'PIL',
@@ -119,8 +119,8 @@ def _find_trespasses(module, source):
 def _is_lower(name, module):
   if name not in HEIGHTS:
     return False
-  if name == LAYERS and module.startswith('dipjax.networks.'):
-    return module != LAYERS
+  if name in SHARED and module.startswith('dipjax.networks.'):
+    return module not in SHARED[: SHARED.index(name) + 1]
   return HEIGHTS[name] < HEIGHTS[module]
 
 

@@ -77,6 +77,48 @@ def test_a_norm_starts_with_mean_0_and_variance_1():
   np.testing.assert_array_equal(params['params']['bias'], 0)
 
 
+@pytest.mark.parametrize('activation', sorted(layers.ACTIVATIONS))
+def test_the_gradients_of_a_norm_are_those_of_its_formula(activation):
+  x, scale, bias = 3 + _draw(6, 7, 4), _draw(4, seed=1), _draw(4, seed=2)
+
+  def formula(x, scale, bias):
+    mean, variance = x.mean((0, 1)), x.var((0, 1))
+    whitened = (x - mean[None, None]) / jnp.sqrt(variance + 1e-5)[None, None]
+    affine = whitened * scale[None, None] + bias[None, None]
+    return layers.ACTIVATIONS[activation](affine)
+
+  def norm(x, scale, bias):
+    params = {'scale': scale, 'bias': bias}
+    return layers.Norm(activation).apply({'params': params}, x)
+
+  expected, pull_expected = jax.vjp(formula, x, scale, bias)
+  actual, pull_actual = jax.vjp(norm, x, scale, bias)
+  np.testing.assert_allclose(actual, expected, atol=1e-5)
+  cotangent = _draw(6, 7, 4, seed=3)
+  for ours, theirs in zip(pull_actual(cotangent), pull_expected(cotangent)):
+    np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+def test_a_norm_in_bfloat16_sums_in_float32():
+  x = (100 + _draw(64, 64, 3)).astype(jnp.bfloat16)
+  y: Any = layers.Norm().init_with_output(jax.random.key(0), x)[0]
+  assert y.dtype == jnp.bfloat16
+  exact: Any = layers.Norm().init_with_output(
+    jax.random.key(0), x.astype(jnp.float32)
+  )[0]
+  np.testing.assert_allclose(y.astype(jnp.float32), exact, atol=0.02)
+
+
+def test_a_bias_that_is_not_added_is_a_parameter_all_the_same():
+  conv = layers.Conv(4, 3, add_bias=False)
+  x = _draw(5, 6, 3)
+  params: Any = conv.init(jax.random.key(0), x)['params']
+  assert params['bias'].shape == (4,) and np.all(params['bias'] != 0)
+  added: Any = layers.Conv(4, 3).apply({'params': params}, x)
+  y: Any = conv.apply({'params': params}, x)
+  np.testing.assert_allclose(added - y, np.broadcast_to(params['bias'], y.shape), atol=1e-6)
+
+
 def test_a_norm_is_batch_normalisation_of_a_batch_of_one():
   x = 0.1 * _draw(6, 7, 4) + 1
   scale, bias = _draw(4, seed=1), _draw(4, seed=2)

@@ -178,8 +178,10 @@ def _make_border(edges, skip_edges, kernel, mode):
   # they were: so each corner counts once.
   paddings = 'reflect', 'reflect', 'zero', 'zero'
   above, below, left, right = (
-    _correct_edge(*lines, mode, padding)
-    for *lines, padding in zip(edges, skip_edges, kernels, paddings)
+    _correct_edge(lines, skip_lines, kernel, mode, padding)
+    for lines, skip_lines, kernel, padding in zip(
+      edges, skip_edges, kernels, paddings
+    )
   )
   left, right = left.swapaxes(1, 2), right.swapaxes(1, 2)
   return above, below[:, ::-1], left, right[:, :, ::-1]

@@ -36,6 +36,10 @@ class Skip(nn.Module):
     activation: 'leaky_relu', 'swish', 'elu' or 'none'.
     point: whether each level ends in a 1x1 convolution.
     sigmoid: whether the image is squeezed into (0, 1).
+    remat: whether the gradient computes each level's activations again instead
+      of keeping them: less memory, more time, the same result.
+
+  Computes in the precision of the code; the image is float32.
 
   Raises:
     ValueError: an argument that is none of these.
@@ -53,6 +57,7 @@ class Skip(nn.Module):
   activation: str = 'leaky_relu'
   point: bool = True
   sigmoid: bool = True
+  remat: bool = False
 
   def code_size(self, height: int, width: int) -> tuple[int, int]:
     """Returns the size of a code that covers an image of this size.
@@ -82,12 +87,14 @@ class Skip(nn.Module):
     for level, skip in zip(reversed(levels[1:]), reversed(skips[1:])):
       x = doubling.join_blocks(level.ascend(skip, x))
     x = layers.apply_to_pixels(out_conv, levels[0].ascend(skips[0], x))
-    x = doubling.join_blocks(x)
+    x = layers.widen(doubling.join_blocks(x))
     return jax.nn.sigmoid(x) if self.sigmoid else x
 
   def _make_level(self, i: int) -> '_Level':
     count = len(self.down)
-    return _Level(
+    methods = ['descend', 'ascend']
+    level = nn.remat(_Level, methods=methods) if self.remat else _Level
+    return level(
       down=self.down[i],
       up=self.up[i],
       skip=self.skip[i],

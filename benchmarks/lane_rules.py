@@ -1,0 +1,117 @@
+"""What lanes of a convolution cost under each rule that vmap could have.
+
+    python -m benchmarks.lane_rules --size 128 --lanes 8
+
+For one 3x3 convolution of requirement 2's outermost level with its two
+gradients, in a scan: `convolution.convolve` as it is (unrolled), the grouped
+convolution that JAX makes by itself, and gathered columns with one batched
+product. The rule itself is `convolution._unroll_lanes`, and whether lanes are
+mapped one after the other or at once is `lanes._map_lanes`; whoever has a GPU
+or a TPU can check here whether both are right there.
+"""
+
+import argparse
+import statistics
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from benchmarks import step
+from dipjax import convolution
+
+CHANNELS = 128
+REPEATS = 5  # In one call.
+
+Array = jax.Array
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Prints one line for each rule."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--size', type=int, default=64)
+  parser.add_argument('--lanes', type=int, default=4)
+  parser.add_argument('--rounds', type=int, default=5)
+  arguments = parser.parse_args(argv)
+  keys = jax.random.split(jax.random.key(0))
+  shape = (arguments.lanes, arguments.size, arguments.size, CHANNELS)
+  x = jax.random.normal(keys[0], shape)
+  kernel_shape = (arguments.lanes, 3, 3, CHANNELS, CHANNELS)
+  kernel = jax.random.normal(keys[1], kernel_shape)
+  rules = {
+    'unrolled': jax.vmap(_convolve_own),
+    'one after the other': lambda x, k: lax.map(
+      lambda lane: _convolve_own(*lane), (x, k)
+    ),
+    'grouped': jax.vmap(_convolve_plain),
+    'columns, one product': _convolve_columns,
+  }
+  calls = {
+    name: _make_call(rule, x, kernel, arguments.lanes)
+    for name, rule in rules.items()
+  }
+  print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
+  times = step.time_in_turn(calls, arguments.rounds)
+  for name, taken in times.items():
+    low, middle, high = (1e3 * t for t in statistics.quantiles(taken, n=4))
+    print(
+      f'{arguments.size}x{arguments.size}, {arguments.lanes} lanes  '
+      f'{name:20s} {middle:8.2f} ms a lane ({low:.2f} to {high:.2f})'
+    )
+
+
+def _convolve_own(x: Array, kernel: Array) -> Array:
+  return convolution.convolve(x, kernel, padding='zero')
+
+
+def _convolve_plain(x: Array, kernel: Array) -> Array:
+  return lax.conv_general_dilated(
+    x[None],
+    kernel,
+    (1, 1),
+    ((1, 1), (1, 1)),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+  )[0]
+
+
+def _convolve_columns(x: Array, kernel: Array) -> Array:
+  lanes, height, width, channels = x.shape
+  padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+  columns = jnp.concatenate(
+    [
+      padded[:, i : i + height, j : j + width]
+      for i in range(3)
+      for j in range(3)
+    ],
+    axis=3,
+  )
+  product = columns.reshape(lanes, -1, 9 * channels) @ kernel.reshape(
+    lanes, 9 * channels, -1
+  )
+  return product.reshape(lanes, height, width, -1)
+
+
+def _make_call(
+  rule: Callable[[Array, Array], Array], x: Array, kernel: Array, lanes: int
+) -> Callable[[], int]:
+  @jax.jit
+  def repeat(x, kernel):
+    def once(carry, _):
+      y, pull = jax.vjp(rule, *carry)
+      dx, dk = pull(y)
+      return (x + 1e-9 * dx, kernel + 1e-9 * dk), None
+
+    return lax.scan(once, (x, kernel), length=REPEATS)[0]
+
+  def call():
+    jax.block_until_ready(repeat(x, kernel))
+    return REPEATS * lanes
+
+  return call
+
+
+if __name__ == '__main__':
+  main()

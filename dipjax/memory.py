@@ -1,0 +1,99 @@
+"""How much memory a fit takes, told before it takes it."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from dipjax import fit, objectives
+
+# Of the largest array that the gradient keeps: what is alive beside what is
+# kept while the gradient of the outermost layers is computed.
+_WORKING = 4
+
+
+def estimate_bytes(
+  network: nn.Module,
+  problem: objectives.Problem,
+  *,
+  lanes: int = 1,
+  precision: str = 'float32',
+) -> int:
+  """Returns about how many bytes a step of all lanes takes at its peak.
+
+  By tracing the step, not by running it: what the gradient keeps of the forward
+  pass, the parameters with their gradient and Adam's two moments, and a share
+  for what is at work. `python -m benchmarks.memory` compares it with what XLA
+  plans.
+
+  Args:
+    network: that is fitted.
+    problem: of one lane; shapes are enough.
+    lanes: fitted at once; on a CPU one after the other.
+    precision: of `fit.PRECISIONS`.
+  """
+  dtype, _ = fit.PRECISIONS[precision]
+  objective = objectives.measurement_error(network)
+
+  def keep(key, problem):
+    params = network.init(key, problem.code)['params']
+    problem = problem.replace(code=problem.code.astype(dtype))
+    lose = lambda params: objective(params, problem, key)[0]
+    return params, jax.vjp(lose, params)[1]
+
+  params, kept = jax.eval_shape(keep, jax.random.key(0), problem)
+  state = 4 * sum(map(_count_bytes, jax.tree.leaves(params)))
+  sizes = list(map(_count_bytes, jax.tree.leaves(kept)))
+  activations = sum(sizes) + _WORKING * max(sizes)
+  at_once = 1 if jax.default_backend() == 'cpu' else lanes
+  return lanes * state + at_once * activations
+
+
+def _count_bytes(leaf: Any) -> int:
+  return leaf.size * leaf.dtype.itemsize
+
+
+def check_memory(
+  network: nn.Module,
+  problem: objectives.Problem,
+  available: int,
+  *,
+  lanes: int = 1,
+  precision: str = 'float32',
+) -> None:
+  """Raises a ValueError, with what would fit, if a fit does not.
+
+  Args:
+    network, problem, lanes, precision: as of `estimate_bytes`.
+    available: bytes.
+  """
+  estimate = lambda network, lanes, precision: estimate_bytes(
+    network, problem, lanes=lanes, precision=precision
+  )
+  needed = estimate(network, lanes, precision)
+  if needed <= available:
+    return
+  frugal = network.clone(remat=True) if hasattr(network, 'remat') else network
+  options = {
+    'bfloat16': (network, lanes, 'bfloat16'),
+    'remat': (frugal, lanes, precision),
+    'bfloat16 with remat': (frugal, lanes, 'bfloat16'),
+    'one lane': (network, 1, precision),
+    'one lane in bfloat16 with remat': (frugal, 1, 'bfloat16'),
+  }
+  sizes = {name: estimate(*option) for name, option in options.items()}
+  fitting = [
+    f'{name} ({_format(size)})'
+    for name, size in sizes.items()
+    if size <= available and size < needed
+  ]
+  height, width, _ = problem.code.shape
+  raise ValueError(
+    f'{width}x{height} in {lanes} lane{"s" * (lanes > 1)} takes about '
+    f'{_format(needed)}, there are {_format(available)}; '
+    + (f'what would fit: {", ".join(fitting)}' if fitting else 'crop the image')
+  )
+
+
+def _format(count: int) -> str:
+  return f'{count / 1e9:.3g} GB'

@@ -1,0 +1,93 @@
+"""The convolution of a doubled image against doubling it first."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dipjax import convolution
+from dipjax.networks import doubling, layers, skip
+
+MODES = ['bilinear', 'nearest']
+
+
+def _draw(seed, *shape):
+  return jax.random.normal(jax.random.key(seed), shape)
+
+
+@pytest.mark.parametrize(
+  'mode,skips,size', itertools.product(MODES, [0, 3], [(2, 2), (3, 5), (6, 4)])
+)
+def test_equals_the_convolution_of_the_doubled_image(mode, skips, size):
+  height, width = size
+  x = _draw(0, height, width, 5)
+  joined = _draw(1, 2 * height, 2 * width, skips) if skips else None
+  kernel = _draw(2, 3, 3, skips + 5, 7)
+
+  def double_first(x, joined, kernel):
+    doubled = layers.upsample(x, mode)
+    parts = [doubled] if joined is None else [joined, doubled]
+    return convolution.convolve(jnp.concatenate(parts, axis=-1), kernel)
+
+  def convolve_first(x, joined, kernel):
+    blocks = doubling.convolve_doubled(x, joined, kernel, mode)
+    assert blocks.shape == (height, width, 2, 2, 7)
+    return doubling.join_blocks(blocks)
+
+  expected, pull_expected = jax.vjp(double_first, x, joined, kernel)
+  actual, pull_actual = jax.vjp(convolve_first, x, joined, kernel)
+  np.testing.assert_allclose(actual, expected, atol=2e-5)
+  cotangent = _draw(3, *expected.shape)
+  for ours, theirs in zip(
+    jax.tree.leaves(pull_actual(cotangent)),
+    jax.tree.leaves(pull_expected(cotangent)),
+    strict=True,
+  ):
+    np.testing.assert_allclose(ours, theirs, atol=5e-5)
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('offset', [0.0, 100.0])
+def test_variance_is_that_of_the_doubled_image(mode, offset):
+  x = _draw(0, 5, 3, 4) + offset
+  weights = _draw(1, 4)
+  ours = lambda x: weights @ doubling.compute_variance(x, mode)
+  theirs = lambda x: weights @ layers.upsample(x, mode).var((0, 1))
+  np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4)
+  np.testing.assert_allclose(
+    jax.grad(ours)(x), jax.grad(theirs)(x), atol=1e-5 + 1e-6 * offset
+  )
+
+
+def test_blocks_join_to_the_image_they_were_split_from():
+  image = _draw(0, 6, 4, 3)
+  blocks = doubling.split_blocks(image)
+  assert blocks.shape == (3, 2, 2, 2, 3)
+  np.testing.assert_array_equal(blocks[1, 0, 1, 0], image[3, 0])
+  np.testing.assert_array_equal(doubling.join_blocks(blocks), image)
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_a_network_that_doubles_late_is_the_same(mode, monkeypatch):
+  network = skip.Skip(
+    down=(6, 8), up=(6, 8), skip=(0, 3), upsampling=mode, sigmoid=False
+  )
+  code = _draw(0, 16, 24, 4)
+  params = network.init(jax.random.key(1), code)
+  # Every constant matters somewhere: none is at its initial 0 or 1.
+  params = jax.tree.map(lambda leaf: leaf + 0.1 * _draw(2, *leaf.shape), params)
+  results = []
+  for least in (10**9, 0):
+    monkeypatch.setattr(doubling, 'LEAST_PIXELS', least)
+    objective = lambda params: jnp.sum(network.apply(params, code) ** 3)
+    results.append(jax.value_and_grad(objective)(params))
+  (plain, plain_gradient), (late, late_gradient) = results
+  np.testing.assert_allclose(late, plain, rtol=1e-4)
+  total = max(abs(leaf).max() for leaf in jax.tree.leaves(plain_gradient))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * total),
+    late_gradient,
+    plain_gradient,
+  )
