@@ -164,7 +164,7 @@ def downsample(x: Array, mode: str) -> Array:
     return nn.avg_pool(x, (2, 2), (2, 2))
   if mode == 'max':
     return nn.max_pool(x, (2, 2), (2, 2))
-  kernel = resampling.make_lanczos_kernel(2, lobes=2)
+  kernel = resampling.make_kernel('lanczos2', 2)
   return resampling.reduce_image(x, kernel, 2)
 
 
