@@ -1,14 +1,28 @@
 """Measurement operators: what the camera did to the image, as pytrees.
 
 An operator is a function of one image [H, W, C] that returns what would have
-been measured. Arrays inside it are leaves, sizes are static, so that an
-operator is an argument of a compiled step.
+been measured, and raises a ValueError for an image that it does not fit. Arrays
+inside it are leaves, so that an operator is an argument of a compiled step: a
+new mask or kernel of the same shape does not compile again, and lanes may
+differ in them. Sizes and names are static.
+
+Where values need a check or a conversion a function makes the operator
+(`make_mask`, `make_blur`, `compose`, `as_operator`); a class checks nothing
+when made, because JAX makes it anew inside of every transformation.
+
+`adjoint` is written once: it transposes any operator that is linear, a user's
+own as well.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import struct
+
+from dipjax import blurring, resampling
 
 Array = jax.Array
 Operator = Callable[[Array], Array]  # And a pytree.
@@ -55,6 +69,110 @@ def crop_center(size: tuple[int, int], window: tuple[int, int]) -> Crop:
   return Crop(top, left, *window)
 
 
+class Mask(struct.PyTreeNode):
+  """The image times weights: inpainting; `make_mask` makes it."""
+
+  weights: Array  # [H, W, 1] or [H, W, C], in [0, 1].
+
+  def __call__(self, image: Array) -> Array:
+    """Returns [H, W, C]; ValueError if the weights are of another size."""
+    *size, channels = self.weights.shape
+    if list(image.shape[:-1]) != size or channels not in (1, image.shape[-1]):
+      raise ValueError(
+        f'a mask {self.weights.shape} does not fit an image {image.shape}'
+      )
+    return image * self.weights
+
+
+def make_mask(mask: Any) -> Mask:
+  """Returns the Mask that keeps the seen pixels and sets the missing ones to 0.
+
+  Args:
+    mask: [H, W], [H, W, 1] or [H, W, C], booleans or floats: 1 is seen, 0 is
+      missing, between them is the weight of a pixel.
+
+  Raises:
+    ValueError: another shape, integers, values outside of [0, 1] or NaN, or a
+      mask that misses everything.
+  """
+  mask = np.asarray(mask)
+  mask = mask.astype(np.float32) if mask.dtype == bool else mask
+  mask = _check_floats(mask, 'a mask')
+  if mask.ndim not in (2, 3):
+    raise ValueError(f'a mask is [H, W] or [H, W, C], got {mask.shape}')
+  if mask.min() < 0 or mask.max() > 1:
+    raise ValueError(f'a mask lies in [0, 1], got {mask.min()} to {mask.max()}')
+  if not mask.any():
+    raise ValueError(f'the mask misses all of its {mask.size} pixels')
+  mask = mask[..., None] if mask.ndim == 2 else mask
+  return Mask(jnp.asarray(mask, jnp.float32))
+
+
+class Downsample(struct.PyTreeNode):
+  """The image reduced by an integer factor: super-resolution.
+
+  Attributes:
+    factor: at least 1, which is the identity; it divides both sides.
+    name: of the filter, 'lanczos2', 'lanczos3', 'bicubic' or 'box'; see
+      `resampling.make_kernel`.
+  """
+
+  factor: int = struct.field(pytree_node=False)
+  name: str = struct.field(pytree_node=False, default='lanczos2')
+
+  def __call__(self, image: Array) -> Array:
+    """Returns [H / factor, W / factor, C]; ValueError if it does not divide."""
+    kernel = resampling.make_kernel(self.name, self.factor)
+    return resampling.reduce_image(image, kernel, self.factor)
+
+
+class Blur(struct.PyTreeNode):
+  """The image convolved with a kernel: deblurring; `make_blur` makes it."""
+
+  kernel: Array  # [h, w], h and w odd.
+
+  def __call__(self, image: Array) -> Array:
+    """Returns [H, W, C]; see `blurring.blur_image`."""
+    return blurring.blur_image(image, self.kernel)
+
+
+def make_blur(kernel: Any) -> Blur:
+  """Returns the Blur by a kernel divided by its sum, so that brightness stays.
+
+  Args:
+    kernel: [h, w], floats, h and w odd: what one bright point becomes; for
+      instance `blurring.make_gaussian_kernel(2)`.
+
+  Raises:
+    ValueError: another shape, integers, NaN or infinite values, a sum that is
+      not positive.
+  """
+  kernel = _check_floats(np.asarray(kernel), 'a kernel')
+  if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
+    raise ValueError(f'a kernel is [h, w], both odd, got {kernel.shape}')
+  total = kernel.sum()
+  if total <= 1e-6 * np.abs(kernel).sum():
+    raise ValueError(f'the sum of a kernel must be positive, got {total}')
+  return Blur(jnp.asarray(kernel / total, jnp.float32))
+
+
+class Compose(struct.PyTreeNode):
+  """Operators one after the other; `compose` makes it."""
+
+  operators: tuple[Operator, ...]
+
+  def __call__(self, image: Array) -> Array:
+    """Returns what the last one makes of what those before made."""
+    for operator in self.operators:
+      image = operator(image)
+    return image
+
+
+def compose(*functions: Callable[[Array], Array]) -> Compose:
+  """Returns the operators in order of application; of none, the identity."""
+  return Compose(tuple(as_operator(function) for function in functions))
+
+
 def as_operator(function: Callable[[Array], Array] | None) -> Operator:
   """Returns a pytree that does what `function` does; None is the identity."""
   if function is None:
@@ -63,3 +181,48 @@ def as_operator(function: Callable[[Array], Array] | None) -> Operator:
   leaves = jax.tree.leaves(function)
   is_leaf = len(leaves) == 1 and leaves[0] is function
   return Function(function) if is_leaf else function
+
+
+def adjoint(
+  operator: Callable[[Array], Array],
+  measurement: Array,
+  shape: tuple[int, int, int],
+) -> Array:
+  """Returns the adjoint of a linear operator, applied to a measurement.
+
+  The image a with <a, x> = <measurement, operator(x)> for every image x.
+
+  Args:
+    operator: linear; any function, not only those of this module.
+    measurement: of the shape that the operator gives.
+    shape: (H, W, C) of the images that the operator takes.
+
+  Returns:
+    [H, W, C]. A constant that the operator adds is left out.
+
+  Raises:
+    ValueError: an operator that is not linear, a measurement of another shape.
+  """
+  image = jax.ShapeDtypeStruct(shape, measurement.dtype)
+  predicted = jax.eval_shape(operator, image).shape
+  if predicted != measurement.shape:
+    raise ValueError(
+      f'the operator turns an image {shape} into {predicted}, but the '
+      f'measurement is {measurement.shape}'
+    )
+  try:
+    (transposed,) = jax.linear_transpose(operator, image)(measurement)
+  except (AssertionError, NotImplementedError) as error:
+    raise ValueError(f'{operator} is not linear') from error
+  return transposed
+
+
+def _check_floats(array: np.ndarray, name: str) -> np.ndarray:
+  if not np.issubdtype(array.dtype, np.floating):
+    raise ValueError(f'{name} must hold floats, got {array.dtype}')
+  if array.size == 0 or not np.all(np.isfinite(array)):
+    raise ValueError(
+      f'{name} must hold finite values, got shape {array.shape} with '
+      f'{np.sum(~np.isfinite(array))} NaN or infinite'
+    )
+  return array

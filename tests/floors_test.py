@@ -16,6 +16,7 @@ FLOORS = [
   [
     'metrics',
     'resampling',
+    'blurring',
     'corruptions',
     'schedules',
     'codes',
@@ -29,6 +30,7 @@ FLOORS = [
     'networks.dncnn',
     'networks.resnet',
     'networks.decoder',
+    'networks.pixels',
     'operators',
     'features',
     'monitors',
