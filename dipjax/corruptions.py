@@ -30,3 +30,97 @@ def add_gaussian_noise(
   noise = np.random.RandomState(seed).normal(scale=sigma, size=image.shape)
   noisy = image + noise
   return (np.clip(noisy, 0, 1) if clip else noisy).astype(np.float32)
+
+
+def add_poisson_noise(
+  image: np.ndarray, peak: float, *, seed: int, clip: bool = True
+) -> np.ndarray:
+  """Returns Poisson(peak * image) / peak: the noise of counted photons.
+
+  Args:
+    image: [H, W, C] in [0, 1].
+    peak: photons in a pixel of value 1; the fewer, the more noise.
+    seed: of the noise; the same seed gives the same noise.
+    clip: whether the result is clipped to [0, 1], as a camera would.
+
+  Returns:
+    float32, the shape of the image; its mean, unclipped, is the image.
+
+  Raises:
+    ValueError: peak is not positive and finite, or the image has values below
+      0 or NaN.
+  """
+  if not (np.isfinite(peak) and peak > 0):
+    raise ValueError(f'peak must be a number > 0, got {peak}')
+  if not np.min(image) >= 0:
+    raise ValueError(f'no counts for a pixel of {np.min(image)}')
+  photons = np.random.RandomState(seed).poisson(peak * np.float64(image))
+  noisy = np.asarray(photons / peak, np.float32)
+  return np.clip(noisy, 0, 1) if clip else noisy
+
+
+def add_impulse_noise(
+  image: np.ndarray, fraction: float, *, seed: int
+) -> np.ndarray:
+  """Returns the image with values replaced by 0 or 1: salt and pepper.
+
+  Each value of each channel is replaced with probability `fraction`, by 0 as
+  often as by 1.
+
+  Args:
+    image: [H, W, C] in [0, 1].
+    fraction: in [0, 1].
+    seed: of the noise; the same seed gives the same noise.
+
+  Returns:
+    float32, the shape of the image.
+
+  Raises:
+    ValueError: a fraction outside of [0, 1].
+  """
+  _check_fraction(fraction)
+  chance = np.random.RandomState(seed).uniform(size=image.shape)
+  noisy = np.where(chance < fraction, chance < fraction / 2, image)
+  return noisy.astype(np.float32)
+
+
+def draw_mask(
+  size: tuple[int, int], missing_fraction: float, *, seed: int
+) -> np.ndarray:
+  """Returns a mask of single pixels: 0, missing, with the given probability.
+
+  Args:
+    size: (height, width).
+    missing_fraction: in [0, 1].
+    seed: of the mask; with the same seed, a mask of a larger fraction misses
+      all that one of a smaller fraction does.
+
+  Returns:
+    [height, width, 1], float32, of zeros and ones.
+
+  Raises:
+    ValueError: a fraction outside of [0, 1].
+  """
+  _check_fraction(missing_fraction)
+  chance = np.random.RandomState(seed).uniform(size=(*size, 1))
+  return (chance >= missing_fraction).astype(np.float32)
+
+
+def shuffle_pixels(image: np.ndarray, *, seed: int) -> np.ndarray:
+  """Returns the pixels of an image [H, W, C] in another order, colours kept.
+
+  The values are the same, what is between neighbours is lost.
+  """
+  pixels = image.reshape(-1, image.shape[-1])
+  order = np.random.RandomState(seed).permutation(len(pixels))
+  return pixels[order].reshape(image.shape)
+
+
+def draw_noise_image(shape: tuple[int, ...], *, seed: int) -> np.ndarray:
+  """Returns an image of U(0, 1), independent everywhere, float32."""
+  return np.random.RandomState(seed).uniform(size=shape).astype(np.float32)
+
+
+def _check_fraction(fraction: float):
+  if not 0 <= fraction <= 1:
+    raise ValueError(f'a fraction lies in [0, 1], got {fraction}')
