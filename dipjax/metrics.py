@@ -15,9 +15,16 @@ Array = jax.Array
 def psnr(image: ArrayLike, reference: ArrayLike) -> Array:
   """Returns 10 log10(1 / mean squared error) in dB; infinite if equal.
 
-  The mean is over all pixels and channels, after clipping both to [0, 1].
+  The mean is over all pixels and channels, after clipping both to [0, 1]. Of
+  arrays of any one shape: not every measurement is an image.
+
+  Raises:
+    ValueError: two shapes.
   """
-  return dm_pix.psnr(jnp.clip(image, 0, 1), jnp.clip(reference, 0, 1))
+  if jnp.shape(image) != jnp.shape(reference):
+    raise ValueError(f'psnr of {jnp.shape(image)} and {jnp.shape(reference)}')
+  flatten = lambda x: jnp.clip(x, 0, 1).reshape(1, 1, -1)
+  return dm_pix.psnr(flatten(image), flatten(reference))
 
 
 def ssim(image: ArrayLike, reference: ArrayLike) -> Array:

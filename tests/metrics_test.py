@@ -113,3 +113,17 @@ def test_ssim_refuses_an_image_without_a_window(height, width):
 def test_ssim_takes_the_smallest_image():
   image, reference = _draw_pair(1, 11, 11)
   assert 0 < SSIM(image, reference) < 1
+
+
+@pytest.mark.parametrize('shape', [(48,), (24, 2), (2, 4, 2, 3)])
+def test_psnr_takes_measurements_of_any_shape(shape):
+  a, b = np.random.default_rng(0).random((2, 4, 4, 3), np.float32)
+  np.testing.assert_allclose(
+    PSNR(a.reshape(shape), b.reshape(shape)), PSNR(a, b), rtol=1e-6
+  )
+
+
+@pytest.mark.parametrize('shape', [(4, 3, 4), (4, 4), (1, 4, 3)])
+def test_psnr_of_two_shapes_is_refused(shape):
+  with pytest.raises(ValueError, match='psnr of'):
+    metrics.psnr(np.zeros((4, 4, 3)), np.zeros(shape))
