@@ -107,6 +107,7 @@ def make_problem(size: int) -> objectives.Problem:
     operator=operators.Identity(),
     crop=operators.Crop(0, 0, size, size),
     code=codes.draw_uniform_noise(key, (size, size), INPUTS),
+    weights=jnp.zeros(0),
     jitter=jnp.array(1 / 30),
     steps=jnp.array(1_000_000),
   )

@@ -51,6 +51,7 @@ def restore(
   steps: int = 5000,
   decay: float = 0.99,
   precision: str = 'float32',
+  penalties: Sequence[tuple[objectives.Penalty, float]] = (),
   monitors: Mapping[str, monitors_lib.Monitor] | None = None,
   rule: str = 'wmv',
   clean: Any = None,
@@ -68,8 +69,9 @@ def restore(
   Args:
     measurement: what `operator` gave for the unknown image, finite floats; for
       denoising the noisy image itself, [H, W, C] in [0, 1].
-    operator: a function of an image [H, W, C] in [0, 1], differentiable; a
-      pytree if it holds arrays. None is the identity.
+    operator: a function of an image [H, W, C] in [0, 1], differentiable: one of
+      `dipjax.operators` or any other. One that is a pytree is compiled once for
+      all values of its arrays. None is the identity.
     size: (H, W, C) of the image; None is the shape of the measurement.
     network: a module of `dipjax.networks` with C outputs; None is the paper's
       skip network.
@@ -79,6 +81,8 @@ def restore(
     steps: at most so many for each lane.
     decay: of the average over the outputs, in [0, 1).
     precision: 'float32', 'tensorfloat32' or 'bfloat16', see `fit.make_fit`.
+    penalties: pairs (function of an image -> a number, weight >= 0), added to
+      the mean squared error; for instance (objectives.total_variation, 1e-7).
     monitors: by name; None is WMV with its defaults, named 'wmv'.
     rule: the name of the monitor whose image is returned.
     clean: the true image, [H, W, C], if known: adds the monitors `oracle` and
@@ -92,9 +96,73 @@ def restore(
   Raises:
     ValueError: arguments that do not fit each other, named with their values.
 
-  Example:
+  Examples:
+    Here `photo` is an image, NumPy floats [H, W, 3] in [0, 1], from which each
+    example makes a measurement; where you have one, begin there.
+
+    >>> import dipjax, jax.numpy as jnp, numpy as np
+    >>> from dipjax import blurring, corruptions, objectives, operators
+    >>> from dipjax.networks import pixels
+    >>> height, width, _ = photo.shape
+
+    Denoising, and the removal of artefacts: the mean over four seeds, where
+    they disagree, and the steps at which they were selected.
+
+    >>> noisy = corruptions.add_gaussian_noise(photo, 25 / 255, seed=0)
     >>> result = dipjax.restore(noisy, seeds=(0, 1, 2, 3))
-    >>> result.image, result.deviation, result.selected
+    >>> image, disagreement = result.image, result.deviation
+    >>> steps = result.selected
+
+    Inpainting: 1 is a pixel that was seen, 0 one that is missing.
+
+    >>> seen = corruptions.draw_mask((height, width), 0.5, seed=0)
+    >>> mask = operators.make_mask(seen)
+    >>> image = dipjax.restore(mask(photo), mask, jitter=0.03).image
+
+    Super-resolution; then with total variation as well, and with that alone, in
+    place of a network.
+
+    >>> reduce = operators.Downsample(4)
+    >>> small = reduce(photo)
+    >>> image = dipjax.restore(small, reduce, size=photo.shape).image
+    >>> smooth = [(objectives.total_variation, 1e-7)]
+    >>> image = dipjax.restore(
+    ...   small, reduce, size=photo.shape, penalties=smooth
+    ... ).image
+    >>> image = dipjax.restore(
+    ...   small,
+    ...   reduce,
+    ...   size=photo.shape,
+    ...   penalties=smooth,
+    ...   network=pixels.Pixels(),
+    ... ).image
+
+    Deblurring, here of a blurred image of which only every second pixel in each
+    direction was kept: operators in order of application.
+
+    >>> blur = operators.make_blur(blurring.make_motion_kernel(5, 30))
+    >>> image = dipjax.restore(blur(photo), blur).image
+    >>> camera = operators.compose(blur, lambda image: image[::2, ::2])
+    >>> image = dipjax.restore(camera(photo), camera, size=photo.shape).image
+
+    An operator of your own: a camera that sees a tenth of the pixels, as a list
+    of colours.
+
+    >>> where = np.random.RandomState(0).permutation(height * width)
+    >>> rows, columns = np.divmod(where[: height * width // 10], width)
+    >>> camera = lambda image: image[rows, columns]
+    >>> image = dipjax.restore(camera(photo), camera, size=photo.shape).image
+
+    Another: magnetic resonance imaging, which sees some rows of the Fourier
+    transform of a grey image, the lowest frequencies and every third of the
+    others, as real and imaginary parts.
+
+    >>> lines = np.append(np.arange(4), np.arange(4, height, 3))
+    >>> def scan(image):
+    ...   spectrum = jnp.fft.fft2(image[..., 0], norm='ortho')[lines]
+    ...   return jnp.stack([spectrum.real, spectrum.imag])
+    >>> grey = photo.mean(axis=2, keepdims=True)
+    >>> image = dipjax.restore(scan(grey), scan, size=grey.shape).image
   """
   measurement = check_array(measurement, 'the measurement')
   shape = measurement.shape if size is None else size
@@ -102,13 +170,21 @@ def restore(
   operator = operators.as_operator(operator)
   watchers = dict(monitors or {'wmv': monitors_lib.wmv()})
   _check_arguments(shape, steps, seeds, chunk, rule, watchers)
+  _check_penalties(penalties, shape)
   if clean is not None:
     clean = check_array(clean, 'the clean image', shape)
     watchers |= {
       'oracle': monitors_lib.oracle(),
       'oracle_output': monitors_lib.oracle(of='output'),
     }
-  fit = _make_fit(network, optimizer, tuple(watchers.items()), decay, precision)
+  fit = _make_fit(
+    network,
+    tuple(penalty for penalty, _ in penalties),
+    optimizer,
+    tuple(watchers.items()),
+    decay,
+    precision,
+  )
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   problems = lanes.stack_lanes(
     [
@@ -116,6 +192,9 @@ def restore(
       for key in keys
     ]
   ).replace(
+    weights=jnp.array(
+      [[weight for _, weight in penalties]] * len(seeds), jnp.float32
+    ),
     jitter=jnp.full(len(seeds), jitter, jnp.float32),
     steps=jnp.full(len(seeds), steps),
   )
@@ -208,11 +287,24 @@ def _check_arguments(shape, steps, seeds, chunk, rule, watchers):
     raise ValueError(f'rule {rule!r} is none of the monitors {list(watchers)}')
 
 
+def _check_penalties(penalties, shape):
+  for penalty, weight in penalties:
+    if not (np.isfinite(weight) and weight >= 0):
+      raise ValueError(
+        f'the weight of {penalty} must be a number >= 0, got {weight}'
+      )
+    value = jax.eval_shape(penalty, jax.ShapeDtypeStruct(shape, jnp.float32))
+    if value.shape:
+      raise ValueError(
+        f'a penalty returns one number, {penalty} gives {value.shape}'
+      )
+
+
 @functools.cache
-def _make_fit(network, optimizer, watchers, decay, precision):
+def _make_fit(network, penalties, optimizer, watchers, decay, precision):
   return fit_lib.make_fit(
     network,
-    objectives.measurement_error(network),
+    objectives.measurement_error(network, penalties),
     optimizer,
     dict(watchers),
     decay=decay,
@@ -232,6 +324,7 @@ def _make_problem(key, measurement, operator, network, size, code):
     crop=operators.crop_center((height, width), size[:2]),
     # A stream of its own: the fit draws from the key itself.
     code=code(jax.random.fold_in(key, 1), (height, width)),
+    weights=jnp.zeros(0),
     jitter=jnp.zeros(()),
     steps=jnp.zeros((), int),
   )

@@ -29,6 +29,7 @@ def _make(network=NETWORK, precision='float32'):
     operator=operators.Identity(),
     crop=operators.Crop(0, 0, 16, 24),
     code=codes.draw_uniform_noise(key, (16, 24), 4),
+    weights=jnp.zeros(0),
     jitter=jnp.array(0.03),
     steps=jnp.array(10),
   )

@@ -1,5 +1,8 @@
 """The fit, its lanes and the library call: what no change may break."""
 
+import doctest
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +10,17 @@ import optax
 import pytest
 
 import dipjax
-from dipjax import codes, fit, lanes, metrics, monitors, operators
-from dipjax.networks import skip
+from dipjax import (
+  blurring,
+  codes,
+  fit,
+  lanes,
+  metrics,
+  monitors,
+  objectives,
+  operators,
+)
+from dipjax.networks import pixels, skip
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
 LAST = {'last': monitors.last(20)}
@@ -178,6 +190,108 @@ def test_operator_of_the_users_own():
   assert metrics.psnr(result.image, clean) > 25
 
 
+ROWS, COLUMNS = np.divmod(np.random.RandomState(0).permutation(576)[:300], 24)
+
+
+def _scan(image):
+  """Every row of low frequency and every second one of the others."""
+  rows = np.append(np.arange(6), np.arange(6, 24, 2))
+  spectrum = jnp.fft.fft2(image[..., 0], norm='ortho')[rows]
+  return jnp.stack([spectrum.real, spectrum.imag])
+
+
+CAMERAS = {
+  'mask': (operators.make_mask(np.arange(576).reshape(24, 24) % 3 > 0), 3),
+  'reduction': (operators.Downsample(2), 3),
+  'blur': (operators.make_blur(blurring.make_gaussian_kernel(1)), 3),
+  'composed': (operators.compose(operators.Downsample(2), jnp.sqrt), 3),
+  'random pixels': (lambda image: image[ROWS, COLUMNS], 3),
+  'Fourier rows': (_scan, 1),
+}
+
+
+@pytest.mark.parametrize('operator,channels', CAMERAS.values(), ids=CAMERAS)
+def test_the_image_behind_any_operator_is_found(operator, channels):
+  clean, _ = _make_noisy(24, 24, channels)
+  result = _restore(
+    operator(clean),
+    operator,
+    size=clean.shape,
+    network=skip.Skip(outputs=channels, down=(8,), up=(8,), skip=(4,)),
+    monitors={'last': monitors.last(60)},
+    decay=0.9,
+    chunk=20,
+  )
+  assert result.image.shape == clean.shape
+  # The first loss is that of an image that knows nothing of the clean one.
+  loss = result.trace.loss[0]
+  assert np.mean(loss[-5:]) < loss[0] / 5
+  flat = np.full_like(clean, clean.mean())
+  assert metrics.psnr(result.image, clean) > metrics.psnr(flat, clean) + 3
+
+
+def test_another_mask_or_weight_does_not_recompile():
+  clean, _ = _make_noisy(12, 12)
+  for seed in range(3):
+    seen = np.random.default_rng(seed).random((12, 12)) > 0.3
+    mask = operators.make_mask(seen)
+    penalties = [(objectives.total_variation, 1e-4 * seed)]
+    _restore(
+      mask(clean),
+      mask,
+      network=pixels.Pixels(),
+      penalties=penalties,
+      steps=2,
+      chunk=2,
+    )
+    if seed == 0:
+      compiled = lanes.advance._cache_size(), lanes.init._cache_size()
+  assert (lanes.advance._cache_size(), lanes.init._cache_size()) == compiled
+
+
+def test_pixels_alone_become_the_measurement_and_penalties_smooth_them():
+  _, noisy = _make_noisy()
+  run = lambda weight: (
+    _restore(
+      noisy,
+      network=pixels.Pixels(),
+      penalties=[(objectives.total_variation, weight)],
+      monitors={'last': monitors.last(400)},
+      decay=0,
+      chunk=100,
+    ).image
+  )
+  rough, smooth = run(0), run(1e-3)
+  np.testing.assert_allclose(rough, noisy, atol=1e-3)
+  variation = objectives.total_variation
+  assert variation(smooth) < variation(rough) / 2
+
+
+def test_the_examples_of_the_documentation_run():
+  """Two steps on a small picture, and no network, which is slow to compile."""
+
+  def restore(measurement, operator=None, *, size=None, **changes):
+    outputs = (size or measurement.shape)[-1]
+    arguments = {'network': pixels.Pixels(outputs=outputs), **changes}
+    return dipjax.restore(
+      measurement, operator, size=size, steps=2, chunk=2, **arguments
+    )
+
+  photo, _ = _make_noisy(24, 32)
+  package = types.SimpleNamespace(restore=restore)
+  # Not through `import`, which would bring the slow defaults back.
+  source = dipjax.restore.__doc__.replace('import dipjax, ', 'import ')
+  example = doctest.DocTestParser().get_doctest(
+    source, {'dipjax': package, 'photo': photo}, 'restore', None, 0
+  )
+  report = []
+  results = doctest.DocTestRunner(verbose=False).run(
+    example, out=report.append, clear_globs=False
+  )
+  assert results.attempted > 20 and not results.failed, ''.join(report)
+  assert example.globs['image'].shape == (24, 32, 1)
+
+
 @pytest.mark.parametrize(
   'changes,message',
   [
@@ -196,6 +310,15 @@ def test_operator_of_the_users_own():
     ({'decay': 1.0}, 'decay'),
     ({'operator': lambda image: image[1:]}, 'the operator turns'),
     ({'network': skip.Skip(outputs=1)}, 'the network gives'),
+    ({'operator': operators.Downsample(3)}, 'factor 3 does not divide'),
+    ({'operator': operators.Downsample(2)}, r'into \(2, 2, 3\)'),
+    ({'operator': operators.make_mask(np.ones((4, 5)))}, 'does not fit'),
+    ({'operator': operators.make_blur(np.ones((9, 9)))}, 'too small'),
+    ({'size': (8, 8, 3)}, 'the operator turns'),
+    ({'size': (8, 8)}, r'\[H, W, C\]'),
+    ({'penalties': [(jnp.sum, -1)]}, 'weight of .* got -1'),
+    ({'penalties': [(jnp.sum, np.nan)]}, 'weight of .* got nan'),
+    ({'penalties': [(jnp.square, 1)]}, 'one number, .*4, 4, 3'),
   ],
 )
 def test_bad_arguments_are_refused(changes, message):

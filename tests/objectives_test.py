@@ -1,0 +1,104 @@
+"""Penalties and their weights: the authors' number, identities, lanes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dipjax import lanes, objectives, operators
+from dipjax.networks import pixels
+
+
+def _draw(*shape, seed=0):
+  return np.random.default_rng(seed).random(shape, np.float32)
+
+
+def test_total_variation_equals_the_authors(data_dir):
+  golden = np.load(data_dir / 'golden' / 'downsampler.npz')
+  value = objectives.total_variation(golden['image'])
+  np.testing.assert_allclose(value, golden['tv_loss'], rtol=1e-6)
+
+
+def test_total_variation_is_the_sum_over_pixels_one_by_one():
+  image = _draw(4, 5, 2)
+  expected = sum(
+    np.hypot(
+      image[y + 1, x, c] - image[y, x, c], image[y, x + 1, c] - image[y, x, c]
+    )
+    for y in range(3)
+    for x in range(4)
+    for c in range(2)
+  )
+  np.testing.assert_allclose(
+    objectives.total_variation(image), expected, rtol=1e-5
+  )
+
+
+def test_total_variation_scales_with_the_contrast_and_ignores_brightness():
+  image = _draw(8, 9, 3)
+  value = objectives.total_variation(image)
+  np.testing.assert_allclose(
+    objectives.total_variation(-3 * image + 0.5), 3 * value, rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize('scale', [0, 1e-30, 1e-20, 1e-3, 1, 1e4])
+def test_the_slope_of_total_variation_is_bounded_even_where_flat(scale):
+  image = scale * _draw(8, 9, 3) + np.float32(scale == 0)
+  value, slope = jax.value_and_grad(objectives.total_variation)(image)
+  assert np.isfinite(value) and (value > 0) == (scale > 1e-10)
+  assert np.all(np.abs(slope) <= 4)
+
+
+def test_the_smallest_image_has_no_variation():
+  assert objectives.total_variation(_draw(1, 1, 3)) == 0
+
+
+def _make_problem(weights):
+  return objectives.Problem(
+    measurement=jnp.asarray(_draw(6, 7, 3, seed=1)),
+    operator=operators.Identity(),
+    crop=operators.Crop(0, 0, 6, 7),
+    code=jnp.zeros((6, 7, 1)),
+    weights=jnp.array(weights, jnp.float32),
+    jitter=jnp.array(0.0),
+    steps=jnp.array(1),
+  )
+
+
+PENALTIES = (objectives.total_variation, jnp.mean)
+
+
+def _evaluate(problem, penalties=PENALTIES):
+  objective = objectives.measurement_error(pixels.Pixels(), penalties)
+  image = _draw(6, 7, 3)
+  loss, output = objective({'image': image}, problem, jax.random.key(0))
+  np.testing.assert_array_equal(output, image)
+  return loss
+
+
+def test_the_loss_is_the_mean_squared_error_and_the_weighted_penalties():
+  image, measurement = _draw(6, 7, 3), _draw(6, 7, 3, seed=1)
+  error = np.mean((image - measurement) ** 2)
+  np.testing.assert_allclose(_evaluate(_make_problem([]), ()), error, rtol=1e-5)
+  expected = error + 0.01 * objectives.total_variation(image) + 2 * image.mean()
+  np.testing.assert_allclose(
+    _evaluate(_make_problem([0.01, 2])), expected, rtol=1e-5
+  )
+
+
+def test_weights_of_zero_are_no_penalty():
+  assert _evaluate(_make_problem([0, 0])) == _evaluate(_make_problem([]), ())
+
+
+def test_weights_may_differ_from_lane_to_lane():
+  problems = [_make_problem(weights) for weights in ([0, 0], [1, 0], [0.5, 3])]
+  together = jax.vmap(_evaluate)(lanes.stack_lanes(problems))
+  alone = [_evaluate(problem) for problem in problems]
+  np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_equal_arguments_give_the_same_objective():
+  make = objectives.measurement_error
+  assert make(pixels.Pixels(), PENALTIES) is make(pixels.Pixels(), PENALTIES)
+  assert make(pixels.Pixels()) is not make(pixels.Pixels(), PENALTIES)
