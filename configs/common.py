@@ -20,7 +20,7 @@ def get_base() -> ml_collections.ConfigDict:
   data.crop = ()  # (top, left, height, width) of the image, before the noise.
 
   config.network = network = ml_collections.ConfigDict()
-  network.name = 'skip'
+  network.name = 'skip'  # Or 'pixels': no network, for comparison.
   network.down = (128,) * 5
   network.up = (128,) * 5
   network.skip = (4,) * 5
@@ -41,6 +41,7 @@ def get_base() -> ml_collections.ConfigDict:
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
   fit.remat = False  # Less memory, more time.
+  fit.tv = 0.0  # Weight of the image's total variation in the loss.
 
   config.stop = stop = ml_collections.ConfigDict()
   stop.rule = 'wmv'  # Or 'last': after fit.steps.

@@ -17,18 +17,18 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
   config.data.sigma = 25.0
-  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  words = {'quick': make_quick, 'smoke': make_smoke}
   return common.apply_variant(config, variant, words)
 
 
-def _make_quick(config):
+def make_quick(config: ml_collections.ConfigDict) -> None:
   """Minutes on a laptop: a part of the picture, half the channels."""
   config.data.crop = (0, 144, 160, 160)
   config.network.down = config.network.up = (64,) * 5
   config.fit.steps = 1500
 
 
-def _make_smoke(config):
+def make_smoke(config: ml_collections.ConfigDict) -> None:
   """Seconds: a thumbnail and a small network; what the tests run."""
   config.data.crop = (64, 192, 40, 56)
   config.network.down = config.network.up = (8, 8)

@@ -27,6 +27,31 @@ def psnr(image: ArrayLike, reference: ArrayLike) -> Array:
   return dm_pix.psnr(flatten(image), flatten(reference))
 
 
+def psnr_y(image: ArrayLike, reference: ArrayLike, *, shave: int) -> Array:
+  """Returns the PSNR in dB of the luma Y alone, as super-resolution reports it.
+
+  Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255 (BT.601), after clipping to
+  [0, 1].
+
+  Args:
+    image: [H, W, 3].
+    reference: [H, W, 3].
+    shave: pixels at each edge that are left out.
+
+  Raises:
+    ValueError: other shapes, or an edge that leaves nothing.
+  """
+  shape = jnp.shape(image)
+  if shape != jnp.shape(reference) or len(shape) != 3 or shape[2] != 3:
+    raise ValueError(f'psnr_y of {shape} and {jnp.shape(reference)}')
+  if shave < 0 or 2 * shave >= min(shape[:2]):
+    raise ValueError(f'shave={shave} leaves nothing of {shape}')
+  weights = jnp.array([65.481, 128.553, 24.966]) / 255
+  luma = lambda x: jnp.clip(x, 0, 1) @ weights + 16 / 255
+  inner = slice(shave, shape[0] - shave), slice(shave, shape[1] - shave)
+  return psnr(luma(jnp.asarray(image))[inner], luma(jnp.asarray(reference))[inner])
+
+
 def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
   """Returns the structural similarity, 1 for equal images.
 

@@ -5,8 +5,7 @@ python -m experiments.denoise --config=configs/req2.py --workdir=DIR
 
 import ml_collections
 
-import dipjax
-from experiments import cli, recorder, report, wiring
+from experiments import cli, task, wiring
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
@@ -20,18 +19,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     ValueError: bad input, in one line; nothing is left behind.
   """
   data = wiring.load_denoising(config.data)
-  arguments = wiring.make_arguments(config, data.measurement.shape[-1])
-  workdir = recorder.open_workdir(workdir, config)
-  with recorder.Recorder(
-    workdir, steps=config.fit.steps, seeds=arguments['seeds']
-  ) as record:
-    result = dipjax.restore(
-      data.measurement, clean=data.clean, watch=record, **arguments
-    )
-  summary = report.summarize('denoise', data, result, record)
-  report.write_report(workdir, summary, data, result, record.records)
-  report.print_summary(workdir, summary)
-  return summary
+  return task.run('denoise', data, config, workdir)
 
 
 if __name__ == '__main__':

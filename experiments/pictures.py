@@ -69,12 +69,19 @@ def draw_comparison(panels: Mapping[str, np.ndarray]) -> np.ndarray:
   font = _choose_font(panels, shown[0].shape[1])
   width = max(shown[0].shape[1], _measure_text(panels, font))
   cells = [
-    np.concatenate([_draw_caption(caption, font, width), _center(panel, width)])
+    np.concatenate([_draw_caption(caption, font, width), widen(panel, width)])
     for caption, panel in zip(panels, shown, strict=True)
   ]
   gap = np.ones((cells[0].shape[0], max(4, width // 64), 3))
   row = [part for cell in cells for part in (gap, cell)]
   return np.concatenate(row[1:], axis=1)
+
+
+def widen(panel: np.ndarray, width: int) -> np.ndarray:
+  """Returns a panel [H, W, C] in the middle of a white one of that width."""
+  left = (width - panel.shape[1]) // 2
+  right = width - panel.shape[1] - left
+  return np.pad(panel, ((0, 0), (left, right), (0, 0)), constant_values=1)
 
 
 def draw_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -132,12 +139,9 @@ def draw_curves(
   """
   if not records:
     raise ValueError(f'no records to draw in {os.fspath(path)!r}')
-  try:
-    from matplotlib.figure import Figure
-  except ImportError:
+  figure = _make_figure()
+  if figure is None:
     return False
-  # A figure of its own draws off screen and leaves pyplot's state alone.
-  figure = Figure(figsize=(11, 4.2), dpi=120, layout='constrained')
   left, right = figure.subplots(1, 2)
   _draw_quantity(left, records, 'loss', 'loss', 'tab:gray')
   for quantity in _CURVES:
@@ -147,10 +151,51 @@ def draw_curves(
     left.set_yscale('log')
   _finish_axis(left, selected, 'loss')
   _finish_axis(right, selected, 'PSNR, dB')
+  _save_figure(path, figure)
+  return True
+
+
+def draw_losses(
+  path: str | os.PathLike, losses: Mapping[str, np.ndarray]
+) -> bool:
+  """Writes losses against the step, on a linear and on a logarithmic axis.
+
+  Args:
+    path: the file to write or replace, a PNG.
+    losses: legend -> [steps], from step 0, positive.
+
+  Returns:
+    True; or False, with nothing written, where matplotlib is not installed.
+  """
+  figure = _make_figure()
+  if figure is None:
+    return False
+  for axis, scale in zip(figure.subplots(1, 2), ('linear', 'log'), strict=True):
+    for name, loss in losses.items():
+      axis.plot(np.arange(1, len(loss) + 1), loss, label=name, linewidth=1)
+    axis.set(xlabel='step', ylabel='loss', xscale=scale, yscale='log')
+    axis.grid(alpha=0.3)
+    axis.legend(framealpha=1, edgecolor='none')
+  _save_figure(path, figure)
+  return True
+
+
+def _make_figure():
+  """A figure of its own: it draws off screen and leaves pyplot's state alone.
+
+  None where matplotlib is not installed.
+  """
+  try:
+    from matplotlib.figure import Figure
+  except ImportError:
+    return None
+  return Figure(figsize=(11, 4.2), dpi=120, layout='constrained')
+
+
+def _save_figure(path, figure):
   data = io.BytesIO()
   figure.savefig(data, format='png')
   images.write_atomic(path, data.getvalue())
-  return True
 
 
 def _to_colour(image: np.ndarray) -> np.ndarray:
@@ -190,13 +235,6 @@ def _draw_caption(
   draw = ImageDraw.Draw(bar)
   draw.text((width / 2, height / 2), caption, fill=0, font=font, anchor='mm')
   return _to_colour(np.asarray(bar)[..., None] / 255)
-
-
-def _center(panel: np.ndarray, width: int) -> np.ndarray:
-  """Widens a panel with white where its caption is wider."""
-  left = (width - panel.shape[1]) // 2
-  right = width - panel.shape[1] - left
-  return np.pad(panel, ((0, 0), (left, right), (0, 0)), constant_values=1)
 
 
 def _draw_quantity(axis, records, key, label, colour) -> None:

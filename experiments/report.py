@@ -65,12 +65,9 @@ def summarize(
 ) -> dict:
   """Returns the content of result.json."""
   lanes = [
-    _summarize_lane(lane, record.seeds[lane], data.clean, result)
+    _summarize_lane(lane, record.seeds[lane], data, result)
     for lane in range(len(result.images))
   ]
-  # The run took as long as its longest lane.
-  steps = int(result.stopped.max())
-  seconds = record.seconds
   gaps = [
     lane['oracle']['psnr'] - lane['psnr'] for lane in lanes if 'oracle' in lane
   ]
@@ -78,46 +75,77 @@ def summarize(
   if gaps:
     stop['gap_to_oracle_db'] = float(np.mean(gaps))
   return {
+    # The run took as long as its longest lane.
+    **describe_run(experiment, result.params, int(result.stopped.max()), record),
+    'stop': stop,
+    'measurement': score(data.picture, data),
+    'restored': score(result.image, data)
+    | {'psnr_measurement': _score_fit(result.image, data)},
+    'baselines': {
+      name: score(image, data) for name, image in data.baselines.items()
+    },
+    'lanes': lanes,
+  }
+
+
+def describe_run(
+  experiment: str, params: Any, steps: int, record: recorder.Recorder
+) -> dict:
+  """Returns what result.json says of a run whatever it was for.
+
+  Args:
+    experiment: its name.
+    params: of the networks, arrays [lanes, ...].
+    steps: that were taken.
+    record: of the run, for the time.
+  """
+  seconds = record.seconds
+  return {
     'experiment': experiment,
-    'parameters': sum(p[0].size for p in jax.tree.leaves(result.params)),
+    'parameters': sum(leaf[0].size for leaf in jax.tree.leaves(params)),
     'steps': steps,
     'seconds': seconds,
     'seconds_per_step': seconds['fit'] / steps,
     'device': jax.devices()[0].platform,
     'hardware': recorder.describe_device(),
     'versions': recorder.describe_versions(),
-    'stop': stop,
-    'measurement': score(data.measurement, data.clean),
-    'restored': score(result.image, data.clean),
-    'baselines': {},
-    'lanes': lanes,
   }
 
 
-def score(
-  image: np.ndarray, clean: np.ndarray | None
-) -> dict[str, float | None]:
-  """Returns psnr and, from 11 pixels a side, ssim; nothing without a clean one.
+def score(image: np.ndarray, data: wiring.Data) -> dict[str, float | None]:
+  """Returns psnr, ssim from 11 pixels a side, and psnr_y where it is wanted.
 
-  Infinite, of equal images, is None: JSON has no infinity.
+  Against the clean image; nothing where it is not known. Infinite, of equal
+  images, is None: JSON has no infinity.
   """
-  if clean is None:
+  if data.clean is None:
     return {}
-  value = float(metrics.psnr(image, clean))
-  scores: dict[str, float | None] = {
-    'psnr': value if np.isfinite(value) else None
-  }
-  if min(clean.shape[:2]) >= 11:
-    scores['ssim'] = float(metrics.ssim(image, clean))
+  scores = {'psnr': _finite(metrics.psnr(image, data.clean))}
+  if min(data.clean.shape[:2]) >= 11:
+    scores['ssim'] = float(metrics.ssim(image, data.clean))
+  if data.shave is not None and data.clean.shape[2] == 3:
+    scores['psnr_y'] = _finite(
+      metrics.psnr_y(image, data.clean, shave=data.shave)
+    )
   return scores
 
 
-def _summarize_lane(lane, seed, clean, result):
+def _score_fit(image, data):
+  """PSNR of what the operator makes of the image, against the measurement."""
+  predicted = data.operator(image) if data.operator else image
+  return _finite(metrics.psnr(predicted, data.measurement))
+
+
+def _finite(value) -> float | None:
+  return float(value) if np.isfinite(value) else None
+
+
+def _summarize_lane(lane, seed, data, result):
   summary = {
     'seed': seed,
     'stopped_at': int(result.stopped[lane]),
     'selected_step': int(result.selected[lane]),
-    **score(result.images[lane], clean),
+    **score(result.images[lane], data),
   }
   for name in ('oracle', 'oracle_output'):
     if name in result.monitors:
@@ -137,11 +165,16 @@ def _draw_comparison(data, result, summary):
   )
   gain = f'x{pictures.DIFFERENCE_GAIN:g}'
   panels = {
-    caption('measurement', summary['measurement']): data.measurement,
+    caption('measurement', summary['measurement']): data.picture,
+    **{
+      caption(name, summary['baselines'][name]): image
+      for name, image in data.baselines.items()
+      if image is not data.picture
+    },
     caption('restored', summary['restored']): result.image,
   }
   if data.clean is None:
-    removed = pictures.draw_difference(data.measurement, result.image)
+    removed = pictures.draw_difference(data.picture, result.image)
     panels[f'measurement - restored, {gain}'] = removed
   else:
     panels['clean'] = data.clean

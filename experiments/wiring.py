@@ -1,9 +1,10 @@
 """From a config to the arguments of `dipjax.restore`; configs end here."""
 
+import dataclasses
 import functools
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,16 +13,26 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from dipjax import codes, corruptions, fit, monitors
-from dipjax.networks import skip
+from dipjax import codes, corruptions, fit, monitors, objectives, operators
+from dipjax.networks import pixels, skip
 from experiments import images
 
 
 class Data(NamedTuple):
   """What is to be restored, and what it may be compared with."""
 
-  measurement: np.ndarray  # [H, W, C]
+  measurement: np.ndarray  # What the operator gave, of any shape.
   clean: np.ndarray | None  # [H, W, C]
+  operator: operators.Operator | None = None  # None: the identity.
+  size: tuple[int, int, int] | None = None  # None: the measurement's.
+  shown: np.ndarray | None = None  # [H, W, C], where that is of another.
+  baselines: Mapping[str, np.ndarray] = {}  # Simpler restorations, by name.
+  shave: int | None = None  # Edge that the PSNR of Y, if wanted, leaves out.
+
+  @property
+  def picture(self) -> np.ndarray:
+    """The measurement as an image of the size of the restored one."""
+    return self.measurement if self.shown is None else self.shown
 
 
 def load_denoising(data: ml_collections.ConfigDict) -> Data:
@@ -33,27 +44,34 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
   Raises:
     ValueError: files, sizes or numbers that do not fit, in one line.
   """
-  if not (math.isfinite(data.sigma) and data.sigma >= 0):
-    raise ValueError(f'data.sigma must be a number >= 0, got {data.sigma}')
+  check_sigma(data.sigma)
   if data.sigma and data.clean:
     raise ValueError(
       'with data.sigma > 0 data.image is the clean image itself: leave out '
       f'data.clean={data.clean!r}, or set data.sigma=0'
     )
-  image = _read(data.image, data.crop)
+  image = read(data.image, data.crop)
   if data.sigma:
     noisy = corruptions.add_gaussian_noise(
       image, data.sigma / 255, seed=data.noise_seed, clip=data.clip
     )
     return Data(noisy, image)
-  return Data(image, _read_clean(data, image) if data.clean else None)
+  return Data(image, _read_clean(data) if data.clean else None)
 
 
-def _read(source, crop):
+def check_sigma(sigma: float) -> float:
+  """Returns data.sigma, or raises a ValueError."""
+  if not (math.isfinite(sigma) and sigma >= 0):
+    raise ValueError(f'data.sigma must be a number >= 0, got {sigma}')
+  return sigma
+
+
+def read(source: str, crop: Sequence[int]) -> np.ndarray:
+  """Returns the box of an image that `crop` names, see `images`."""
   return images.crop_image(images.read_image(source), tuple(crop))
 
 
-def _read_clean(data, image):
+def _read_clean(data):
   clean = images.read_image(data.clean)
   whole = images.read_image(data.image)
   if clean.shape != whole.shape:
@@ -88,7 +106,8 @@ def make_arguments(
   Raises:
     ValueError: a value that no network, fit or rule can have.
   """
-  for name, least in (('steps', 1), ('learning_rate', 0), ('jitter', 0)):
+  least_values = {'steps': 1, 'learning_rate': 0, 'jitter': 0, 'tv': 0}
+  for name, least in least_values.items():
     value = config.fit[name]
     if not (math.isfinite(value) and value >= least):
       raise ValueError(f'fit.{name} must be at least {least}, got {value}')
@@ -96,18 +115,18 @@ def make_arguments(
     raise ValueError(
       f'average.decay must be in [0, 1), got {config.average.decay}'
     )
+  choose(fit.PRECISIONS, config.fit.precision, 'fit.precision')
   if config.record.every < 1:
     raise ValueError(f'record.every must be >= 1, got {config.record.every}')
   return {
-    'network': make_network(config.network, channels).clone(
-      remat=config.fit.remat
-    ),
+    'network': make_network(config.network, channels, config.fit.remat),
     'code': make_code(config.network),
     'jitter': config.fit.jitter,
     'optimizer': optax.adam(config.fit.learning_rate),
     'steps': config.fit.steps,
     'decay': config.average.decay,
-    'precision': _check_precision(config.fit.precision),
+    'precision': config.fit.precision,
+    'penalties': make_penalties(config.fit),
     'monitors': make_monitors(config),
     'rule': config.stop.rule,
     'chunk': config.record.every,
@@ -123,20 +142,22 @@ def _find_memory() -> int | None:
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
-def _check_precision(name):
-  _choose(fit.PRECISIONS, name, 'fit.precision')
-  return name
-
-
 def make_network(
-  network: ml_collections.ConfigDict, channels: int
+  network: ml_collections.ConfigDict, channels: int, remat: bool = False
 ) -> nn.Module:
-  """Returns the network by its name, with its other fields as arguments."""
-  networks = {'skip': skip.Skip}
-  fields = network.to_dict()
-  cls = _choose(networks, fields.pop('name'), 'network.name')
-  del fields['code'], fields['code_channels']
-  return cls(outputs=channels, **fields)
+  """Returns the network by its name, with its fields as arguments."""
+  networks = {'skip': skip.Skip, 'pixels': pixels.Pixels}
+  given = network.to_dict() | {'outputs': channels, 'remat': remat}
+  cls = choose(networks, given.pop('name'), 'network.name')
+  known = {field.name for field in dataclasses.fields(cls)}
+  return cls(**{name: given[name] for name in given.keys() & known})
+
+
+def make_penalties(
+  fit: ml_collections.ConfigDict,
+) -> list[tuple[objectives.Penalty, float]]:
+  """Returns what is added to the squared error, with weights."""
+  return [(objectives.total_variation, fit.tv)] if fit.tv else []
 
 
 def make_code(network: ml_collections.ConfigDict):
@@ -147,7 +168,7 @@ def make_code(network: ml_collections.ConfigDict):
     ),
     'meshgrid': lambda key, size: codes.make_meshgrid(size),
   }
-  return _choose(makers, network.code, 'network.code')
+  return choose(makers, network.code, 'network.code')
 
 
 def make_monitors(
@@ -164,10 +185,11 @@ def make_monitors(
     ),
     'last': lambda: monitors.last(config.fit.steps),
   }
-  return {stop.rule: _choose(rules, stop.rule, 'stop.rule')()}
+  return {stop.rule: choose(rules, stop.rule, 'stop.rule')()}
 
 
-def _choose(known: Mapping[str, Any], name: str, field: str) -> Any:
+def choose(known: Mapping[str, Any], name: str, field: str) -> Any:
+  """Returns what a name stands for; ValueError with the known ones."""
   if name not in known:
     raise ValueError(f'{field} {name!r} is not one of {", ".join(known)}')
   return known[name]

@@ -1,0 +1,37 @@
+"""Flash and no flash: the picture with flash is the code of the network.
+
+    python -m experiments.flash --config=configs/flash.py \
+      --config.data.image=DARK --config.data.flash=BRIGHT
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: quick, smoke."""
+  config = common.get_base()
+  config.data.flash = ''  # The picture with flash, of the same size.
+  config.network.upsampling = ('nearest', 'nearest') + ('bilinear',) * 3
+  config.fit.learning_rate = 0.1
+  config.fit.steps = 601
+  config.fit.jitter = 0.0
+  config.stop.rule = 'last'
+  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  return common.apply_variant(config, variant, words)
+
+
+def _make_quick(config):
+  """Minutes on a laptop: half the channels, fewer steps."""
+  config.network.down = config.network.up = (64,) * 5
+  config.fit.steps = 300
+
+
+def _make_smoke(config):
+  """Seconds: a small network; what the tests run."""
+  config.network.down = config.network.up = (8, 8)
+  config.network.skip = (4, 4)
+  config.network.upsampling = ('nearest', 'bilinear')
+  config.fit.steps = 60
+  config.record.every = 20

@@ -1,0 +1,80 @@
+"""Inpainting: half of the pixels, or a picture with a mask of one's own.
+
+    python -m experiments.inpaint --config=configs/inpaint.py
+    python -m experiments.inpaint --config=configs/inpaint.py:kate \
+      --config.data.image=FILE --config.data.mask=FILE
+
+The paper's cases, each with its network: kate, vase, library, barbara.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: the four cases, quick, smoke."""
+  config = common.get_base()
+  data = config.data
+  data.mask = ''  # A picture of the same size: black is missing.
+  data.missing = 0.5  # Of all pixels, at random, where there is no mask.
+  data.complete = True  # The image is known under the mask too: score it.
+  config.fit.steps = 3000
+  config.fit.jitter = 0.03
+  config.stop.rule = 'last'
+  words = {
+    'kate': _set_kate,
+    'vase': _set_vase,
+    'library': _set_library,
+    'barbara': _set_barbara,
+    'quick': _make_quick,
+    'smoke': _make_smoke,
+  }
+  return common.apply_variant(config, variant, words)
+
+
+def _set_kate(config):
+  config.network.skip = (128,) * 5
+  config.network.upsampling = 'nearest'
+  config.fit.steps = 6001
+
+
+def _set_vase(config):
+  config.network.skip = (0,) * 5
+  config.network.upsampling = 'nearest'
+  config.network.code = 'meshgrid'
+  config.fit.steps = 5001
+
+
+def _set_library(config):
+  channels = (16, 32, 64, 128, 128, 128)
+  config.network.down = config.network.up = channels
+  config.network.skip = (0,) * 6
+  config.network.down_size = 5
+  config.network.upsampling = 'nearest'
+  config.network.point = False
+  config.network.code_channels = 1
+  config.fit.steps = 3001
+  config.fit.jitter = 0.0
+
+
+def _set_barbara(config):
+  config.fit.learning_rate = 0.001
+  config.fit.steps = 11000
+
+
+def _make_quick(config):
+  """Minutes on a laptop: a part of the picture, half the channels."""
+  config.data.crop = (0, 144, 160, 160)
+  config.network.down = config.network.up = (64,) * 5
+  config.fit.steps = 1500
+
+
+def _make_smoke(config):
+  """Seconds: a thumbnail and a small network; what the tests run."""
+  config.data.crop = (64, 192, 40, 56)
+  config.network.down = config.network.up = (8, 8)
+  config.network.skip = (4, 4)
+  config.network.code_channels = 4
+  config.fit.steps = 60
+  config.record.every = 20

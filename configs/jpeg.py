@@ -1,0 +1,33 @@
+"""Removal of JPEG artefacts: requirement 1's network on a damaged picture.
+
+    python -m experiments.denoise --config=configs/jpeg.py \
+      --config.data.image=FILE
+"""
+
+import ml_collections
+
+from configs import common, req1
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: quick, smoke."""
+  config = common.get_base()
+  req1.set_network(config)
+  config.fit.steps = 2400
+  config.stop.rule = 'last'
+  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  return common.apply_variant(config, variant, words)
+
+
+def _make_quick(config):
+  """Minutes on a laptop: fewer steps."""
+  config.fit.steps = 1200
+
+
+def _make_smoke(config):
+  """Seconds: a thumbnail and a small network; what the tests run."""
+  config.data.crop = (64, 192, 40, 56)
+  config.network.down = config.network.up = (8, 8)
+  config.network.skip = (0, 4)
+  config.fit.steps = 60
+  config.record.every = 20

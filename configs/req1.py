@@ -1,0 +1,43 @@
+"""Requirement 1, noise impedance: four targets, one network, four loss curves.
+
+    python -m experiments.noise_impedance --config=configs/req1.py
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: quick, smoke."""
+  config = common.get_base()
+  config.data.sigma = 25.0  # Of the second target.
+  config.levels = (0.05, 0.02, 0.01, 0.005, 0.002)  # Of the loss.
+  config.snapshots = (50, 200, 800, 2400)  # Steps whose fits are shown.
+  set_network(config)
+  config.fit.steps = 2400
+  config.fit.jitter = 0.03
+  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  return common.apply_variant(config, variant, words)
+
+
+def set_network(config: ml_collections.ConfigDict) -> None:
+  """The network of the paper for this, and for JPEG artefacts."""
+  config.network.down = config.network.up = (8, 16, 32, 64, 128)
+  config.network.skip = (0, 0, 0, 4, 4)
+  config.network.code_channels = 3
+
+
+def _make_quick(config):
+  """Minutes on a laptop: a part of the picture."""
+  config.data.crop = (0, 144, 160, 160)
+
+
+def _make_smoke(config):
+  """Seconds: a thumbnail and a small network; what the tests run."""
+  config.data.crop = (64, 192, 40, 56)
+  config.network.down = config.network.up = (8, 8)
+  config.network.skip = (0, 4)
+  config.fit.steps = 120
+  config.snapshots = (20, 120)
+  config.record.every = 20

@@ -1,0 +1,48 @@
+"""Requirement 3, super-resolution: four times as wide, eight with `:x8`.
+
+    python -m experiments.super_resolution --config=configs/req3.py
+
+A small picture of one's own is enlarged with --config.data.reduce=False.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: x8, quick, smoke."""
+  config = common.get_base()
+  data = config.data
+  data.reduce = True  # The image is the large one; False: the small one.
+  data.factor = 4
+  data.filter = 'lanczos2'  # How the fit is compared with the small picture.
+  data.multiple = 32  # Of the sides of the large one, which is cut to it.
+  config.fit.steps = 2000
+  config.fit.jitter = 0.03
+  config.stop.rule = 'last'
+  words = {'x8': _enlarge_more, 'quick': _make_quick, 'smoke': _make_smoke}
+  return common.apply_variant(config, variant, words)
+
+
+def _enlarge_more(config):
+  config.data.factor = 8
+  config.fit.steps = 4000
+  config.fit.jitter = 0.05
+
+
+def _make_quick(config):
+  """Minutes on a laptop: a part of the picture, half the channels."""
+  config.data.crop = (0, 144, 160, 160)
+  config.network.down = config.network.up = (64,) * 5
+  config.fit.steps = 1500
+
+
+def _make_smoke(config):
+  """Seconds: a thumbnail and a small network; what the tests run."""
+  config.data.crop = (64, 192, 40, 72)
+  config.network.down = config.network.up = (8, 8)
+  config.network.skip = (4, 4)
+  config.network.code_channels = 4
+  config.fit.steps = 60
+  config.record.every = 20

@@ -1,0 +1,54 @@
+"""Deblurring with a known kernel, of a sample or a picture of one's own.
+
+python -m experiments.deblur --config=configs/deblur.py --workdir=DIR
+"""
+
+import ml_collections
+import numpy as np
+
+from dipjax import blurring, corruptions, operators
+from experiments import cli, task, wiring
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Sharpens one picture and returns what is written to result.json.
+
+  Args:
+    config: as configs/deblur.py.
+    workdir: the folder for all that the run leaves.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  data = load(config.data)
+  return task.run('deblur', data, config, workdir)
+
+
+def load(data: ml_collections.ConfigDict) -> wiring.Data:
+  """Returns the blurred picture, and the sharp one if it is known.
+
+  With data.blur the image is the sharp one: it is blurred, and noise of
+  data.sigma is added; without it the image is the blurred one.
+  """
+  image = wiring.read(data.image, data.crop)
+  operator = operators.make_blur(_make_kernel(data))
+  if not data.blur:
+    return wiring.Data(image, None, operator)
+  blurred = np.asarray(operator(image))
+  sigma = wiring.check_sigma(data.sigma)
+  measurement = corruptions.add_gaussian_noise(
+    blurred, sigma / 255, seed=data.noise_seed, clip=data.clip
+  )
+  return wiring.Data(measurement, image, operator)
+
+
+def _make_kernel(data):
+  kernels = {
+    'gaussian': lambda: blurring.make_gaussian_kernel(data.width),
+    'motion': lambda: blurring.make_motion_kernel(data.length, data.angle),
+  }
+  return wiring.choose(kernels, data.kernel, 'data.kernel')()
+
+
+if __name__ == '__main__':
+  cli.launch(run)

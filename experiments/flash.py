@@ -1,0 +1,56 @@
+"""Flash and no flash: a dark, noisy picture restored along one with flash.
+
+python -m experiments.flash --config=configs/flash.py \
+  --config.data.image=FILE --config.data.flash=FILE --workdir=DIR
+"""
+
+import functools
+
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dipjax import operators
+from experiments import cli, task, wiring
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Restores the picture without flash; returns what result.json holds.
+
+  Args:
+    config: as configs/flash.py.
+    workdir: the folder for all that the run leaves.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  if not config.data.flash:
+    raise ValueError(
+      'data.flash is empty: name two pictures of one scene, '
+      '--config.data.image=DARK --config.data.flash=BRIGHT'
+    )
+  image = wiring.read(config.data.image, config.data.crop)
+  flash = wiring.read(config.data.flash, config.data.crop)
+  if image.shape[:2] != flash.shape[:2]:
+    raise ValueError(
+      f'data.flash is {flash.shape[1]}x{flash.shape[0]}, data.image is '
+      f'{image.shape[1]}x{image.shape[0]}: they must be of one size'
+    )
+  data = wiring.Data(image, clean=None)
+  code = functools.partial(make_code, flash)
+  return task.run('flash', data, config, workdir, code=code)
+
+
+def make_code(flash: np.ndarray, key, size: tuple[int, int]):
+  """Returns the picture with flash as the code: reflected up to the size."""
+  del key
+  height, width, _ = flash.shape
+  window = operators.crop_center(size, (height, width))
+  below = size[0] - height - window.top
+  right = size[1] - width - window.left
+  pads = (window.top, below), (window.left, right), (0, 0)
+  return jnp.asarray(np.pad(flash, pads, mode='symmetric'))
+
+
+if __name__ == '__main__':
+  cli.launch(run)

@@ -1,0 +1,61 @@
+"""Inpainting: the paper's cases, or any picture with a mask of one's own.
+
+python -m experiments.inpaint --config=configs/inpaint.py --workdir=DIR
+"""
+
+import ml_collections
+import numpy as np
+
+from dipjax import corruptions, operators
+from experiments import cli, task, wiring
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Fills in one picture and returns what is written to result.json.
+
+  Args:
+    config: as configs/inpaint.py.
+    workdir: the folder for all that the run leaves.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  data = load(config.data)
+  return task.run('inpaint', data, config, workdir)
+
+
+def load(data: ml_collections.ConfigDict) -> wiring.Data:
+  """Returns the seen pixels, and the whole picture if data.complete.
+
+  The mask is data.mask, a picture of the same size in which 0 is missing; or,
+  without one, data.missing of all pixels drawn at random.
+  """
+  image = wiring.read(data.image, data.crop)
+  operator = operators.make_mask(_load_mask(data, image.shape[:2]))
+  measurement = np.asarray(operator(image))
+  clean = image if data.complete else None
+  return wiring.Data(measurement=measurement, clean=clean, operator=operator)
+
+
+def _load_mask(data, size):
+  if not data.mask:
+    if not 0 < data.missing < 1:
+      raise ValueError(f'data.missing must be in (0, 1), got {data.missing}')
+    return corruptions.draw_mask(size, data.missing, seed=data.noise_seed)
+  mask = wiring.read(data.mask, data.crop)
+  if mask.shape[:2] != size:
+    raise ValueError(
+      f'data.mask {data.mask!r} is {mask.shape[1]}x{mask.shape[0]}, the image '
+      f'is {size[1]}x{size[0]}: they must be of one size'
+    )
+  # A mask in colour misses a pixel that is dark in all of its channels.
+  seen = mask.max(axis=2, keepdims=True) >= 0.5
+  if seen.all():
+    raise ValueError(f'data.mask {data.mask!r} misses nothing: 0 is missing')
+  if not seen.any():
+    raise ValueError(f'data.mask {data.mask!r} misses everything')
+  return seen
+
+
+if __name__ == '__main__':
+  cli.launch(run)

@@ -1,0 +1,102 @@
+"""Super-resolution: requirement 3, or any small picture of one's own.
+
+python -m experiments.super_resolution --config=configs/req3.py --workdir=DIR
+"""
+
+import ml_collections
+import numpy as np
+from PIL import Image, ImageFilter
+
+from dipjax import operators
+from experiments import cli, images, task, wiring
+
+_SHAVE = 4  # Pixels at each edge that the paper's PSNR of Y leaves out.
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Enlarges one picture and returns what is written to result.json.
+
+  Args:
+    config: as configs/req3.py.
+    workdir: the folder for all that the run leaves.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  data = load(config.data)
+  return task.run('super_resolution', data, config, workdir)
+
+
+def load(data: ml_collections.ConfigDict) -> wiring.Data:
+  """Returns the small picture, and the large one if it is known.
+
+  With data.reduce the image is the large one, cut to a multiple of
+  data.multiple and reduced with Pillow's Lanczos filter to 8 bits, as the
+  paper's authors do; without it the image is the small one.
+  """
+  operator = operators.Downsample(data.factor, data.filter)
+  image = wiring.read(data.image, data.crop)
+  if not data.reduce:
+    small, clean = image, None
+  else:
+    clean = _cut(image, data.multiple)
+    small = _reduce(clean, data.factor)
+  height, width, channels = small.shape
+  baselines = _enlarge(small, data.factor)
+  return wiring.Data(
+    measurement=small,
+    clean=clean,
+    operator=operator,
+    size=(height * data.factor, width * data.factor, channels),
+    shown=baselines['nearest'],
+    baselines=baselines,
+    shave=_SHAVE,
+  )
+
+
+def _cut(image, multiple):
+  """The largest centred window whose sides are multiples."""
+  height, width = (side - side % multiple for side in image.shape[:2])
+  if multiple < 1 or not height or not width:
+    raise ValueError(
+      f'data.multiple={multiple} does not fit {image.shape[1]}x{image.shape[0]}'
+    )
+  top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+  return images.crop_image(image, (top, left, height, width))
+
+
+def _reduce(image, factor):
+  height, width, _ = image.shape
+  if factor < 1 or height % factor or width % factor:
+    raise ValueError(
+      f'data.factor={factor} does not divide {width}x{height}: see '
+      'data.multiple'
+    )
+  size = (width // factor, height // factor)
+  return _from_pillow(_to_pillow(image).resize(size, Image.Resampling.LANCZOS))
+
+
+def _enlarge(image, factor) -> dict[str, np.ndarray]:
+  """The baselines of the paper's authors."""
+  small = _to_pillow(image)
+  size = (image.shape[1] * factor, image.shape[0] * factor)
+  bicubic = small.resize(size, Image.Resampling.BICUBIC)
+  return {
+    'bicubic': _from_pillow(bicubic),
+    'sharpened': _from_pillow(bicubic.filter(ImageFilter.UnsharpMask())),
+    'nearest': _from_pillow(small.resize(size, Image.Resampling.NEAREST)),
+  }
+
+
+def _to_pillow(image):
+  levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
+  return Image.fromarray(levels[..., 0] if image.shape[2] == 1 else levels)
+
+
+def _from_pillow(image):
+  levels = np.asarray(image, np.float32) / 255
+  return levels if levels.ndim == 3 else levels[..., None]
+
+
+if __name__ == '__main__':
+  cli.launch(run)

@@ -1,0 +1,257 @@
+"""Every other experiment as a user runs it, small; and the paper's numbers."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from configs import deblur as deblur_config
+from configs import flash as flash_config
+from configs import inpaint as inpaint_config
+from configs import jpeg as jpeg_config
+from configs import prior_effect as prior_effect_config
+from configs import req1, req2, req3
+from dipjax import metrics
+from experiments import (
+  deblur,
+  denoise,
+  flash,
+  images,
+  inpaint,
+  noise_impedance,
+  prior_effect,
+  super_resolution,
+  wiring,
+)
+
+KEYS = {'experiment', 'parameters', 'steps', 'seconds', 'seconds_per_step'}
+KEYS |= {'device', 'versions', 'lanes'}
+
+
+@pytest.fixture(scope='module')
+def photograph(tmp_path_factory) -> str:
+  """A file with a smooth picture, 64 wide and 48 high."""
+  y, x = np.mgrid[:48, :64] / 64
+  colours = [np.sin(9 * x), np.cos(8 * y), np.sin(6 * (x + y))]
+  image = 0.5 + 0.4 * np.stack(colours, axis=-1)
+  path = tmp_path_factory.mktemp('images') / 'photograph.png'
+  images.write_image(path, image)
+  return str(path)
+
+
+def _make_config(module, image, variant='smoke', **data) -> ConfigDict:
+  config = module.get_config(variant)
+  config.data.update(image=image, crop=(), **data)
+  return config
+
+
+def _run(experiment, config, workdir):
+  returned = experiment.run(config, str(workdir))
+  result = json.loads((workdir / 'result.json').read_text())
+  assert result == json.loads(json.dumps(returned))
+  return result
+
+
+def test_super_resolution(photograph, tmp_path):
+  result = _run(super_resolution, _make_config(req3, photograph), tmp_path)
+  assert result.keys() >= KEYS
+  assert result['baselines'].keys() == {'bicubic', 'nearest', 'sharpened'}
+  for scores in [*result['baselines'].values(), result['restored']]:
+    assert scores.keys() >= {'psnr', 'ssim', 'psnr_y'}
+  assert result['restored']['psnr_measurement'] > 15
+  # Cut from 64x48 to a multiple of 32.
+  restored = images.read_image(str(tmp_path / 'restored.png'))
+  assert restored.shape == (32, 64, 3)
+
+
+def test_super_resolution_of_a_small_picture(photograph, tmp_path):
+  config = _make_config(req3, photograph, reduce=False, factor=2)
+  config.fit.steps = 20
+  result = _run(super_resolution, config, tmp_path)
+  assert 'psnr' not in result['restored'] and not result['measurement']
+  restored = images.read_image(str(tmp_path / 'restored.png'))
+  assert restored.shape == (96, 128, 3)
+
+
+def test_the_baselines_of_zebra_are_the_papers(data_dir):
+  config = req3.get_config()
+  config.data.image = str(data_dir / 'superres' / 'zebra.png')
+  data = super_resolution.load(config.data)
+  assert data.clean is not None and data.clean.shape == (384, 576, 3)
+  assert data.measurement.shape == (96, 144, 3)
+  for name, expected in (('bicubic', 23.1048), ('nearest', 20.8212)):
+    psnr = metrics.psnr(data.baselines[name], data.clean)
+    assert float(psnr) == pytest.approx(expected, abs=5e-5)
+
+
+def test_inpainting_leaves_what_was_seen(photograph, tmp_path):
+  config = _make_config(inpaint_config, photograph)
+  config.fit.steps = 200
+  result = _run(inpaint, config, tmp_path)
+  assert result['restored']['psnr'] > result['measurement']['psnr'] + 3
+
+
+def test_inpainting_with_a_mask(photograph, tmp_path):
+  mask = np.ones((48, 64, 1))
+  mask[10:20, 30:50] = 0
+  images.write_image(tmp_path / 'mask.png', mask)
+  config = _make_config(
+    inpaint_config, photograph, mask=str(tmp_path / 'mask.png'), complete=False
+  )
+  data = inpaint.load(config.data)
+  assert data.clean is None and data.operator is not None
+  image = images.read_image(photograph)
+  np.testing.assert_allclose(data.measurement, image * mask, atol=1e-6)
+  np.testing.assert_allclose(data.operator(np.ones_like(image)), mask + 0 * image)
+
+
+def test_the_papers_cases_of_inpainting(data_dir):
+  for case in ('kate', 'library', 'vase'):
+    config = inpaint_config.get_config(case)
+    folder = data_dir / 'inpaint'
+    config.data.image = str(folder / f'{case}.png')
+    config.data.mask = str(folder / f'{case}_mask.png')
+    data = inpaint.load(config.data)
+    assert np.all(np.isfinite(data.measurement))
+    missing = np.mean(data.measurement == 0)
+    assert 0.01 < missing < 0.9, case
+
+
+@pytest.mark.parametrize('case', ['kate', 'vase', 'library', 'barbara'])
+def test_the_networks_of_the_papers_cases(case):
+  arguments = wiring.make_arguments(inpaint_config.get_config(case), 3)
+  network = arguments['network']
+  assert network.code_size(200, 200)[0] >= 200
+  assert arguments['rule'] == 'last'
+
+
+def test_deblurring(photograph, tmp_path):
+  config = _make_config(deblur_config, photograph, 'motion,smoke')
+  config.data.length = 5.0
+  config.fit.steps = 300
+  result = _run(deblur, config, tmp_path)
+  assert result['restored']['psnr'] > 15
+  assert result['restored']['psnr_measurement'] > 15
+
+
+def test_flash(photograph, tmp_path):
+  image = images.read_image(photograph)
+  dark = tmp_path / 'dark.png'
+  noise = np.random.RandomState(0).normal(scale=0.05, size=image.shape)
+  images.write_image(dark, 0.3 * image + noise)
+  config = _make_config(flash_config, str(dark), flash=photograph)
+  result = _run(flash, config, tmp_path / 'run')
+  assert result['restored']['psnr_measurement'] > 15
+
+
+def test_the_flash_picture_lies_in_the_middle_of_the_code():
+  picture = np.random.RandomState(0).uniform(size=(9, 14, 3))
+  code = flash.make_code(picture, None, (16, 16))
+  assert code.shape == (16, 16, 3)
+  np.testing.assert_allclose(code[3:12, 1:15], picture, atol=1e-6)
+
+
+def test_removal_of_jpeg_artefacts(photograph, tmp_path):
+  result = _run(denoise, _make_config(jpeg_config, photograph), tmp_path)
+  assert result['stop'] == {'rule': 'last'}
+  assert result['steps'] == 60
+
+
+def test_the_effect_of_the_prior(photograph, tmp_path):
+  config = _make_config(prior_effect_config, photograph)
+  result = _run(prior_effect, config, tmp_path)
+  assert result['arms'].keys() == {'none', 'tv', 'network'}
+  parameters = {n: arm['parameters'] for n, arm in result['arms'].items()}
+  assert parameters['none'] == parameters['tv'] == 32 * 64 * 3
+  assert parameters['network'] != parameters['none']
+  assert {'comparison.png', 'none', 'tv', 'network'} <= set(
+    os.listdir(tmp_path)
+  )
+
+
+# --- Noise impedance.
+
+
+def test_pictures_are_fitted_before_noise(photograph, tmp_path):
+  config = _make_config(req1, photograph)
+  config.fit.steps = 300
+  config.snapshots = (20, 300)
+  config.levels = (0.02,)
+  result = _run(noise_impedance, config, tmp_path)
+  assert result.keys() >= KEYS
+  losses = {lane['target']: lane['loss'] for lane in result['lanes']}
+  assert losses['image'] < losses['image + noise']
+  assert losses['image + noise'] < losses['shuffled pixels']
+  assert losses['image + noise'] < losses['noise']
+  (level,) = result['levels']
+  assert level['steps']['image'] <= level['steps']['image + noise']
+  assert level['steps']['noise'] is None
+  assert {'fits.png', 'curves.png'} <= set(os.listdir(tmp_path))
+
+
+def test_levels_are_first_steps():
+  losses = {'a': np.array([0.5, 0.2, 0.3, 0.1]), 'b': np.array([0.9] * 4)}
+  assert noise_impedance.find_levels(losses, (0.25, 0.05)) == [
+    {'loss': 0.25, 'steps': {'a': 1, 'b': None}},
+    {'loss': 0.05, 'steps': {'a': None, 'b': None}},
+  ]
+
+
+# --- Refusals: one line, nothing left behind.
+
+
+def _refuse(experiment, config, workdir, says):
+  with pytest.raises(ValueError, match=says):
+    experiment.run(config, str(workdir / 'run'))
+  assert not (workdir / 'run').exists()
+
+
+@pytest.mark.parametrize(
+  'experiment,module,changes,says',
+  [
+    (super_resolution, req3, {'data.factor': 0}, 'factor'),
+    (super_resolution, req3, {'data.factor': 5}, 'does not divide'),
+    (super_resolution, req3, {'data.multiple': 100}, 'does not fit'),
+    (super_resolution, req3, {'data.filter': 'sinc'}, "'sinc' is not one of"),
+    (inpaint, inpaint_config, {'data.missing': 1.0}, r'must be in \(0, 1\)'),
+    (inpaint, inpaint_config, {'data.mask': 'no.png'}, 'neither a file'),
+    (deblur, deblur_config, {'data.kernel': 'box'}, "'box' is not one of"),
+    (deblur, deblur_config, {'data.width': -1.0}, 'must be a number >= 0'),
+    (deblur, deblur_config, {'data.sigma': -1.0}, 'must be a number >= 0'),
+    (flash, flash_config, {}, 'data.flash is empty'),
+    (noise_impedance, req1, {'snapshots': (7,)}, 'no multiples'),
+    (prior_effect, prior_effect_config, {'fit.tv': -1.0}, 'fit.tv must be'),
+    (denoise, req2, {'fit.precision': 'half'}, "'half' is not one of"),
+    (denoise, req2, {'network.name': 'none'}, "'none' is not one of"),
+  ],
+  ids=str,
+)
+def test_bad_input(experiment, module, changes, says, photograph, tmp_path):
+  config = _make_config(module, photograph)
+  config.update_from_flattened_dict(changes)
+  _refuse(experiment, config, tmp_path, says)
+
+
+@pytest.mark.parametrize(
+  'value,says', [(0, 'misses everything'), (1, 'misses nothing')]
+)
+def test_masks_that_make_no_sense(value, says, photograph, tmp_path):
+  images.write_image(tmp_path / 'mask.png', np.full((48, 64, 1), float(value)))
+  mask = str(tmp_path / 'mask.png')
+  config = _make_config(inpaint_config, photograph, mask=mask)
+  _refuse(inpaint, config, tmp_path, says)
+
+
+def test_a_mask_of_another_size(photograph, tmp_path):
+  images.write_image(tmp_path / 'mask.png', np.eye(48)[..., None])
+  mask = str(tmp_path / 'mask.png')
+  config = _make_config(inpaint_config, photograph, mask=mask)
+  _refuse(inpaint, config, tmp_path, 'must be of one size')
+
+
+def test_a_size_that_cannot_fit(photograph, tmp_path, monkeypatch):
+  monkeypatch.setattr(wiring, '_find_memory', lambda: 100_000)
+  config = _make_config(req2, photograph)
+  _refuse(denoise, config, tmp_path, 'takes about .* there are 0.0001 GB')
