@@ -1,6 +1,6 @@
 """The effect of the prior: super-resolution without one, with TV, with ours.
 
-    python -m experiments.prior_effect --config=configs/prior_effect.py
+python -m experiments.prior_effect --config=configs/prior_effect.py
 """
 
 import ml_collections

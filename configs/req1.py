@@ -1,6 +1,6 @@
 """Requirement 1, noise impedance: four targets, one network, four loss curves.
 
-    python -m experiments.noise_impedance --config=configs/req1.py
+python -m experiments.noise_impedance --config=configs/req1.py
 """
 
 import ml_collections

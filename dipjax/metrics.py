@@ -49,7 +49,9 @@ def psnr_y(image: ArrayLike, reference: ArrayLike, *, shave: int) -> Array:
   weights = jnp.array([65.481, 128.553, 24.966]) / 255
   luma = lambda x: jnp.clip(x, 0, 1) @ weights + 16 / 255
   inner = slice(shave, shape[0] - shave), slice(shave, shape[1] - shave)
-  return psnr(luma(jnp.asarray(image))[inner], luma(jnp.asarray(reference))[inner])
+  return psnr(
+    luma(jnp.asarray(image))[inner], luma(jnp.asarray(reference))[inner]
+  )
 
 
 def ssim(image: ArrayLike, reference: ArrayLike) -> Array:

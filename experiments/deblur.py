@@ -3,6 +3,7 @@
 python -m experiments.deblur --config=configs/deblur.py --workdir=DIR
 """
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -34,7 +35,7 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
   operator = operators.make_blur(_make_kernel(data))
   if not data.blur:
     return wiring.Data(image, None, operator)
-  blurred = np.asarray(operator(image))
+  blurred = np.asarray(operator(jnp.asarray(image)))
   sigma = wiring.check_sigma(data.sigma)
   measurement = corruptions.add_gaussian_noise(
     blurred, sigma / 255, seed=data.noise_seed, clip=data.clip

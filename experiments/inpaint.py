@@ -3,6 +3,7 @@
 python -m experiments.inpaint --config=configs/inpaint.py --workdir=DIR
 """
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -32,7 +33,7 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
   """
   image = wiring.read(data.image, data.crop)
   operator = operators.make_mask(_load_mask(data, image.shape[:2]))
-  measurement = np.asarray(operator(image))
+  measurement = np.asarray(operator(jnp.asarray(image)))
   clean = image if data.complete else None
   return wiring.Data(measurement=measurement, clean=clean, operator=operator)
 

@@ -76,7 +76,9 @@ def summarize(
     stop['gap_to_oracle_db'] = float(np.mean(gaps))
   return {
     # The run took as long as its longest lane.
-    **describe_run(experiment, result.params, int(result.stopped.max()), record),
+    **describe_run(
+      experiment, result.params, int(result.stopped.max()), record
+    ),
     'stop': stop,
     'measurement': score(data.picture, data),
     'restored': score(result.image, data)

@@ -17,6 +17,17 @@ def _draw(seed, *shape):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
+def _differentiate(function, arguments, cotangent):
+  """The value of a function and its gradients, compiled as one program."""
+
+  @jax.jit
+  def both(arguments, cotangent):
+    value, pull_back = jax.vjp(function, *arguments)
+    return value, pull_back(cotangent)
+
+  return both(arguments, cotangent)
+
+
 @pytest.mark.parametrize(
   'mode,skips,size', itertools.product(MODES, [0, 3], [(2, 2), (3, 5), (6, 4)])
 )
@@ -36,14 +47,13 @@ def test_equals_the_convolution_of_the_doubled_image(mode, skips, size):
     assert blocks.shape == (height, width, 2, 2, 7)
     return doubling.join_blocks(blocks)
 
-  expected, pull_expected = jax.vjp(double_first, x, joined, kernel)
-  actual, pull_actual = jax.vjp(convolve_first, x, joined, kernel)
-  np.testing.assert_allclose(actual, expected, atol=2e-5)
-  cotangent = _draw(3, *expected.shape)
+  cotangent = _draw(3, 2 * height, 2 * width, 7)
+  expected, actual = (
+    _differentiate(function, (x, joined, kernel), cotangent)
+    for function in (double_first, convolve_first)
+  )
   for ours, theirs in zip(
-    jax.tree.leaves(pull_actual(cotangent)),
-    jax.tree.leaves(pull_expected(cotangent)),
-    strict=True,
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
   ):
     np.testing.assert_allclose(ours, theirs, atol=5e-5)
 
@@ -55,9 +65,11 @@ def test_variance_is_that_of_the_doubled_image(mode, offset):
   weights = _draw(1, 4)
   ours = lambda x: weights @ doubling.compute_variance(x, mode)
   theirs = lambda x: weights @ layers.upsample(x, mode).var((0, 1))
-  np.testing.assert_allclose(ours(x), theirs(x), rtol=1e-4)
+  value, (gradient,) = _differentiate(ours, (x,), 1.0)
+  expected, (expected_gradient,) = _differentiate(theirs, (x,), 1.0)
+  np.testing.assert_allclose(value, expected, rtol=1e-4)
   np.testing.assert_allclose(
-    jax.grad(ours)(x), jax.grad(theirs)(x), atol=1e-5 + 1e-6 * offset
+    gradient, expected_gradient, atol=1e-5 + 1e-6 * offset
   )
 
 
@@ -75,14 +87,14 @@ def test_a_network_that_doubles_late_is_the_same(mode, monkeypatch):
     down=(6, 8), up=(6, 8), skip=(0, 3), upsampling=mode, sigmoid=False
   )
   code = _draw(0, 16, 24, 4)
-  params = network.init(jax.random.key(1), code)
+  params = jax.jit(network.init)(jax.random.key(1), code)
   # Every constant matters somewhere: none is at its initial 0 or 1.
   params = jax.tree.map(lambda leaf: leaf + 0.1 * _draw(2, *leaf.shape), params)
   results = []
   for least in (10**9, 0):
     monkeypatch.setattr(doubling, 'LEAST_PIXELS', least)
     objective = lambda params: jnp.sum(network.apply(params, code) ** 3)
-    results.append(jax.value_and_grad(objective)(params))
+    results.append(jax.jit(jax.value_and_grad(objective))(params))
   (plain, plain_gradient), (late, late_gradient) = results
   np.testing.assert_allclose(late, plain, rtol=1e-4)
   total = max(abs(leaf).max() for leaf in jax.tree.leaves(plain_gradient))

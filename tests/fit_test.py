@@ -33,7 +33,7 @@ def _make(network=NETWORK, precision='float32'):
     jitter=jnp.array(0.03),
     steps=jnp.array(10),
   )
-  return one, problem, one.init(key, problem)
+  return one, problem, jax.jit(one.init)(key, problem)
 
 
 @pytest.mark.parametrize('precision', fit.PRECISIONS)
@@ -72,8 +72,9 @@ def test_computing_activations_again_changes_nothing():
   results = []
   for network in (NETWORK, NETWORK.clone(remat=True)):
     one, problem, state = _make(network)
+    step = jax.jit(one.step)
     for _ in range(3):
-      state, _ = jax.jit(one.step)(state, problem)
+      state, _ = step(state, problem)
     results.append(state)
   kept, again = results
   assert kept.step == again.step == 3

@@ -116,7 +116,9 @@ def test_a_bias_that_is_not_added_is_a_parameter_all_the_same():
   assert params['bias'].shape == (4,) and np.all(params['bias'] != 0)
   added: Any = layers.Conv(4, 3).apply({'params': params}, x)
   y: Any = conv.apply({'params': params}, x)
-  np.testing.assert_allclose(added - y, np.broadcast_to(params['bias'], y.shape), atol=1e-6)
+  np.testing.assert_allclose(
+    added - y, np.broadcast_to(params['bias'], y.shape), atol=1e-6
+  )
 
 
 def test_a_norm_is_batch_normalisation_of_a_batch_of_one():

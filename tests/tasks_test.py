@@ -104,7 +104,9 @@ def test_inpainting_with_a_mask(photograph, tmp_path):
   assert data.clean is None and data.operator is not None
   image = images.read_image(photograph)
   np.testing.assert_allclose(data.measurement, image * mask, atol=1e-6)
-  np.testing.assert_allclose(data.operator(np.ones_like(image)), mask + 0 * image)
+  np.testing.assert_allclose(
+    data.operator(np.ones_like(image)), mask + 0 * image
+  )
 
 
 def test_the_papers_cases_of_inpainting(data_dir):
