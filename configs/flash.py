@@ -13,7 +13,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
   config.data.flash = ''  # The picture with flash, of the same size.
-  config.network.upsampling = ('nearest', 'nearest') + ('bilinear',) * 3
+  # Not a name for all levels, but one for each.
+  with config.network.ignore_type():
+    config.network.upsampling = ('nearest', 'nearest') + ('bilinear',) * 3
   config.fit.learning_rate = 0.1
   config.fit.steps = 601
   config.fit.jitter = 0.0

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import corruptions, fit, lanes, monitors, objectives, operators
-from dipjax import restore as restore_lib
+from dipjax.restore import run_lanes
 from experiments import cli, images, pictures, recorder, report, wiring
 
 
@@ -40,7 +40,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
       if int(states.step[0]) in snapshots:
         shown[int(states.step[0])] = np.asarray(states.average)
 
-    states, trace = restore_lib.run_lanes(
+    states, trace = run_lanes(
       one, keys, problems, chunk=config.record.every, watch=watch
     )
   losses = dict(zip(targets, trace.loss, strict=True))

@@ -29,7 +29,8 @@ def _differentiate(function, arguments, cotangent):
 
 
 @pytest.mark.parametrize(
-  'mode,skips,size', itertools.product(MODES, [0, 3], [(2, 2), (3, 5), (6, 4)])
+  'mode,skips,size',
+  list(itertools.product(MODES, [0, 3], [(2, 2), (3, 5), (6, 4)])),
 )
 def test_equals_the_convolution_of_the_doubled_image(mode, skips, size):
   height, width = size
