@@ -58,6 +58,23 @@ def get_base() -> ml_collections.ConfigDict:
   return config
 
 
+def make_quick(config: ml_collections.ConfigDict) -> None:
+  """Minutes on a laptop: a part of the picture, half the channels."""
+  config.data.crop = (0, 144, 160, 160)
+  config.network.down = config.network.up = (64,) * 5
+  config.fit.steps = 1500
+
+
+def make_smoke(config: ml_collections.ConfigDict) -> None:
+  """Seconds: a thumbnail and a small network; what the tests run."""
+  config.data.crop = (64, 192, 40, 56)
+  config.network.down = config.network.up = (8, 8)
+  config.network.skip = (4, 4)
+  config.network.code_channels = 4
+  config.fit.steps = 60
+  config.record.every = 20
+
+
 def apply_variant(
   config: ml_collections.ConfigDict,
   variant: str,

@@ -22,7 +22,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   data.angle = 30.0  # Of the motion, counter-clockwise from the horizontal.
   words = {
     'motion': _set_motion,
-    'quick': req2.make_quick,
+    'quick': common.make_quick,
     'smoke': req2.make_smoke,
   }
   return common.apply_variant(config, variant, words)

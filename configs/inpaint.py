@@ -27,8 +27,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'vase': _set_vase,
     'library': _set_library,
     'barbara': _set_barbara,
-    'quick': _make_quick,
-    'smoke': _make_smoke,
+    'quick': common.make_quick,
+    'smoke': common.make_smoke,
   }
   return common.apply_variant(config, variant, words)
 
@@ -61,20 +61,3 @@ def _set_library(config):
 def _set_barbara(config):
   config.fit.learning_rate = 0.001
   config.fit.steps = 11000
-
-
-def _make_quick(config):
-  """Minutes on a laptop: a part of the picture, half the channels."""
-  config.data.crop = (0, 144, 160, 160)
-  config.network.down = config.network.up = (64,) * 5
-  config.fit.steps = 1500
-
-
-def _make_smoke(config):
-  """Seconds: a thumbnail and a small network; what the tests run."""
-  config.data.crop = (64, 192, 40, 56)
-  config.network.down = config.network.up = (8, 8)
-  config.network.skip = (4, 4)
-  config.network.code_channels = 4
-  config.fit.steps = 60
-  config.record.every = 20

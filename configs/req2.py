@@ -18,26 +18,15 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
   config.data.sigma = 25.0
-  words = {'quick': make_quick, 'smoke': make_smoke}
+  words = {'quick': common.make_quick, 'smoke': make_smoke}
   return common.apply_variant(config, variant, words)
 
 
-def make_quick(config: ml_collections.ConfigDict) -> None:
-  """Minutes on a laptop: a part of the picture, half the channels."""
-  config.data.crop = (0, 144, 160, 160)
-  config.network.down = config.network.up = (64,) * 5
-  config.fit.steps = 1500
-
-
 def make_smoke(config: ml_collections.ConfigDict) -> None:
-  """Seconds: a thumbnail and a small network; what the tests run."""
-  config.data.crop = (64, 192, 40, 56)
-  config.network.down = config.network.up = (8, 8)
-  config.network.skip = (4, 4)
-  config.network.code_channels = 4
+  """The smoke of all configs, but long enough for the rule to stop it."""
+  common.make_smoke(config)
   config.fit.steps = 400
   config.fit.jitter = 0.02
   config.stop.window = 20
   config.stop.patience = 100
   config.average.decay = 0.9
-  config.record.every = 20

@@ -21,7 +21,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.fit.steps = 2000
   config.fit.jitter = 0.03
   config.stop.rule = 'last'
-  words = {'x8': _enlarge_more, 'quick': _make_quick, 'smoke': _make_smoke}
+  words = {
+    'x8': _enlarge_more,
+    'quick': common.make_quick,
+    'smoke': _make_smoke,
+  }
   return common.apply_variant(config, variant, words)
 
 
@@ -31,18 +35,6 @@ def _enlarge_more(config):
   config.fit.jitter = 0.05
 
 
-def _make_quick(config):
-  """Minutes on a laptop: a part of the picture, half the channels."""
-  config.data.crop = (0, 144, 160, 160)
-  config.network.down = config.network.up = (64,) * 5
-  config.fit.steps = 1500
-
-
 def _make_smoke(config):
-  """Seconds: a thumbnail and a small network; what the tests run."""
+  common.make_smoke(config)
   config.data.crop = (64, 192, 40, 72)
-  config.network.down = config.network.up = (8, 8)
-  config.network.skip = (4, 4)
-  config.network.code_channels = 4
-  config.fit.steps = 60
-  config.record.every = 20

@@ -13,7 +13,7 @@ run alone. benchmarks/NOTES.md has what else was tried.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -190,33 +190,36 @@ def _lane_kernel_gradient(pads: Pads):
 
 def _correlate_columns(x: Array, dy: Array, pads: Pads) -> Array:
   """Kernel gradient from the pixels of x under a row of the kernel, and dy."""
-  height, width, outputs = dy.shape
   rows, columns = (sum(pad) + 1 for pad in pads)
-  padded = _pad(x, pads, 'zero')
-  gathered = jnp.concatenate(
-    [padded[:, i : i + width] for i in range(columns)], axis=2
-  )
-  products = [
-    _flatten(gathered[i : i + height]).T @ _flatten(dy) for i in range(rows)
-  ]
-  return jnp.stack(products).reshape(rows, columns, x.shape[2], outputs)
+  gathered = _gather_columns(_pad(x, pads, 'zero'), range(columns))
+  products = _multiply_rows(gathered, dy, rows)
+  return products.reshape(rows, columns, x.shape[2], dy.shape[2])
 
 
 def _correlate_spread(x: Array, dy: Array, pads: Pads) -> Array:
   """Kernel gradient from x, and the pixels of dy that a row of it reaches."""
-  height, width, outputs = dy.shape
   vertical, (left, right) = pads
   rows, columns = sum(vertical) + 1, left + right + 1
-  padded = _pad(dy, ((0, 0), (right, left)), 'zero')
-  gathered = jnp.concatenate(
-    [padded[:, i : i + width] for i in reversed(range(columns))], axis=2
-  )
   around = _pad(x, (vertical, (0, 0)), 'zero')
-  products = [
-    _flatten(around[i : i + height]).T @ _flatten(gathered) for i in range(rows)
-  ]
-  gradient = jnp.stack(products).reshape(rows, x.shape[2], columns, outputs)
+  padded = _pad(dy, ((0, 0), (right, left)), 'zero')
+  gathered = _gather_columns(padded, range(columns)[::-1])
+  products = _multiply_rows(around, gathered, rows)
+  gradient = products.reshape(rows, x.shape[2], columns, dy.shape[2])
   return gradient.swapaxes(1, 2)
+
+
+def _gather_columns(padded: Array, shifts: Sequence[int]) -> Array:
+  """An image at n shifts to the left, [H, W + n - 1, C] -> [H, W, n C]."""
+  width = padded.shape[1] - len(shifts) + 1
+  return jnp.concatenate([padded[:, i : i + width] for i in shifts], axis=2)
+
+
+def _multiply_rows(around: Array, image: Array, rows: int) -> Array:
+  """[H + rows - 1, W, A], [H, W, B] -> [rows, A, B]: one product a row."""
+  height, other = image.shape[0], _flatten(image)
+  return jnp.stack(
+    [_flatten(around[i : i + height]).T @ other for i in range(rows)]
+  )
 
 
 def _flatten(x: Array) -> Array:

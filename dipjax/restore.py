@@ -188,15 +188,19 @@ def restore(
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   problems = lanes.stack_lanes(
     [
-      _make_problem(key, measurement, operator, network, shape, code)
+      make_problem(
+        key,
+        measurement,
+        operator,
+        network,
+        shape,
+        code=code,
+        weights=[weight for _, weight in penalties],
+        jitter=jitter,
+        steps=steps,
+      )
       for key in keys
     ]
-  ).replace(
-    weights=jnp.array(
-      [[weight for _, weight in penalties]] * len(seeds), jnp.float32
-    ),
-    jitter=jnp.full(len(seeds), jitter, jnp.float32),
-    steps=jnp.full(len(seeds), steps),
   )
   _check_prediction(network, problems, shape)
   available = memory or _find_memory()
@@ -210,6 +214,40 @@ def restore(
     fit, keys, problems, cleans, chunk=chunk, watch=watch
   )
   return _collect(states, trace, rule)
+
+
+def make_problem(
+  key: Array,
+  measurement: Array,
+  operator: operators.Operator,
+  network: nn.Module,
+  size: tuple[int, ...],
+  *,
+  code: Code,
+  jitter: float,
+  steps: int,
+  weights: Sequence[float] = (),
+) -> objectives.Problem:
+  """Returns the problem of one lane, its code as large as the network needs.
+
+  Args:
+    key: of the lane; the code is drawn from a stream of its own.
+    measurement, operator, network, code, jitter, steps: as of `restore`.
+    size: (H, W, ...) of the image.
+    weights: of the penalties.
+  """
+  height, width = size[:2]
+  code_size = network.code_size(height, width)
+  return objectives.Problem(
+    measurement=measurement,
+    operator=operator,
+    crop=operators.crop_center(code_size, (height, width)),
+    # A stream of its own: the fit draws from the key itself.
+    code=code(jax.random.fold_in(key, 1), code_size),
+    weights=jnp.array(weights, jnp.float32),
+    jitter=jnp.array(jitter, jnp.float32),
+    steps=jnp.array(steps),
+  )
 
 
 def run_lanes(
@@ -314,20 +352,6 @@ def _make_fit(network, penalties, optimizer, watchers, decay, precision):
 
 def _find_memory():
   return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
-
-
-def _make_problem(key, measurement, operator, network, size, code):
-  height, width = network.code_size(*size[:2])
-  return objectives.Problem(
-    measurement=measurement,
-    operator=operator,
-    crop=operators.crop_center((height, width), size[:2]),
-    # A stream of its own: the fit draws from the key itself.
-    code=code(jax.random.fold_in(key, 1), (height, width)),
-    weights=jnp.zeros(0),
-    jitter=jnp.zeros(()),
-    steps=jnp.zeros((), int),
-  )
 
 
 def _check_prediction(network, problems, size):

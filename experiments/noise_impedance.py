@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import corruptions, fit, lanes, monitors, objectives, operators
-from dipjax.restore import run_lanes
+from dipjax.restore import make_problem, run_lanes
 from experiments import cli, images, pictures, recorder, report, wiring
 
 
@@ -84,8 +84,7 @@ def make_fits(
   All lanes have the same code and the same initial network: only the targets
   differ.
   """
-  height, width, channels = targets[0].shape
-  arguments = wiring.make_arguments(config, channels)
+  arguments = wiring.make_arguments(config, targets[0].shape[-1])
   network = arguments['network']
   one = fit.make_fit(
     network,
@@ -96,17 +95,16 @@ def make_fits(
     precision=arguments['precision'],
   )
   key = jax.random.key(config.seed)
-  size = network.code_size(height, width)
-  code = arguments['code'](jax.random.fold_in(key, 1), size)
   problems = [
-    objectives.Problem(
-      measurement=jnp.asarray(target),
-      operator=operators.Identity(),
-      crop=operators.crop_center(size, (height, width)),
-      code=code,
-      weights=jnp.zeros(0),
-      jitter=jnp.array(config.fit.jitter, jnp.float32),
-      steps=jnp.array(config.fit.steps),
+    make_problem(
+      key,
+      jnp.asarray(target),
+      operators.Identity(),
+      network,
+      target.shape,
+      code=arguments['code'],
+      jitter=arguments['jitter'],
+      steps=arguments['steps'],
     )
     for target in targets
   ]

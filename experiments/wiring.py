@@ -50,13 +50,14 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
       'with data.sigma > 0 data.image is the clean image itself: leave out '
       f'data.clean={data.clean!r}, or set data.sigma=0'
     )
-  image = read(data.image, data.crop)
+  whole = images.read_image(data.image)
+  image = images.crop_image(whole, tuple(data.crop))
   if data.sigma:
     noisy = corruptions.add_gaussian_noise(
       image, data.sigma / 255, seed=data.noise_seed, clip=data.clip
     )
     return Data(noisy, image)
-  return Data(image, _read_clean(data) if data.clean else None)
+  return Data(image, _read_clean(data, whole) if data.clean else None)
 
 
 def check_sigma(sigma: float) -> float:
@@ -71,9 +72,8 @@ def read(source: str, crop: Sequence[int]) -> np.ndarray:
   return images.crop_image(images.read_image(source), tuple(crop))
 
 
-def _read_clean(data):
+def _read_clean(data, whole):
   clean = images.read_image(data.clean)
-  whole = images.read_image(data.image)
   if clean.shape != whole.shape:
     raise ValueError(
       f'data.clean is {_describe(clean)}, data.image is {_describe(whole)}: '

@@ -6,7 +6,9 @@ import shutil
 import tempfile
 
 import jax
+import numpy as np
 import pytest
+from flax import traverse_util
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -31,6 +33,22 @@ def data_dir() -> pathlib.Path:
       f'no real images: set DIPJAX_DATA to the data folder ({folder})'
     )
   return folder
+
+
+@pytest.fixture(scope='session')
+def load_golden(data_dir):
+  """name -> the golden arrays, their trees of params and of gradients."""
+
+  def load(name):
+    golden = np.load(data_dir / 'golden' / f'{name}.npz')
+    flat = {prefix: {} for prefix in ('params', 'grads')}
+    for key in golden.files:
+      prefix, *path = key.split('/')
+      if prefix in flat:
+        flat[prefix][tuple(path)] = golden[key]
+    return golden, *map(traverse_util.unflatten_dict, flat.values())
+
+  return load
 
 
 def pytest_sessionfinish(session):

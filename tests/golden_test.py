@@ -23,21 +23,6 @@ NETWORKS = {
 }
 
 
-def _load(data_dir, name):
-  golden = np.load(data_dir / 'golden' / f'{name}.npz')
-  trees = {
-    prefix: traverse_util.unflatten_dict(
-      {
-        tuple(key.split('/')[1:]): golden[key]
-        for key in golden.files
-        if key.startswith(prefix)
-      }
-    )
-    for prefix in ('params', 'grads')
-  }
-  return golden, trees['params'], trees['grads']
-
-
 def _loss(network, golden):
   def loss(params):
     output = network.apply({'params': params}, golden['code'])
@@ -47,8 +32,8 @@ def _loss(network, golden):
 
 
 @pytest.mark.parametrize('name', NETWORKS)
-def test_output_and_gradients_equal_the_authors(data_dir, name):
-  golden, params, expected = _load(data_dir, name)
+def test_output_and_gradients_equal_the_authors(load_golden, name):
+  golden, params, expected = load_golden(name)
   step = jax.jit(
     jax.value_and_grad(_loss(NETWORKS[name], golden), has_aux=True)
   )
@@ -71,8 +56,8 @@ def test_output_and_gradients_equal_the_authors(data_dir, name):
 # float64 the whole descent is that of the authors, in float32 its beginning.
 @pytest.mark.parametrize('dtype,steps', [('float64', 20), ('float32', 5)])
 @pytest.mark.parametrize('name', NETWORKS)
-def test_adam_descends_as_the_authors(data_dir, name, dtype, steps):
-  golden, params, _ = _load(data_dir, name)
+def test_adam_descends_as_the_authors(load_golden, name, dtype, steps):
+  golden, params, _ = load_golden(name)
   arrays = {key: golden[key].astype(dtype) for key in ('code', 'target')}
   params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
   optimizer = optax.adam(0.01)

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from flax import traverse_util
 
 torch = pytest.importorskip(
   'torch', reason="no PyTorch: pip install -e '.[bench]'"
@@ -24,30 +23,21 @@ NETWORKS = {
 }
 
 
-def _load(data_dir, name):
-  golden = np.load(data_dir / 'golden' / f'{name}.npz')
+def _make(golden, params, name):
   images = [_to_tensor(golden[key]) for key in ('code', 'target')]
   network = torch_peer.Skip(**NETWORKS[name])
-  network.load_state_dict(_convert(golden, 'params'))
-  return golden, network, *images
+  network.load_state_dict(torch_peer.convert_params(params))
+  return network, *images
 
 
 def _to_tensor(image):
   return torch.from_numpy(image.transpose(2, 0, 1)[None].copy())
 
 
-def _convert(golden, prefix):
-  flat = {
-    tuple(key.split('/')[1:]): golden[key]
-    for key in golden.files
-    if key.startswith(prefix)
-  }
-  return torch_peer.convert_params(traverse_util.unflatten_dict(flat))
-
-
 @pytest.mark.parametrize('name', NETWORKS)
-def test_output_and_gradients_equal_the_authors(data_dir, name):
-  golden, network, code, target = _load(data_dir, name)
+def test_output_and_gradients_equal_the_authors(load_golden, name):
+  golden, params, gradients = load_golden(name)
+  network, code, target = _make(golden, params, name)
   output = network(code)
   loss = torch.mean(torch.square(output - target))
   loss.backward()
@@ -55,7 +45,7 @@ def test_output_and_gradients_equal_the_authors(data_dir, name):
   np.testing.assert_allclose(image, golden['output'], rtol=0, atol=1e-5)
   np.testing.assert_allclose(loss.item(), golden['loss'], rtol=1e-5)
   actual = {key: leaf.grad for key, leaf in network.named_parameters()}
-  expected = _convert(golden, 'grads')
+  expected = torch_peer.convert_params(gradients)
   assert actual.keys() == expected.keys()
   # What only shifts the input of a normalisation has no gradient but rounding:
   # it is held to the size of all gradients together.
@@ -67,8 +57,9 @@ def test_output_and_gradients_equal_the_authors(data_dir, name):
 
 @pytest.mark.parametrize('variant', ['eager', 'channels-last'])
 @pytest.mark.parametrize('name', NETWORKS)
-def test_adam_descends_as_the_authors(data_dir, name, variant):
-  golden, network, code, target = _load(data_dir, name)
+def test_adam_descends_as_the_authors(load_golden, name, variant):
+  golden, params, _ = load_golden(name)
+  network, code, target = _make(golden, params, name)
   step = torch_peer.make_step(network, code, target, variant=variant, jitter=0)
   losses = [step(1) for _ in range(20)]
   np.testing.assert_allclose(losses, golden['adam_losses'], rtol=1e-3)
