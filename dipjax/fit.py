@@ -40,7 +40,7 @@ class Trace(NamedTuple):
   """What one step reports."""
 
   step: Array  # From 0.
-  active: Array  # False where the lane was finished and nothing happened.
+  active: Array  # False where the lane was finished: nothing happened, no loss.
   loss: Array
   psnr_measurement: Array  # Of the output's prediction, in dB.
   scores: dict[str, Array]  # Of each monitor.
@@ -66,7 +66,8 @@ def make_fit(
 
   A lane is finished when every watcher is done or problem.steps are taken; a
   step of a finished lane changes nothing, so that neither the number of steps
-  in a call nor the other lanes ever change a result.
+  in a call nor the other lanes ever change a result. Where lanes run one after
+  the other it costs nothing either.
 
   Args:
     network: whose parameters are fitted.
@@ -108,6 +109,21 @@ def make_fit(
     )
 
   def step(state, problem):
+    return jax.lax.cond(
+      is_finished(state, problem), wait, advance, state, problem
+    )
+
+  def wait(state, problem):
+    del problem
+    return state, Trace(
+      step=state.step,
+      active=jnp.array(False),
+      loss=jnp.array(jnp.nan),
+      psnr_measurement=jnp.array(jnp.nan),
+      scores=_get_scores(state.monitors),
+    )
+
+  def advance(state, problem):
     key = jax.random.fold_in(state.key, state.step)
     seen_problem = problem.replace(code=problem.code.astype(dtype))
     with jax.default_matmul_precision(products):
@@ -125,7 +141,6 @@ def make_fit(
       name: watcher.update(state.monitors[name], seen)
       for name, watcher in watchers.items()
     }
-    active = ~is_finished(state, problem)
     after = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -133,16 +148,15 @@ def make_fit(
       average=average,
       monitors=watched,
     )
-    trace = Trace(
+    return after, Trace(
       step=state.step,
-      active=active,
+      active=jnp.array(True),
       loss=loss,
       psnr_measurement=metrics.psnr(
         problem.operator(output), problem.measurement
       ),
-      scores={name: watcher.score for name, watcher in watched.items()},
+      scores=_get_scores(watched),
     )
-    return _select(active, after, state), trace
 
   return Fit(init, step)
 
@@ -153,7 +167,5 @@ def is_finished(state: FitState, problem: objectives.Problem) -> Array:
   return jnp.all(done) | (state.step >= problem.steps)
 
 
-def _select(condition: Array, after: FitState, before: FitState) -> FitState:
-  return jax.tree.map(
-    lambda new, old: jnp.where(condition, new, old), after, before
-  )
+def _get_scores(states):
+  return {name: state.score for name, state in states.items()}

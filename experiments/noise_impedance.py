@@ -43,7 +43,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     states, trace = run_lanes(
       one, keys, problems, chunk=config.record.every, watch=watch
     )
-  losses = dict(zip(targets, trace.loss, strict=True))
+  taken = trace.active[0]  # All lanes take the same steps.
+  losses = dict(zip(targets, trace.loss[:, taken], strict=True))
   summary = {
     **report.describe_run(
       'noise_impedance', states.params, config.fit.steps, record
