@@ -26,15 +26,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
 
 
 def load(data: ml_collections.ConfigDict) -> wiring.Data:
-  """Returns the seen pixels, and the whole picture if data.complete.
+  """Returns the seen pixels, and the whole picture where it is known.
 
   The mask is data.mask, a picture of the same size in which 0 is missing; or,
-  without one, data.missing of all pixels drawn at random.
+  without one, data.missing of all pixels drawn at random. The picture is known
+  without a mask or if data.complete.
   """
   image = wiring.read(data.image, data.crop)
   operator = operators.make_mask(_load_mask(data, image.shape[:2]))
   measurement = np.asarray(operator(jnp.asarray(image)))
-  clean = image if data.complete else None
+  clean = None if data.mask and not data.complete else image
   return wiring.Data(measurement=measurement, clean=clean, operator=operator)
 
 

@@ -98,11 +98,13 @@ def test_inpainting_with_a_mask(photograph, tmp_path):
   mask[10:20, 30:50] = 0
   images.write_image(tmp_path / 'mask.png', mask)
   config = _make_config(
-    inpaint_config, photograph, mask=str(tmp_path / 'mask.png'), complete=False
+    inpaint_config, photograph, mask=str(tmp_path / 'mask.png')
   )
   data = inpaint.load(config.data)
   assert data.clean is None and data.operator is not None
   image = images.read_image(photograph)
+  config.data.complete = True
+  np.testing.assert_array_equal(inpaint.load(config.data).clean, image)
   np.testing.assert_allclose(data.measurement, image * mask, atol=1e-6)
   np.testing.assert_allclose(
     data.operator(np.ones_like(image)), mask + 0 * image
@@ -117,6 +119,7 @@ def test_the_papers_cases_of_inpainting(data_dir):
     config.data.mask = str(folder / f'{case}_mask.png')
     data = inpaint.load(config.data)
     assert np.all(np.isfinite(data.measurement))
+    assert (data.clean is not None) == (case == 'kate')
     missing = np.mean(data.measurement == 0)
     assert 0.01 < missing < 0.9, case
 
