@@ -195,6 +195,25 @@ BAD_INPUT = {
   'record_never': (['--config.record.every=0'], 'record.every'),
   'rule': (['--config.stop.rule=never'], "stop.rule 'never' is not one of"),
   'network': (['--config.network.name=big'], "network.name 'big' is not"),
+  'unknown_network': (
+    ['--config=configs/req2.py:smoke,network=vit'],
+    "unknown network 'vit'; known are skip, unet",
+  ),
+  'field_of_another_network': (
+    ['--config=configs/req2.py:network=unet', '--config.network.skip=(4,4)'],
+    "no config field 'skip'",
+  ),
+  'name_without_its_fields': (
+    ['--config.network.name=unet'],
+    'choose it by network=unet',
+  ),
+  'residual_of_a_code': (
+    [
+      '--config=configs/req2.py:smoke,network=dncnn',
+      '--config.network.residual=True',
+    ],
+    'a code with the 3 channels of the image, got 4',
+  ),
   'code': (['--config.network.code=zeros'], "network.code 'zeros' is not"),
   'levels': (['--config.network.down=(8,8,8)'], 'levels'),
   'activation': (['--config.network.activation=tanh'], "'tanh' is not one of"),
