@@ -232,12 +232,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, photograph, tmp_path):
   files['empty'].touch()
   files |= {'folder': tmp_path, 'photograph': photograph}
   before = sorted(os.listdir(tmp_path))
+  given = [argument.format(**files) for argument in arguments]
+  if not any(argument.startswith('--config=') for argument in given):
+    given.append('--config=configs/req2.py:smoke')
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'experiments.denoise'),
-      *('--config=configs/req2.py:smoke', f'--workdir={tmp_path}/run'),
+      f'--workdir={tmp_path}/run',
       *(f'--config.data.image={photograph}', '--config.data.crop=()'),
-      *(argument.format(**files) for argument in arguments),
+      *given,
     ],
     cwd=ROOT,
     capture_output=True,

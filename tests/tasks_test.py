@@ -166,7 +166,7 @@ def test_removal_of_jpeg_artefacts(photograph, tmp_path):
   assert result['steps'] == 60
 
 
-@pytest.mark.parametrize('name', ['unet', 'decoder'])
+@pytest.mark.parametrize('name', ['resnet', 'decoder'])
 def test_denoising_with_another_network(name, photograph, tmp_path):
   config = _make_config(req2, photograph, f'smoke,network={name}')
   config.fit.steps = 40
