@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping
 
 import ml_collections
 
+from configs import networks
+
 
 def get_base() -> ml_collections.ConfigDict:
   """Returns the fields that every experiment has, with the paper's settings."""
@@ -19,21 +21,7 @@ def get_base() -> ml_collections.ConfigDict:
   data.clip = True  # The noisy image, to [0, 1].
   data.crop = ()  # (top, left, height, width) of the image, before the noise.
 
-  config.network = network = ml_collections.ConfigDict()
-  network.name = 'skip'  # Or 'pixels': no network, for comparison.
-  network.down = (128,) * 5
-  network.up = (128,) * 5
-  network.skip = (4,) * 5
-  network.down_size = 3
-  network.up_size = 3
-  network.upsampling = 'bilinear'
-  network.downsampling = 'stride'
-  network.padding = 'reflect'
-  network.activation = 'leaky_relu'
-  network.point = True
-  network.sigmoid = True
-  network.code = 'noise'  # Or 'meshgrid'.
-  network.code_channels = 32  # Of the noise.
+  config.network = networks.make_network('skip')  # Or another of them.
 
   config.fit = fit = ml_collections.ConfigDict()
   fit.steps = 5000  # At most.
@@ -61,16 +49,14 @@ def get_base() -> ml_collections.ConfigDict:
 def make_quick(config: ml_collections.ConfigDict) -> None:
   """Minutes on a laptop: a part of the picture, half the channels."""
   config.data.crop = (0, 144, 160, 160)
-  config.network.down = config.network.up = (64,) * 5
+  networks.shrink(config.network, 'quick')
   config.fit.steps = 1500
 
 
 def make_smoke(config: ml_collections.ConfigDict) -> None:
   """Seconds: a thumbnail and a small network; what the tests run."""
   config.data.crop = (64, 192, 40, 56)
-  config.network.down = config.network.up = (8, 8)
-  config.network.skip = (4, 4)
-  config.network.code_channels = 4
+  networks.shrink(config.network, 'smoke')
   config.fit.steps = 60
   config.record.every = 20
 
@@ -80,7 +66,10 @@ def apply_variant(
   variant: str,
   words: Mapping[str, Callable[[ml_collections.ConfigDict], None]],
 ) -> ml_collections.ConfigDict:
-  """Returns the config changed by each of the comma-separated words, in order.
+  """Returns the config changed by each of the comma-separated words.
+
+  Words come in their order, then `network=NAME`, wherever it stands: the
+  network of `networks`, small where one of the words is a small size.
 
   Args:
     config: to be changed in place.
@@ -88,12 +77,21 @@ def apply_variant(
     words: what a word does to the config.
 
   Raises:
-    ValueError: a word that is not known; lists those that are.
+    ValueError: a word or a network that is not known; lists those that are.
   """
-  for word in filter(None, (variant or '').split(',')):
+  given = list(filter(None, (variant or '').split(',')))
+  names = [word for word in given if word.startswith('network=')]
+  given = [word for word in given if word not in names]
+  for word in given:
     if word not in words:
+      known = [*sorted(words), 'network=NAME']
       raise ValueError(
-        f'unknown variant {word!r}; known are {", ".join(sorted(words))}'
+        f'unknown variant {word!r}; known are {", ".join(known)}'
       )
     words[word](config)
+  for name in names[-1:]:
+    networks.set_network(config, name.removeprefix('network='))
+    for size in given:
+      if size in networks.SIZES:
+        networks.shrink(config.network, size)
   return config

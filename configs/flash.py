@@ -6,7 +6,7 @@
 
 import ml_collections
 
-from configs import common
+from configs import common, networks
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -26,14 +26,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 def _make_quick(config):
   """Minutes on a laptop: half the channels, fewer steps."""
-  config.network.down = config.network.up = (64,) * 5
+  networks.shrink(config.network, 'quick')
   config.fit.steps = 300
 
 
 def _make_smoke(config):
   """Seconds: a small network; what the tests run."""
-  config.network.down = config.network.up = (8, 8)
-  config.network.skip = (4, 4)
+  networks.shrink(config.network, 'smoke')
   config.network.upsampling = ('nearest', 'bilinear')
   config.fit.steps = 60
   config.record.every = 20

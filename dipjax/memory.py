@@ -96,7 +96,7 @@ def check_memory(
     for name, size in sizes.items()
     if size <= available and size < needed
   ]
-  height, width, _ = problem.code.shape
+  height, width = problem.crop.height, problem.crop.width
   raise ValueError(
     f'{width}x{height} in {lanes} lane{"s" * (lanes > 1)} takes about '
     f'{_format(needed)}, there are {_format(available)}; '

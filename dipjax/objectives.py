@@ -25,7 +25,7 @@ class Problem(struct.PyTreeNode):
   measurement: Array  # What operator(image) should be, any shape.
   operator: Callable[[Array], Array]  # A pytree: image [H, W, C] -> prediction.
   crop: operators.Crop  # The real pixels of the network's output.
-  code: Array  # [h, w, C], h and w multiples of what the network needs.
+  code: Array  # [h, w, C], of the size that the network wants.
   weights: Array  # [penalties], of each penalty of the objective.
   jitter: Array  # Standard deviation of the noise on the code, each step.
   steps: Array  # A fit of this problem takes at most so many.

@@ -75,7 +75,8 @@ def restore(
     size: (H, W, C) of the image; None is the shape of the measurement.
     network: a module of `dipjax.networks` with C outputs; None is the paper's
       skip network.
-    code: (key, (height, width)) -> the network's input [height, width, I].
+    code: (key, (height, width)) -> the network's input [height, width, I], of
+      the size that the network wants.
     jitter: standard deviation of the noise on the code, fresh in each step.
     optimizer: of the network's parameters.
     steps: at most so many for each lane.
@@ -237,17 +238,25 @@ def make_problem(
     weights: of the penalties.
   """
   height, width = size[:2]
-  code_size = network.code_size(height, width)
+  # A stream of its own: the fit draws from the key itself.
+  drawn = code(jax.random.fold_in(key, 1), network.code_size(height, width))
+  image_size = _find_image_size(network, drawn.shape)
   return objectives.Problem(
     measurement=measurement,
     operator=operator,
-    crop=operators.crop_center(code_size, (height, width)),
-    # A stream of its own: the fit draws from the key itself.
-    code=code(jax.random.fold_in(key, 1), code_size),
+    crop=operators.crop_center(image_size, (height, width)),
+    code=drawn,
     weights=jnp.array(weights, jnp.float32),
     jitter=jnp.array(jitter, jnp.float32),
     steps=jnp.array(steps),
   )
+
+
+@functools.cache
+def _find_image_size(network, code_shape):
+  code = jax.ShapeDtypeStruct(code_shape, jnp.float32)
+  draw = lambda key, code: network.init_with_output(key, code)[0]
+  return jax.eval_shape(draw, jax.random.key(0), code).shape[:2]
 
 
 def run_lanes(

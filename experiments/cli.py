@@ -88,5 +88,8 @@ def _explain(error: Exception) -> str:
   message = lines[-1].strip().removeprefix('ValueError: ')
   if isinstance(error, KeyError | AttributeError):
     name = message.split("'")[1] if "'" in message else message
-    return f'no config field {name!r}; the known ones are in configs/common.py'
+    return (
+      f'no config field {name!r}; the known ones are in configs/common.py, '
+      'those of each network in configs/networks.py'
+    )
   return message

@@ -45,6 +45,12 @@ def make_code(flash: np.ndarray, key, size: tuple[int, int]):
   """Returns the picture with flash as the code: reflected up to the size."""
   del key
   height, width, _ = flash.shape
+  if size[0] < height or size[1] < width:
+    raise ValueError(
+      f'the picture with flash is {width}x{height}, but the network takes a '
+      f'code of {size[1]}x{size[0]}: take one whose code is as large as the '
+      'picture'
+    )
   window = operators.crop_center(size, (height, width))
   below = size[0] - height - window.top
   right = size[1] - width - window.left

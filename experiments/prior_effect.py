@@ -60,7 +60,8 @@ def make_arms(
   """Returns the config of each arm: without a network, and with one."""
   none, tv, network = (copy.deepcopy(config) for _ in range(3))
   for arm in (none, tv):
-    arm.network.name = 'pixels'
+    code = {name: arm.network[name] for name in ('code', 'code_channels')}
+    arm.network = ml_collections.ConfigDict({'name': 'pixels', **code})
     arm.fit.jitter = 0.0
   none.fit.tv = network.fit.tv = 0.0
   return {'none': none, 'tv': tv, 'network': network}

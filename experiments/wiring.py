@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,18 @@ import optax
 from flax import linen as nn
 
 from dipjax import codes, corruptions, fit, monitors, objectives, operators
-from dipjax.networks import pixels, skip
+from dipjax.networks import decoder, dncnn, pixels, resnet, skip, unet
 from experiments import images
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+  'skip': skip.Skip,
+  'unet': unet.UNet,
+  'dncnn': dncnn.DnCNN,
+  'resnet': resnet.ResNet,
+  'decoder': decoder.Decoder,
+  'pixels': pixels.Pixels,
+}
+_CODE = ('code', 'code_channels')  # Fields of a network that make its code.
 
 
 class Data(NamedTuple):
@@ -145,12 +155,24 @@ def _find_memory() -> int | None:
 def make_network(
   network: ml_collections.ConfigDict, channels: int, remat: bool = False
 ) -> nn.Module:
-  """Returns the network by its name, with its fields as arguments."""
-  networks = {'skip': skip.Skip, 'pixels': pixels.Pixels}
-  given = network.to_dict() | {'outputs': channels, 'remat': remat}
-  cls = choose(networks, given.pop('name'), 'network.name')
+  """Returns the network by its name, with its fields as arguments.
+
+  Raises:
+    ValueError: a name, a field or a value that no network, or not this, has.
+  """
+  fields = network.to_dict()
+  cls = choose(NETWORKS, fields.pop('name'), 'network.name')
   known = {field.name for field in dataclasses.fields(cls)}
-  return cls(**{name: given[name] for name in given.keys() & known})
+  given = {name: fields[name] for name in fields if name not in _CODE}
+  unknown = given.keys() - known
+  if unknown:
+    raise ValueError(
+      f'the network {network.name!r} has no {", ".join(sorted(unknown))}: '
+      f'choose it by network={network.name} behind the colon of the config'
+    )
+  if 'remat' in known:
+    given['remat'] = remat
+  return cls(outputs=channels, **given)
 
 
 def make_penalties(

@@ -195,6 +195,25 @@ BAD_INPUT = {
   'record_never': (['--config.record.every=0'], 'record.every'),
   'rule': (['--config.stop.rule=never'], "stop.rule 'never' is not one of"),
   'network': (['--config.network.name=big'], "network.name 'big' is not"),
+  'unknown_network': (
+    ['--config=configs/req2.py:smoke,network=vit'],
+    "unknown network 'vit'; known are skip, unet",
+  ),
+  'field_of_another_network': (
+    ['--config=configs/req2.py:network=unet', '--config.network.skip=(4,4)'],
+    "no config field 'skip'",
+  ),
+  'name_without_its_fields': (
+    ['--config.network.name=unet'],
+    'choose it by network=unet',
+  ),
+  'residual_of_a_code': (
+    [
+      '--config=configs/req2.py:smoke,network=dncnn',
+      '--config.network.residual=True',
+    ],
+    'a code with the 3 channels of the image, got 4',
+  ),
   'code': (['--config.network.code=zeros'], "network.code 'zeros' is not"),
   'levels': (['--config.network.down=(8,8,8)'], 'levels'),
   'activation': (['--config.network.activation=tanh'], "'tanh' is not one of"),
@@ -213,12 +232,15 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, photograph, tmp_path):
   files['empty'].touch()
   files |= {'folder': tmp_path, 'photograph': photograph}
   before = sorted(os.listdir(tmp_path))
+  given = [argument.format(**files) for argument in arguments]
+  if not any(argument.startswith('--config=') for argument in given):
+    given.append('--config=configs/req2.py:smoke')
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'experiments.denoise'),
-      *('--config=configs/req2.py:smoke', f'--workdir={tmp_path}/run'),
+      f'--workdir={tmp_path}/run',
       *(f'--config.data.image={photograph}', '--config.data.crop=()'),
-      *(argument.format(**files) for argument in arguments),
+      *given,
     ],
     cwd=ROOT,
     capture_output=True,

@@ -211,6 +211,7 @@ def test_the_centre_is_the_middle_rounded_to_the_top_left(
 
 CURVES = {
   'leaky_relu': lambda x: np.maximum(x, 0.2 * x),
+  'relu': lambda x: np.maximum(x, 0),
   'swish': lambda x: x / (1 + np.exp(-x)),
   'elu': lambda x: np.where(x > 0, x, np.exp(x) - 1),
   'none': lambda x: x,

@@ -272,7 +272,7 @@ def test_the_gradient_reaches_every_parameter(options, unseen):
     ({'upsampling': 'bicubic'}, "'bicubic' is not one of nearest, bilinear"),
     ({'upsampling': ('nearest', 'cubic')}, "'cubic' is not one of"),
     ({'downsampling': 'lanczos3'}, "'lanczos3' is not one of .*lanczos2"),
-    ({'activation': 'relu'}, "'relu' is not one of leaky_relu"),
+    ({'activation': 'tanh'}, "'tanh' is not one of leaky_relu"),
     ({'padding': 'wrap'}, 'wrap'),
   ],
   ids=str,

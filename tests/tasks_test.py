@@ -158,10 +158,27 @@ def test_the_flash_picture_lies_in_the_middle_of_the_code():
   np.testing.assert_allclose(code[3:12, 1:15], picture, atol=1e-6)
 
 
+def test_a_code_smaller_than_the_flash_picture_is_refused():
+  with pytest.raises(ValueError, match='14x9, but .* a code of 4x3'):
+    flash.make_code(np.zeros((9, 14, 3)), None, (3, 4))
+
+
 def test_removal_of_jpeg_artefacts(photograph, tmp_path):
   result = _run(denoise, _make_config(jpeg_config, photograph), tmp_path)
   assert result['stop'] == {'rule': 'last'}
   assert result['steps'] == 60
+
+
+@pytest.mark.parametrize('name', ['resnet', 'decoder'])
+def test_denoising_with_another_network(name, photograph, tmp_path):
+  config = _make_config(req2, photograph, f'smoke,network={name}')
+  config.fit.steps = 40
+  result = _run(denoise, config, tmp_path)
+  assert result.keys() >= KEYS
+  restored = images.read_image(str(tmp_path / 'restored.png'))
+  assert restored.shape == (48, 64, 3)
+  written = json.loads((tmp_path / 'config.json').read_text())
+  assert written['network']['name'] == name and 'skip' not in written['network']
 
 
 def test_the_effect_of_the_prior(photograph, tmp_path):

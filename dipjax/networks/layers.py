@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ Array = jax.Array
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'leaky_relu': lambda x: jax.nn.leaky_relu(x, 0.2),
+  'relu': jax.nn.relu,
   'swish': jax.nn.swish,
   'elu': jax.nn.elu,
   'none': lambda x: x,
@@ -34,6 +35,7 @@ class Conv(nn.Module):
     padding: 'reflect' or 'zero'.
     add_bias: False where a normalisation follows, which takes every constant
       away: the bias is a parameter, as in the paper, and has no effect.
+    has_bias: whether there is such a parameter.
   """
 
   features: int
@@ -41,13 +43,16 @@ class Conv(nn.Module):
   stride: int = 1
   padding: str = 'reflect'
   add_bias: bool = True
+  has_bias: bool = True
 
   @nn.compact
-  def make_params(self, inputs: int) -> tuple[Array, Array]:
-    """Returns kernel [size, size, inputs, features] and bias [features]."""
+  def make_params(self, inputs: int) -> tuple[Array, Array | None]:
+    """Returns kernel [size, size, inputs, features], bias [features] if any."""
     shape = (self.size, self.size, inputs, self.features)
-    init = _uniform(1 / math.sqrt(math.prod(shape[:3])))
+    init = make_init(math.prod(shape[:3]))
     kernel = self.param('kernel', init, shape)
+    if not self.has_bias:
+      return kernel, None
     return kernel, self.param('bias', init, (self.features,))
 
   def __call__(self, x: Array) -> Array:
@@ -56,10 +61,14 @@ class Conv(nn.Module):
     y = convolution.convolve(
       x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding
     )
-    return y + bias[None, None].astype(x.dtype) if self.add_bias else y
+    if bias is None or not self.add_bias:
+      return y
+    return y + bias[None, None].astype(x.dtype)
 
 
-def _uniform(bound: float) -> Callable[..., Array]:
+def make_init(fan_in: int) -> Callable[..., Array]:
+  """Returns (key, shape) -> U(-b, b), b = 1 / sqrt(fan in), as PyTorch's."""
+  bound = 1 / math.sqrt(fan_in)
   return lambda key, shape: jax.random.uniform(
     key, shape, minval=-bound, maxval=bound
   )
@@ -94,6 +103,12 @@ class Norm(nn.Module):
 def widen(x: Array) -> Array:
   """Returns x in float32, in which sums over an image keep their digits."""
   return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def make_image(x: Array, sigmoid: bool) -> Array:
+  """Returns x in float32, squeezed into (0, 1) if `sigmoid`: the last layer."""
+  x = widen(x)
+  return jax.nn.sigmoid(x) if sigmoid else x
 
 
 def compute_variance(x: Array) -> Array:
@@ -158,6 +173,14 @@ def crop_center(x: Array, height: int, width: int) -> Array:
   return x[top : top + height, left : left + width]
 
 
+def concatenate(a: Array, b: Array) -> Array:
+  """Joins channels; both are centre-cropped to the smaller of each side."""
+  height = min(a.shape[0], b.shape[0])
+  width = min(a.shape[1], b.shape[1])
+  crops = [crop_center(x, height, width) for x in (a, b)]
+  return jnp.concatenate(crops, axis=-1)
+
+
 def downsample(x: Array, mode: str) -> Array:
   """[H, W, C] -> [H // 2, W // 2, C] by 'average', 'max' or 'lanczos2'."""
   if mode == 'average':
@@ -201,3 +224,40 @@ def double_axis(x: Array, axis: int, mode: str) -> Array:
   pairs = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
   doubled = jnp.stack(pairs, axis + 1)
   return doubled.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
+
+
+# What the networks have in common when they are made.
+
+
+def round_up(
+  height: int, width: int, multiple: int, least: int = 1
+) -> tuple[int, int]:
+  """Returns the smallest size that covers an image and can be halved exactly.
+
+  Args:
+    height, width: of the image.
+    multiple: of each side.
+    least: how many of these each side has at least.
+  """
+  up = lambda side: multiple * max(-(-side // multiple), least)
+  return up(height), up(width)
+
+
+def check_choice(name: str, known: Iterable[str]) -> None:
+  """Raises a ValueError with the known names if `name` is none of them."""
+  if name not in known:
+    raise ValueError(f'{name!r} is not one of {", ".join(known)}')
+
+
+def check_least(network: nn.Module, **least: int) -> None:
+  """Raises a ValueError for a field, or an entry of a tuple, below its least.
+
+  Args:
+    network: whose fields are checked.
+    **least: the least value of each field, by name.
+  """
+  for name, value in least.items():
+    given = getattr(network, name)
+    numbers = given if isinstance(given, (tuple, list)) else (given,)
+    if not numbers or min(numbers) < value:
+      raise ValueError(f'{name} must be at least {value}, got {given}')

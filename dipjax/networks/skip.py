@@ -68,8 +68,7 @@ class Skip(nn.Module):
     count = len(self.down)
     sizes = _spread(self.down_size, count) + _spread(self.up_size, count)
     halvings, least = 2**count, max(sizes) // 2 + 1
-    up = lambda side: halvings * max(-(-side // halvings), least)
-    return up(height), up(width)
+    return layers.round_up(height, width, halvings, least)
 
   def __post_init__(self):
     _check_fields(self)
@@ -87,8 +86,7 @@ class Skip(nn.Module):
     for level, skip in zip(reversed(levels[1:]), reversed(skips[1:])):
       x = doubling.join_blocks(level.ascend(skip, x))
     x = layers.apply_to_pixels(out_conv, levels[0].ascend(skips[0], x))
-    x = layers.widen(doubling.join_blocks(x))
-    return jax.nn.sigmoid(x) if self.sigmoid else x
+    return layers.make_image(doubling.join_blocks(x), self.sigmoid)
 
   def _make_level(self, i: int) -> '_Level':
     count = len(self.down)
@@ -166,7 +164,7 @@ class _Level(nn.Module):
     reflects = self.padding == 'reflect' and self.up_size == 3
     if not (fits and reflects and height * width >= doubling.LEAST_PIXELS):
       x = layers.upsample(x, self.upsampling)
-      x = x if skip is None else _concatenate(skip, x)
+      x = x if skip is None else layers.concatenate(skip, x)
       return self.up_conv(self.merge_norm(x))[:, :, None, None]
     # The normalisation is a factor and a constant for each channel: the factor
     # goes into the kernel, the constant is taken away by the next one.
@@ -178,14 +176,6 @@ class _Level(nn.Module):
     factor = scale * jax.lax.rsqrt(variance + self.merge_norm.epsilon)
     kernel = kernel * factor[None, None, :, None]
     return doubling.convolve_doubled(x, skip, kernel, self.upsampling)
-
-
-def _concatenate(a: Array, b: Array) -> Array:
-  """Joins channels; both are centre-cropped to the smaller of each side."""
-  height = min(a.shape[0], b.shape[0])
-  width = min(a.shape[1], b.shape[1])
-  crops = [layers.crop_center(x, height, width) for x in (a, b)]
-  return jnp.concatenate(crops, axis=-1)
 
 
 def _spread(value: Any, count: int) -> tuple:
@@ -212,5 +202,4 @@ def _check_fields(net: Skip):
   ]
   for given, known in choices:
     for name in given:
-      if name not in known:
-        raise ValueError(f'{name!r} is not one of {", ".join(known)}')
+      layers.check_choice(name, known)

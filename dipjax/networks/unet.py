@@ -1,0 +1,156 @@
+"""The U-Net of the deep image prior (Ulyanov et al., models/unet.py).
+
+Scales are numbered from the outside in. On the way in each halves the image by
+the maximum of 2x2 pixels; on the way out each doubles what comes from below and
+joins it with what the way in had at that scale.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dipjax import convolution
+from dipjax.networks import doubling, layers
+
+Array = jax.Array
+
+UPSAMPLINGS = (*layers.UPSAMPLINGS, 'transposed')
+
+
+class UNet(nn.Module):
+  """The U-Net: code [H, W, C] -> image [H, W, outputs].
+
+  The default has 2,164,899 parameters with a code of 32 channels; normalised is
+  the way in only, by the statistics of the one image. The image has exactly the
+  size of the code where that is a `code_size`.
+
+  Attributes:
+    outputs: channels of the image.
+    channels: of each scale.
+    upsampling: 'nearest' or 'bilinear', then a 3x3 convolution; or
+      'transposed', a transposed convolution of 4x4.
+    padding: 'reflect' or 'zero'.
+    sigmoid: whether the image is squeezed into (0, 1).
+    remat: whether the gradient computes each scale's activations again instead
+      of keeping them: less memory, more time, the same result.
+
+  Computes in the precision of the code; the image is float32.
+
+  Raises:
+    ValueError: an argument that is none of these.
+  """
+
+  outputs: int = 3
+  channels: tuple[int, ...] = (16, 32, 64, 128, 256)
+  upsampling: str = 'bilinear'
+  padding: str = 'reflect'
+  sigmoid: bool = True
+  remat: bool = False
+
+  def code_size(self, height: int, width: int) -> tuple[int, int]:
+    """Returns the size of a code that covers an image of this size.
+
+    Its sides halve exactly at each scale and can be reflected at the last.
+    """
+    return layers.round_up(height, width, 2 ** (len(self.channels) - 1), 2)
+
+  def __post_init__(self):
+    layers.check_least(self, channels=1)
+    layers.check_choice(self.upsampling, UPSAMPLINGS)
+    layers.check_choice(self.padding, convolution.PADDINGS)
+    super().__post_init__()
+
+  @nn.compact
+  def __call__(self, code: Array) -> Array:
+    """[H, W, C] -> [H, W, outputs]."""
+    down = nn.remat(_Down) if self.remat else _Down
+    up = nn.remat(_Up) if self.remat else _Up
+    x, scales = code, []
+    for i, channels in enumerate(self.channels):
+      x = layers.downsample(x, 'max') if i else x
+      x = down(channels, self.padding, name=f'down{i}')(x)
+      scales.append(x)
+    for i in reversed(range(len(self.channels) - 1)):
+      level = up(self.channels[i], self.upsampling, self.padding, name=f'up{i}')
+      x = level(x, scales[i])
+    x = layers.Conv(self.outputs, 1, name='out_conv')(x)
+    return layers.make_image(x, self.sigmoid)
+
+
+class _Down(nn.Module):
+  """The way in at one scale: two convolutions, normalised."""
+
+  channels: int
+  padding: str
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    for i in range(2):
+      x = layers.Conv(
+        self.channels, padding=self.padding, add_bias=False, name=f'conv{i}'
+      )(x)
+      x = layers.Norm('relu', name=f'norm{i}')(x)
+    return x
+
+
+class _Up(nn.Module):
+  """The way out at one scale: doubles, joins, and two convolutions."""
+
+  channels: int
+  upsampling: str
+  padding: str
+
+  @nn.compact
+  def __call__(self, x: Array, scale: Array) -> Array:
+    conv = lambda name: layers.Conv(
+      self.channels, padding=self.padding, name=name
+    )
+    if self.upsampling == 'transposed':
+      x = Transposed(self.channels, name='up_conv')(x)
+    else:
+      x = conv('up_conv')(layers.upsample(x, self.upsampling))
+    x = layers.concatenate(x, scale)
+    for i in range(2):
+      x = nn.relu(conv(f'conv{i}')(x))
+    return x
+
+
+class Transposed(nn.Module):
+  """A transposed convolution of 4x4 with bias that doubles the size.
+
+  PyTorch's with stride 2 and padding 1, and initialised as that.
+
+  Attributes:
+    features: channels of the result.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[H, W, I] -> [2H, 2W, features]."""
+    shape = (4, 4, x.shape[-1], self.features)
+    # PyTorch takes the channels of the result for those of the input.
+    init = layers.make_init(16 * self.features)
+    kernel = self.param('kernel', init, shape)
+    bias = self.param('bias', init, (self.features,))
+    y = convolution.convolve(
+      x, _gather_taps(kernel).astype(x.dtype), padding='zero'
+    )
+    y = doubling.join_blocks(y.reshape(*x.shape[:2], 2, 2, -1))
+    return y + bias[None, None].astype(x.dtype)
+
+
+def _gather_taps(kernel: Array) -> Array:
+  """[4, 4, I, O] -> [3, 3, I, 4 O]: the kernel for blocks of 2x2 pixels.
+
+  Pixel 2i + a of the result is a sum over the pixels i - 1 + a and i + a.
+  """
+  inputs, outputs = kernel.shape[2:]
+  taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, inputs, outputs)
+  blocks = [
+    jnp.pad(taps[:, a, :, b], ((a, 1 - a), (b, 1 - b), (0, 0), (0, 0)))
+    for a in range(2)
+    for b in range(2)
+  ]
+  return jnp.concatenate(blocks, axis=-1)
