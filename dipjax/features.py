@@ -19,7 +19,7 @@ from flax import struct
 from dipjax import convolution
 
 Array = jax.Array
-Params = Mapping[str, Mapping[str, Array]]
+Params = Mapping[str, Mapping[str, Any]]  # Arrays, of NumPy or of JAX.
 
 # Convolutions in each block, and their channels.
 _BLOCKS = (2, 2, 3, 3, 3)
@@ -111,7 +111,7 @@ def extract(
   return found
 
 
-def lpips(params: Params, linear: Mapping[str, Array], a: Array, b: Array):
+def lpips(params: Params, linear: Mapping[str, Any], a: Array, b: Array):
   """Returns the perceptual distance of two images, 0 for equal ones.
 
   The learned perceptual image patch similarity (Zhang et al. 2018), version
@@ -175,7 +175,9 @@ def _find_deepest(layers: Sequence[str]) -> str:
 
 def _check_image(image: Array, deepest: str) -> None:
   if image.ndim != 3 or image.shape[2] not in (1, 3):
-    raise ValueError(f'features are of an image [H, W, 1 or 3], got {image.shape}')
+    raise ValueError(
+      f'features are of an image [H, W, 1 or 3], got {image.shape}'
+    )
   least = 2 ** (int(deepest[4]) - 1)
   if min(image.shape[:2]) < least:
     raise ValueError(

@@ -92,7 +92,10 @@ def add_features(
     raise ValueError(
       f'the weight of the perceptual error must be a number >= 0, got {weight}'
     )
-  shared = operators.Shared(operators.as_operator(features))
+  # Arrays of NumPy would go to the device again with every chunk.
+  shared = jax.tree.map(
+    jnp.asarray, operators.Shared(operators.as_operator(features))
+  )
   return problem.replace(
     weights=jnp.append(problem.weights, weight),
     features=shared,
