@@ -9,8 +9,11 @@ from dipjax import features
 from experiments import images
 
 LAYERS = features.LAYERS
-PARAMS = features.draw_params(jax.random.key(0), (2, 3, 2, 4, 3))
+PARAMS = jax.jit(features.draw_params, static_argnums=1)(
+  jax.random.key(0), (2, 3, 2, 4, 3)
+)
 extract = jax.jit(features.extract, static_argnums=2)
+apply = jax.jit(lambda network, image: network(image))
 
 
 def _draw(*shape, seed=0):
@@ -52,7 +55,9 @@ def _extract_slowly(params, image):
 
 def _biased(params=PARAMS):
   """Parameters whose biases count."""
-  bump = lambda path, x: x + 0.1 if path[-1].key == 'bias' else x
+  bump = lambda path, x: (
+    np.asarray(x) + np.float32(0.1) if path[-1].key == 'bias' else x
+  )
   return jax.tree_util.tree_map_with_path(bump, params)
 
 
@@ -112,36 +117,36 @@ def test_the_mean_square_of_the_operator_is_the_sum_over_the_layers():
   a, b = _draw(9, 10, 3), _draw(9, 10, 3, seed=1)
   one, two = (extract(PARAMS, image, layers) for image in (a, b))
   expected = sum(np.mean((one[name] - two[name]) ** 2) for name in layers)
-  error = np.mean((network(a) - network(b)) ** 2)
+  error = np.mean((apply(network, a) - apply(network, b)) ** 2)
   np.testing.assert_allclose(error, expected, rtol=1e-5)
-  alone = features.Features(PARAMS, ('relu2_1',))(a)
+  alone = apply(features.Features(PARAMS, ('relu2_1',)), a)
   np.testing.assert_allclose(alone, one['relu2_1'].reshape(-1), rtol=1e-5)
 
 
 def test_a_factor_reduces_the_image_by_means_over_blocks():
   image = _draw(9, 14, 3)
   blocks = image[:8].reshape(4, 2, 7, 2, 3).mean((1, 3))
-  reduced = features.Features(PARAMS, factor=2)(image)
-  np.testing.assert_allclose(
-    reduced, features.Features(PARAMS)(blocks), rtol=1e-4, atol=1e-5
-  )
+  reduced = apply(features.Features(PARAMS, factor=2), image)
+  expected = apply(features.Features(PARAMS), blocks)
+  np.testing.assert_allclose(reduced, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_gradient_is_that_of_finite_differences():
   network = features.Features(PARAMS, ('relu1_2', 'relu2_2'))
   loss = jax.jit(lambda image: jnp.mean(jnp.square(network(image))))
   image, direction = _draw(8, 9, 3), _draw(8, 9, 3, seed=1) - 0.5
-  slope = np.sum(jax.grad(loss)(image) * direction)
+  grad = jax.jit(jax.grad(loss))
+  slope = np.sum(grad(image) * direction)
   difference = loss(image + 1e-2 * direction) - loss(image - 1e-2 * direction)
   np.testing.assert_allclose(slope, difference / 2e-2, rtol=0.02)
   flat = np.full_like(image, 0.5)
-  assert np.all(np.isfinite(jax.grad(loss)(flat)))
+  assert np.all(np.isfinite(grad(flat)))
 
 
 def test_bfloat16_is_near_and_the_result_is_float32():
   network, image = features.Features(PARAMS), _draw(16, 16, 3)
-  exact = network(image)
-  rounded = network(jnp.asarray(image, jnp.bfloat16))
+  exact = apply(network, image)
+  rounded = apply(network, jnp.asarray(image, jnp.bfloat16))
   assert rounded.dtype == exact.dtype == jnp.float32
   error = np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
   assert 1e-5 < error < 0.03
