@@ -164,8 +164,8 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
     raise ValueError(f'{path!r} is no file with weights')
   try:
     if path.endswith('.npz'):
-      with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+      with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
+        return {name: npz[name] for name in npz.files}
     if path.endswith('.safetensors'):
       return _read_safetensors(path)
   except ImportError:

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from dipjax import features
 from experiments import images
@@ -131,16 +132,36 @@ def test_a_factor_reduces_the_image_by_means_over_blocks():
   np.testing.assert_allclose(reduced, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_the_gradient_is_that_of_finite_differences():
-  network = features.Features(PARAMS, ('relu1_2', 'relu2_2'))
-  loss = jax.jit(lambda image: jnp.mean(jnp.square(network(image))))
-  image, direction = _draw(8, 9, 3), _draw(8, 9, 3, seed=1) - 0.5
-  grad = jax.jit(jax.grad(loss))
-  slope = np.sum(grad(image) * direction)
-  difference = loss(image + 1e-2 * direction) - loss(image - 1e-2 * direction)
-  np.testing.assert_allclose(slope, difference / 2e-2, rtol=0.02)
-  flat = np.full_like(image, 0.5)
-  assert np.all(np.isfinite(grad(flat)))
+def _extract_plainly(params, image, layer):
+  """By JAX's own convolution and pooling."""
+  mean, deviation = jnp.array([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])
+  x = ((image - mean[None, None]) / deviation[None, None])[None]
+  for name in LAYERS[: LAYERS.index(layer) + 1]:
+    if name.endswith('_1') and name != 'relu1_1':
+      x = nn.max_pool(x, (2, 2), (2, 2))
+    conv = params[name.replace('relu', 'conv')]
+    x = jax.lax.conv_general_dilated(
+      x,
+      conv['kernel'],
+      (1, 1),
+      'SAME',
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+    x = jax.nn.relu(x + conv['bias'][None, None, None])
+  return x[0]
+
+
+def test_the_gradient_is_that_of_plain_layers():
+  image, direction = _draw(17, 8, 3), _draw(2, 1, 4, seed=1)
+  slope = lambda extract: jax.jit(
+    jax.grad(lambda image: jnp.vdot(extract(image), direction))
+  )
+  ours = slope(
+    lambda image: features.extract(_biased(), image, ('relu4_1',))['relu4_1']
+  )
+  theirs = slope(lambda image: _extract_plainly(_biased(), image, 'relu4_1'))
+  np.testing.assert_allclose(ours(image), theirs(image), rtol=1e-3, atol=1e-5)
+  assert np.any(ours(image)) and np.all(np.isfinite(ours(0 * image)))
 
 
 def test_bfloat16_is_near_and_the_result_is_float32():
