@@ -195,6 +195,7 @@ def test_the_effect_of_the_prior(photograph, tmp_path):
 
 def test_feature_inversion(photograph, vgg16, tmp_path):
   config = _make_config(feature_inversion_config, photograph, weights=vgg16)
+  config.network.name = 'pixels'  # Compiles in a moment.
   result = _run(feature_inversion, config, tmp_path)
   assert result.keys() >= KEYS
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
@@ -213,6 +214,7 @@ def test_the_paper_network_of_feature_inversion():
 
 def test_a_perceptual_loss(photograph, vgg16, tmp_path):
   config = _make_config(req2, photograph)
+  config.network.name = 'pixels'
   config.fit.update(
     steps=40, perceptual=0.1, perceptual_weights=vgg16, perceptual_factor=2
   )
