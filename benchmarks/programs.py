@@ -59,7 +59,12 @@ def make_single(one: fit.Fit, size: int) -> Call:
 
 def make_scan(one: fit.Fit, size: int, count: int) -> Scan:
   """Returns SCAN steps of `count` lanes in one call."""
-  problems = lanes.stack_lanes([make_problem(size)] * count)
+  return scan_problem(one, make_problem(size), count)
+
+
+def scan_problem(one: fit.Fit, problem: objectives.Problem, count: int) -> Scan:
+  """Returns SCAN steps of `count` lanes of one problem in one call."""
+  problems = lanes.stack_lanes([problem] * count)
   keys = jax.random.split(jax.random.key(0), count)
   begin = time.perf_counter()
   init = lanes.init.lower(one, keys, problems).compile()

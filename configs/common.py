@@ -30,6 +30,10 @@ def get_base() -> ml_collections.ConfigDict:
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
   fit.remat = False  # Less memory, more time.
   fit.tv = 0.0  # Weight of the image's total variation in the loss.
+  fit.perceptual = 0.0  # Weight of the features' error; try 0.1.
+  fit.perceptual_layers = ('relu1_2', 'relu2_2')  # Of VGG16, to 'relu5_3'.
+  fit.perceptual_factor = 1  # 2: features of the half-sized image, cheaper.
+  fit.perceptual_weights = ''  # A file; '' is what dipjax[perceptual] brings.
 
   config.stop = stop = ml_collections.ConfigDict()
   stop.rule = 'wmv'  # Or 'last': after fit.steps.

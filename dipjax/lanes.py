@@ -12,14 +12,48 @@ import jax
 import jax.numpy as jnp
 
 from dipjax import fit as fit_lib
-from dipjax import objectives
+from dipjax import objectives, operators
 
 Array = jax.Array
 
 
 def stack_lanes(trees: Sequence[Any]) -> Any:
-  """Returns one tree whose arrays have a new first axis, one entry a lane."""
-  return jax.tree.map(lambda *leaves: jnp.stack(leaves), *trees)
+  """Returns one tree whose arrays have a new first axis, one entry a lane.
+
+  What is `operators.Shared` stays as it is in the first of them.
+  """
+  stack = lambda first, *others: (
+    first if _is_shared(first) else jnp.stack([first, *others])
+  )
+  return jax.tree.map(stack, *trees, is_leaf=_is_shared)
+
+
+def take_lane(tree: Any, lane: int) -> Any:
+  """Returns the tree of one lane of those that were stacked."""
+  take = lambda leaf: leaf if _is_shared(leaf) else leaf[lane]
+  return jax.tree.map(take, tree, is_leaf=_is_shared)
+
+
+def _is_shared(leaf: Any) -> bool:
+  return isinstance(leaf, operators.Shared)
+
+
+def _map_own(map_lanes: Callable, function: Callable) -> Callable:
+  """Maps a function over all arguments but what the lanes share in them."""
+
+  def mapped(*lanes):
+    leaves, structure = jax.tree.flatten(lanes, is_leaf=_is_shared)
+    own = [None if _is_shared(leaf) else leaf for leaf in leaves]
+
+    def apply(own):
+      joined = [
+        leaf if mine is None else mine for leaf, mine in zip(leaves, own)
+      ]
+      return function(*jax.tree.unflatten(structure, joined))
+
+    return map_lanes(apply)(own)
+
+  return mapped
 
 
 def _map_lanes(function: Callable) -> Callable:
@@ -30,8 +64,11 @@ def _map_lanes(function: Callable) -> Callable:
   other devices all at once.
   """
   if jax.default_backend() == 'cpu':
-    return lambda *lanes: jax.lax.map(lambda lane: function(*lane), lanes)
-  return jax.vmap(function)
+    return _map_own(lambda one: lambda own: jax.lax.map(one, own), function)
+  return _map_at_once(function)
+
+
+_map_at_once = functools.partial(_map_own, jax.vmap)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -46,10 +83,11 @@ def init(
   Args:
     fit: of one lane.
     keys: [lanes].
-    problems: every array with a first axis of lanes.
+    problems: every array with a first axis of lanes, but for what is
+      `operators.Shared`.
     cleans: [lanes, H, W, C], for monitors named oracle, or None.
   """
-  return jax.vmap(fit.init)(keys, problems, cleans)
+  return _map_at_once(fit.init)(keys, problems, cleans)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -77,4 +115,4 @@ def find_finished(
   states: fit_lib.FitState, problems: objectives.Problem
 ) -> Array:
   """Returns which lanes are finished, [lanes]."""
-  return jax.vmap(fit_lib.is_finished)(states, problems)
+  return _map_at_once(fit_lib.is_finished)(states, problems)

@@ -6,6 +6,7 @@ may differ in it.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,9 +27,11 @@ class Problem(struct.PyTreeNode):
   operator: Callable[[Array], Array]  # A pytree: image [H, W, C] -> prediction.
   crop: operators.Crop  # The real pixels of the network's output.
   code: Array  # [h, w, C], of the size that the network wants.
-  weights: Array  # [penalties], of each penalty of the objective.
+  weights: Array  # Of each penalty of the objective, then of the features.
   jitter: Array  # Standard deviation of the noise on the code, each step.
   steps: Array  # A fit of this problem takes at most so many.
+  features: operators.Shared | None = None  # What else is to agree, or none:
+  target: Array | None = None  # features(measurement), computed once.
 
 
 Objective = Callable[[Any, Problem, Array], tuple[Array, Array]]
@@ -40,6 +43,9 @@ def measurement_error(
   network: nn.Module, penalties: tuple[Penalty, ...] = ()
 ) -> Objective:
   """Returns mean((operator(image) - measurement)^2) + weights . penalties.
+
+  With problem.features, plus the perceptual error: its weight times
+  mean((features(operator(image)) - target)^2), in the precision of the code.
 
   The image, [H, W, C], is the network's output for the jittered code, cropped
   to the real pixels: only these reach the operator and the loss. Equal networks
@@ -53,13 +59,53 @@ def measurement_error(
   def objective(params, problem, key):
     code = codes.jitter_code(key, problem.code, problem.jitter)
     image = problem.crop(network.apply({'params': params}, code))
-    residual = problem.operator(image) - problem.measurement
-    loss = jnp.mean(jnp.square(residual))
+    predicted = problem.operator(image)
+    loss = jnp.mean(jnp.square(predicted - problem.measurement))
     for i, penalty in enumerate(penalties):
       loss += problem.weights[i] * penalty(image)
+    if problem.features is not None:
+      features = problem.features(predicted.astype(code.dtype))
+      error = jnp.mean(jnp.square(features - problem.target))
+      loss += problem.weights[len(penalties)] * error
     return loss, image
 
   return objective
+
+
+def add_features(
+  problem: Problem, features: Callable[[Array], Array], weight: float
+) -> Problem:
+  """Returns the problem with the perceptual error added (Johnson et al. 2016).
+
+  The features of the measurement are computed here, and not at each step.
+
+  Args:
+    problem: of one lane, without features.
+    features: a function of a prediction that gives an array of floats, such as
+      `features.Features`; all lanes share one.
+    weight: of the error, >= 0.
+
+  Raises:
+    ValueError: a weight that is none, a measurement without such features.
+  """
+  if not (math.isfinite(weight) and weight >= 0):
+    raise ValueError(
+      f'the weight of the perceptual error must be a number >= 0, got {weight}'
+    )
+  # Arrays of NumPy would go to the device again with every chunk.
+  shared = jax.tree.map(
+    jnp.asarray, operators.Shared(operators.as_operator(features))
+  )
+  return problem.replace(
+    weights=jnp.append(problem.weights, weight),
+    features=shared,
+    target=_apply(shared, problem.measurement),
+  )
+
+
+@jax.jit
+def _apply(operator, image):
+  return operator(image)
 
 
 def total_variation(image: Array) -> Array:

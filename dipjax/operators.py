@@ -156,6 +156,20 @@ def make_blur(kernel: Any) -> Blur:
   return Blur(jnp.asarray(kernel / total, jnp.float32))
 
 
+class Shared(struct.PyTreeNode):
+  """An operator that all lanes have in common: `lanes` keeps it only once.
+
+  Its arrays get no axis of lanes, as those of other operators do: for what is
+  large, such as a pretrained network.
+  """
+
+  operator: Operator
+
+  def __call__(self, image: Array) -> Array:
+    """Returns operator(image)."""
+    return self.operator(image)
+
+
 class Compose(struct.PyTreeNode):
   """Operators one after the other; `compose` makes it."""
 

@@ -16,6 +16,8 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from experiments import folders
+
 Run = Callable[[ml_collections.ConfigDict, str], object]
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -70,8 +72,7 @@ def _make_workdir() -> str:
 def _enable_compilation_cache() -> None:
   """Keeps compiled programs between runs, unless JAX is told where already."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
-    folder = os.path.join(home, 'dipjax', 'compiled')
+    folder = os.path.join(folders.find_cache(), 'compiled')
     jax.config.update('jax_compilation_cache_dir', folder)
 
 

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 import dipjax
-from dipjax import metrics
-from experiments import images, pictures, recorder, wiring
+from dipjax import features, metrics
+from experiments import images, pictures, recorder, weights, wiring
 
 
 def write_report(
@@ -115,21 +115,36 @@ def describe_run(
 
 
 def score(image: np.ndarray, data: wiring.Data) -> dict[str, float | None]:
-  """Returns psnr, ssim from 11 pixels a side, and psnr_y where it is wanted.
+  """Returns psnr, ssim from 11 pixels a side, lpips from 16, psnr_y if wanted.
 
   Against the clean image; nothing where it is not known. Infinite, of equal
-  images, is None: JSON has no infinity.
+  images, is None: JSON has no infinity. LPIPS needs dipjax[perceptual].
   """
   if data.clean is None:
     return {}
   scores = {'psnr': _finite(metrics.psnr(image, data.clean))}
   if min(data.clean.shape[:2]) >= 11:
     scores['ssim'] = float(metrics.ssim(image, data.clean))
+  lpips = _score_lpips(image, data.clean)
+  if lpips is not None:
+    scores['lpips'] = lpips
   if data.shave is not None and data.clean.shape[2] == 3:
     scores['psnr_y'] = _finite(
       metrics.psnr_y(image, data.clean, shave=data.shave)
     )
   return scores
+
+
+def _score_lpips(image, clean) -> float | None:
+  """None where the weights are not installed, or for images of few pixels."""
+  found = weights.find_weights()
+  if found is None or min(clean.shape[:2]) < 16:
+    return None
+  image = np.clip(image, 0, 1).astype(np.float32)
+  return float(_lpips(found.params, found.linear, image, clean))
+
+
+_lpips = jax.jit(features.lpips)
 
 
 def _score_fit(image, data):
@@ -167,7 +182,7 @@ def _draw_comparison(data, result, summary):
   )
   gain = f'x{pictures.DIFFERENCE_GAIN:g}'
   panels = {
-    caption('measurement', summary['measurement']): data.picture,
+    caption(data.caption, summary['measurement']): data.picture,
     **{
       caption(name, summary['baselines'][name]): image
       for name, image in data.baselines.items()
@@ -177,7 +192,7 @@ def _draw_comparison(data, result, summary):
   }
   if data.clean is None:
     removed = pictures.draw_difference(data.picture, result.image)
-    panels[f'measurement - restored, {gain}'] = removed
+    panels[f'{data.caption} - restored, {gain}'] = removed
   else:
     panels['clean'] = data.clean
     wrong = pictures.draw_difference(result.image, data.clean)

@@ -13,9 +13,17 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from dipjax import codes, corruptions, fit, monitors, objectives, operators
+from dipjax import (
+  codes,
+  corruptions,
+  features,
+  fit,
+  monitors,
+  objectives,
+  operators,
+)
 from dipjax.networks import decoder, dncnn, pixels, resnet, skip, unet
-from experiments import images
+from experiments import images, weights
 
 NETWORKS: dict[str, Callable[..., nn.Module]] = {
   'skip': skip.Skip,
@@ -38,6 +46,7 @@ class Data(NamedTuple):
   shown: np.ndarray | None = None  # [H, W, C], where that is of another.
   baselines: Mapping[str, np.ndarray] = {}  # Simpler restorations, by name.
   shave: int | None = None  # Edge that the PSNR of Y, if wanted, leaves out.
+  caption: str = 'measurement'  # What `picture` is.
 
   @property
   def picture(self) -> np.ndarray:
@@ -116,7 +125,13 @@ def make_arguments(
   Raises:
     ValueError: a value that no network, fit or rule can have.
   """
-  least_values = {'steps': 1, 'learning_rate': 0, 'jitter': 0, 'tv': 0}
+  least_values = {
+    'steps': 1,
+    'learning_rate': 0,
+    'jitter': 0,
+    'tv': 0,
+    'perceptual': 0,
+  }
   for name, least in least_values.items():
     value = config.fit[name]
     if not (math.isfinite(value) and value >= least):
@@ -137,6 +152,7 @@ def make_arguments(
     'decay': config.average.decay,
     'precision': config.fit.precision,
     'penalties': make_penalties(config.fit),
+    'perceptual': make_perceptual(config.fit),
     'monitors': make_monitors(config),
     'rule': config.stop.rule,
     'chunk': config.record.every,
@@ -180,6 +196,46 @@ def make_penalties(
 ) -> list[tuple[objectives.Penalty, float]]:
   """Returns what is added to the squared error, with weights."""
   return [(objectives.total_variation, fit.tv)] if fit.tv else []
+
+
+def make_perceptual(
+  fit: ml_collections.ConfigDict,
+) -> tuple[features.Features, float] | None:
+  """Returns the features that are compared, and the weight; None without."""
+  if not fit.perceptual:
+    return None
+  network = make_features(
+    fit.perceptual_weights,
+    fit.perceptual_layers,
+    'fit.perceptual_layers',
+    fit.perceptual_factor,
+  )
+  return network, fit.perceptual
+
+
+def make_features(
+  path: str, layers: Sequence[str], field: str, factor: int = 1
+) -> features.Features:
+  """Returns a feature network with the parameters of a file.
+
+  Args:
+    path: as of `weights.load_weights`.
+    layers: of `features.LAYERS`.
+    field: of the config that names them, for the error.
+    factor: of `features.Features`.
+
+  Raises:
+    ValueError: no layers, unknown ones, a factor below 1, or the file.
+  """
+  for layer in layers:
+    choose(dict.fromkeys(features.LAYERS), layer, field)
+  if not layers or factor < 1:
+    raise ValueError(
+      f'{field} must name layers, and their factor be >= 1, got {layers}, '
+      f'{factor}'
+    )
+  params = weights.load_weights(path).params
+  return features.Features(params, tuple(layers), factor)
 
 
 def make_code(network: ml_collections.ConfigDict):

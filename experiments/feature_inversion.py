@@ -1,0 +1,55 @@
+"""Feature inversion: a picture with the same features as a given one.
+
+python -m experiments.feature_inversion --config=configs/feature_inversion.py
+
+What a layer of a pretrained network has kept of a picture, and what not.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dipjax import operators
+from experiments import cli, task, wiring
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Inverts the features of one picture; returns what result.json holds.
+
+  Args:
+    config: as configs/feature_inversion.py.
+    workdir: the folder for all that the run leaves.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  return task.run('feature_inversion', load(config.data), config, workdir)
+
+
+def load(data: ml_collections.ConfigDict) -> wiring.Data:
+  """Returns the features of the picture, the largest of them scaled to 1.
+
+  The picture itself is only shown: the fit sees the features alone.
+  """
+  image = wiring.read(data.image, data.crop)
+  network = wiring.make_features(data.weights, data.layers, 'data.layers')
+  network = jax.tree.map(jnp.asarray, network)
+  features = jax.jit(lambda network, image: network(image))(network, image)
+  if not np.any(features):
+    raise ValueError(f'all features of data.layers={data.layers} are 0')
+  # Features without a scale would have no PSNR.
+  scale = jax.tree_util.Partial(jnp.multiply, 1 / jnp.max(features))
+  operator = operators.Shared(operators.compose(network, scale))
+  return wiring.Data(
+    measurement=np.asarray(scale(features)),
+    clean=None,
+    operator=operator,
+    size=image.shape,
+    shown=image,
+    caption='original',
+  )
+
+
+if __name__ == '__main__':
+  cli.launch(run)
