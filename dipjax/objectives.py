@@ -29,6 +29,7 @@ class Problem(struct.PyTreeNode):
   weights: Array  # [penalties], of each penalty of the objective.
   jitter: Array  # Standard deviation of the noise on the code, each step.
   steps: Array  # A fit of this problem takes at most so many.
+  noise: Array | float = 0.0  # Variance of the measurement's; 0: not known.
 
 
 Objective = Callable[[Any, Problem, Array], tuple[Array, Array]]

@@ -213,7 +213,7 @@ def restore(
   states, trace = run_lanes(
     fit, keys, problems, cleans, chunk=chunk, watch=watch
   )
-  return _collect(states, trace, rule)
+  return collect(states, trace, rule)
 
 
 def make_problem(
@@ -227,6 +227,7 @@ def make_problem(
   jitter: float,
   steps: int,
   weights: Sequence[float] = (),
+  noise: float = 0.0,
 ) -> objectives.Problem:
   """Returns the problem of one lane, its code as large as the network needs.
 
@@ -235,6 +236,7 @@ def make_problem(
     measurement, operator, network, code, jitter, steps: as of `restore`.
     size: (H, W, ...) of the image.
     weights: of the penalties.
+    noise: variance of the measurement's noise, where a monitor asks for it.
   """
   height, width = size[:2]
   code_size = network.code_size(height, width)
@@ -247,6 +249,7 @@ def make_problem(
     weights=jnp.array(weights, jnp.float32),
     jitter=jnp.array(jitter, jnp.float32),
     steps=jnp.array(steps),
+    noise=jnp.array(noise, jnp.float32),
   )
 
 
@@ -256,6 +259,7 @@ def run_lanes(
   problems: objectives.Problem,
   cleans: Array | None = None,
   *,
+  start: Callable[[fit_lib.FitState], fit_lib.FitState] | None = None,
   chunk: int = 10,
   watch: Watch | None = None,
 ) -> tuple[fit_lib.FitState, fit_lib.Trace]:
@@ -268,6 +272,8 @@ def run_lanes(
     keys: [lanes].
     problems: arrays with a first axis of lanes.
     cleans: [lanes, H, W, C] or None.
+    start: makes of the fresh states those to start from, see `staged.inherit`;
+      None leaves them.
     chunk: steps in one call of the device.
     watch: called after each chunk with the states, which are only borrowed, and
       its trace.
@@ -276,6 +282,7 @@ def run_lanes(
     The states, and the trace of all steps, [lanes, steps], as NumPy arrays.
   """
   states = lanes.init(fit, keys, problems, cleans)
+  states = start(states) if start else states
   traces = []
   while not np.all(lanes.find_finished(states, problems)):
     states, trace = lanes.advance(fit, chunk, states, problems)
@@ -371,7 +378,10 @@ def _check_prediction(network, problems, size):
     )
 
 
-def _collect(states, trace, rule):
+def collect(
+  states: fit_lib.FitState, trace: fit_lib.Trace, rule: str
+) -> Restoration:
+  """Returns what the monitor `rule` selected of the lanes of `run_lanes`."""
   states = jax.device_get(states.replace(opt_state=(), key=()))
   images = np.clip(states.monitors[rule].image, 0, 1)
   return Restoration(

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dipjax import operators
+from dipjax import codes
 from experiments import cli, task, wiring
 
 
@@ -44,12 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
 def make_code(flash: np.ndarray, key, size: tuple[int, int]):
   """Returns the picture with flash as the code: reflected up to the size."""
   del key
-  height, width, _ = flash.shape
-  window = operators.crop_center(size, (height, width))
-  below = size[0] - height - window.top
-  right = size[1] - width - window.left
-  pads = (window.top, below), (window.left, right), (0, 0)
-  return jnp.asarray(np.pad(flash, pads, mode='symmetric'))
+  return codes.extend_image(jnp.asarray(flash), size)
 
 
 if __name__ == '__main__':

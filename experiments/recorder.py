@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -115,11 +116,22 @@ class Recorder:
     whole = time.perf_counter() - self._begin
     return {'compile': compiling, 'fit': whole - compiling}
 
-  def __call__(self, states: fit_lib.FitState, trace: fit_lib.Trace) -> None:
-    """Records the last step of each lane in a chunk; see dipjax.restore."""
+  def __call__(
+    self,
+    states: fit_lib.FitState,
+    trace: fit_lib.Trace,
+    notes: Sequence[Mapping[str, Any]] | None = None,
+  ) -> None:
+    """Records the last step of each lane in a chunk; see dipjax.restore.
+
+    Args:
+      states: unused.
+      trace: of the chunk, [lanes, steps].
+      notes: what else to record of each lane.
+    """
     del states
     records = [
-      self._make_record(lane, trace)
+      self._make_record(lane, trace) | (dict(notes[lane]) if notes else {})
       for lane in range(len(self.seeds))
       if trace.active[lane].any()
     ]

@@ -60,10 +60,10 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
   return Data(image, _read_clean(data, whole) if data.clean else None)
 
 
-def check_sigma(sigma: float) -> float:
-  """Returns data.sigma, or raises a ValueError."""
+def check_sigma(sigma: float, field: str = 'data.sigma') -> float:
+  """Returns the standard deviation of a field, or raises a ValueError."""
   if not (math.isfinite(sigma) and sigma >= 0):
-    raise ValueError(f'data.sigma must be a number >= 0, got {sigma}')
+    raise ValueError(f'{field} must be a number >= 0, got {sigma}')
   return sigma
 
 
