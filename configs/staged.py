@@ -58,3 +58,5 @@ def _make_smoke(config):
   """Seconds: a thumbnail and a small network; what the tests run."""
   common.make_smoke(config)
   config.schedule.stages = 3
+  config.fit.steps = 150
+  config.record.every = 10

@@ -10,7 +10,7 @@ oracle protocol of the literature, the clean image itself.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
 
 def plan_stages(
-  levels: Sequence[float],
+  levels: Iterable[float],
   *,
   reference: str,
   steps: int,
@@ -58,7 +58,7 @@ def plan_stages(
     raise ValueError(
       f'reference {reference!r} is not one of {", ".join(REFERENCES)}'
     )
-  falling = [float(level) for level in reversed(levels)]
+  falling = [float(level) for level in levels][::-1]
   own = 0.0
   if reference == 'measurement':
     falling[-1], own = 0.0, sigma**2
@@ -103,7 +103,7 @@ def inherit(
 
 @functools.cache
 def reach_noise(otherwise: monitors.Monitor) -> monitors.Monitor:
-  """Returns a monitor that ends a fit where the loss has come down to the noise.
+  """Returns a monitor that ends a fit where its loss is its noise.
 
   Of a problem whose noise is known: done at the first step whose loss is no
   more than problem.noise, with the estimate there. Of one whose noise is not

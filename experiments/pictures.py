@@ -217,7 +217,7 @@ def draw_stages(
     left = 0
     for stage in stages:
       own = [record for record in records if record['stage'] == stage]
-      shown = [r | {'step': left + r['stage_step']} for r in own]
+      shown = [{**r, 'step': left + r['stage_step']} for r in own]
       right = 1 + max(record['step'] for record in shown)
       axis.axvspan(left, right, color='black', alpha=0.04 + 0.06 * (stage % 2))
       for end, name, colour in _STAGE_CURVES:

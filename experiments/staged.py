@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from numpy.typing import ArrayLike
 
 from dipjax import (
   codes,
@@ -167,7 +168,7 @@ def describe_plan(setup: Setup) -> str:
     f'{mark}{len(steps)} stages {how}, {config.schedule.name} levels '
     f'{first:g} to {last:g}, with targets from the {config.staged.reference}, '
     f'{min(steps)} to {max(steps)} steps each: at most {sum(steps)} steps in '
-    f'all for each seed'
+    'all for each seed'
   )
 
 
@@ -201,7 +202,9 @@ def _make_code_maker(image):
   return lambda key, size: codes.extend_image(jnp.asarray(image), size)
 
 
-def _fit_stages(setup, indices, makers, record, *, before=0, start=None):
+def _fit_stages(
+  setup, indices, makers, record, *, before: ArrayLike = 0, start=None
+):
   """Fits some stages at once, lanes stage by stage and in each seed by seed.
 
   Args:
