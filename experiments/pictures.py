@@ -84,6 +84,21 @@ def draw_comparison(panels: Mapping[str, np.ndarray]) -> np.ndarray:
   return np.concatenate(row[1:], axis=1)
 
 
+def draw_grid(stack: np.ndarray) -> np.ndarray:
+  """Returns images [N, H, W, C] in rows, about as many as columns, on white.
+
+  Pixels are enlarged by a whole factor where the images are small.
+  """
+  count, height, width, channels = stack.shape
+  columns = math.ceil(math.sqrt(count))
+  rows = math.ceil(count / columns)
+  cells = np.ones((rows * columns, height + 1, width + 1, channels))
+  cells[:count, :height, :width] = stack
+  cells = cells.reshape(rows, columns, *cells.shape[1:])
+  grid = np.concatenate(np.concatenate(cells, axis=1), axis=1)
+  return _enlarge(grid)
+
+
 def widen(panel: np.ndarray, width: int) -> np.ndarray:
   """Returns a panel [H, W, C] in the middle of a white one of that width."""
   left = (width - panel.shape[1]) // 2

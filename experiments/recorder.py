@@ -86,6 +86,14 @@ def write_json(path: str, value: Any) -> None:
   images.write_atomic(path, (json.dumps(value, indent=2) + '\n').encode())
 
 
+def append_lines(path: str, records: Sequence[Mapping[str, Any]]) -> None:
+  """Appends records to a file, one line of JSON each."""
+  lines = ''.join(json.dumps(record) + '\n' for record in records)
+  # One write of whole lines: a kill leaves no half of one.
+  with open(path, 'ab', buffering=0) as file:
+    file.write(lines.encode())
+
+
 class Recorder:
   """Records a run in a folder and shows its progress.
 
@@ -136,10 +144,7 @@ class Recorder:
       if trace.active[lane].any()
     ]
     self.records += records
-    lines = ''.join(json.dumps(record) + '\n' for record in records)
-    # One write of whole lines: a kill leaves no half of one.
-    with open(self._metrics, 'ab', buffering=0) as file:
-      file.write(lines.encode())
+    append_lines(self._metrics, records)
     self._show(records, trace)
 
   def __enter__(self):
