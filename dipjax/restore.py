@@ -177,7 +177,7 @@ def restore(
       'oracle': monitors_lib.oracle(),
       'oracle_output': monitors_lib.oracle(of='output'),
     }
-  fit = _make_fit(
+  fit = make_fit(
     network,
     tuple(penalty for penalty, _ in penalties),
     optimizer,
@@ -346,7 +346,15 @@ def _check_penalties(penalties, shape):
 
 
 @functools.cache
-def _make_fit(network, penalties, optimizer, watchers, decay, precision):
+def make_fit(
+  network: nn.Module,
+  penalties: tuple[objectives.Penalty, ...],
+  optimizer: optax.GradientTransformation,
+  watchers: tuple[tuple[str, monitors_lib.Monitor], ...],
+  decay: float,
+  precision: str,
+) -> fit_lib.Fit:
+  """Returns the fit to a measurement; equal arguments compile once."""
   return fit_lib.make_fit(
     network,
     objectives.measurement_error(network, penalties),

@@ -29,5 +29,7 @@ def restore_latest(manager: ocp.CheckpointManager, state: Any) -> Any:
   step = manager.latest_step()
   if step is None:
     return state
-  like = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+  )
   return manager.restore(step, args=ocp.args.StandardRestore(like))

@@ -97,7 +97,8 @@ def _load_npz(path):
   try:
     with np.load(path, allow_pickle=False) as file:
       stack = file['images']
-  except (OSError, ValueError, KeyError, AttributeError, TypeError):
+  # An array alone is no archive, and a damaged one raises nearly anything.
+  except Exception:
     raise ValueError(f'{path!r} is no npz with an array `images`') from None
   if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] not in (1, 3):
     raise ValueError(

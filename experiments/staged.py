@@ -19,12 +19,17 @@ from dipjax import (
   fit,
   lanes,
   monitors,
-  objectives,
   operators,
   schedules,
   staged,
 )
-from dipjax.restore import Restoration, collect, make_problem, run_lanes
+from dipjax.restore import (
+  Restoration,
+  collect,
+  make_fit,
+  make_problem,
+  run_lanes,
+)
 from experiments import cli, pictures, recorder, report, wiring
 
 Array = jax.Array
@@ -91,7 +96,9 @@ def make_setup(config: ml_collections.ConfigDict) -> Setup:
   keys = [jax.random.key(seed) for seed in arguments['seeds']]
   return Setup(
     config=config,
-    fit=make_fit(arguments, config.staged.residual, data.clean is not None),
+    fit=make_stage_fit(
+      arguments, config.staged.residual, data.clean is not None
+    ),
     arguments=arguments,
     data=data,
     reference=jnp.asarray(reference),
@@ -121,7 +128,7 @@ def make_plan(config: ml_collections.ConfigDict) -> list[staged.Stage]:
   )
 
 
-def make_fit(
+def make_stage_fit(
   arguments: dict[str, Any], residual: bool, with_oracle: bool
 ) -> fit.Fit:
   """Returns the fit of every stage: one program serves them all."""
@@ -134,14 +141,13 @@ def make_fit(
       'oracle': monitors.oracle(),
       'oracle_output': monitors.oracle(of='output'),
     }
-  penalties = tuple(penalty for penalty, _ in arguments['penalties'])
-  return fit.make_fit(
+  return make_fit(
     arguments['network'],
-    objectives.measurement_error(arguments['network'], penalties),
+    tuple(penalty for penalty, _ in arguments['penalties']),
     arguments['optimizer'],
-    watchers,
-    decay=arguments['decay'],
-    precision=arguments['precision'],
+    tuple(watchers.items()),
+    arguments['decay'],
+    arguments['precision'],
   )
 
 

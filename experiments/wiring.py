@@ -122,7 +122,7 @@ def make_arguments(
     'network': make_network(config.network, channels, config.fit.remat),
     'code': make_code(config.network),
     'jitter': config.fit.jitter,
-    'optimizer': optax.adam(config.fit.learning_rate),
+    'optimizer': _make_adam(config.fit.learning_rate),
     'steps': config.fit.steps,
     'decay': config.average.decay,
     'precision': config.fit.precision,
@@ -133,6 +133,10 @@ def make_arguments(
     'seeds': make_seeds(config),
     'memory': _find_memory(),
   }
+
+
+# An optimiser is part of the compiled step: equal rates share one.
+_make_adam = functools.cache(optax.adam)
 
 
 def _find_memory() -> int | None:
