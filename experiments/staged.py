@@ -226,8 +226,7 @@ def _fit_stages(
   for index in indices:
     for key, maker in zip(setup.keys, makers, strict=True):
       keys.append(staged.make_key(key, index))
-      problem = _make_stage_problem(setup, keys[-1], setup.plan[index], maker)
-      problems.append(problem)
+      problems.append(_make_stage_problem(setup, key, index, maker))
   cleans = None
   if setup.data.clean is not None:
     cleans = jnp.stack([jnp.asarray(setup.data.clean)] * len(keys))
@@ -252,11 +251,11 @@ def _fit_stages(
   ]
 
 
-def _make_stage_problem(setup, key, stage, maker):
-  arguments = setup.arguments
+def _make_stage_problem(setup, key, index, maker):
+  arguments, stage = setup.arguments, setup.plan[index]
   return make_problem(
-    key,
-    staged.make_target(key, setup.reference, stage.level),
+    key,  # Of the seed: a code that is drawn is the same in all stages.
+    _make_target(setup, key, index),
     operators.Identity(),
     arguments['network'],
     setup.reference.shape,
@@ -266,6 +265,11 @@ def _make_stage_problem(setup, key, stage, maker):
     weights=[weight for _, weight in arguments['penalties']],
     noise=stage.noise,
   )
+
+
+def _make_target(setup, key, index):
+  key, level = staged.make_key(key, index), setup.plan[index].level
+  return staged.make_target(key, setup.reference, level)
 
 
 def _make_watch(setup, stages, problems, before, record):
@@ -355,9 +359,7 @@ def _summarize_stage(setup, index, result):
   stage = setup.plan[index]
   lanes_of_stage = []
   for lane, (key, image) in enumerate(zip(setup.keys, result.images)):
-    target = staged.make_target(
-      staged.make_key(key, index), setup.reference, stage.level
-    )
+    target = _make_target(setup, key, index)
     lanes_of_stage.append(
       {
         'seed': setup.arguments['seeds'][lane],
