@@ -162,7 +162,8 @@ def test_a_chain_leaves_its_files_and_records(chained):
     taken = [stage['lanes'][i]['steps'] for stage in result['stages']]
     assert all(t <= p for t, p in zip(taken, planned))
     assert lane['stopped_at'] == sum(taken) <= result['steps']
-    assert lane['oracle']['psnr'] >= lane['psnr']
+    # The same image, scored by two programs, may differ in rounding.
+    assert lane['oracle']['psnr'] > lane['psnr'] - 1e-3
   lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   records = [json.loads(line) for line in lines]
   for lane in (0, 1):
