@@ -21,6 +21,21 @@ def make_meshgrid(size: tuple[int, int]) -> Array:
   return jnp.stack([x, y], axis=-1)
 
 
+def extend_image(image: Array, size: tuple[int, int]) -> Array:
+  """Returns an image [H, W, C] as a code: in its middle, reflected beyond.
+
+  Args:
+    image: no larger than the code.
+    size: (height, width) of the code.
+  """
+  before = [(side - length) // 2 for side, length in zip(size, image.shape)]
+  pads = [
+    (left, side - length - left)
+    for left, side, length in zip(before, size, image.shape)
+  ]
+  return jnp.pad(image, (*pads, (0, 0)), mode='symmetric')
+
+
 def jitter_code(key: Array, code: Array, deviation: Array | float) -> Array:
   """Returns code + N(0, deviation^2), in the precision of the code.
 

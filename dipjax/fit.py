@@ -136,7 +136,9 @@ def make_fit(
     average, estimate = monitors.update_average(
       state.average, output, state.step, decay=decay
     )
-    seen = monitors.Observation(state.step, loss, output, estimate)
+    seen = monitors.Observation(
+      state.step, loss, output, estimate, problem.noise
+    )
     watched = {
       name: watcher.update(state.monitors[name], seen)
       for name, watcher in watchers.items()

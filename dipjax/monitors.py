@@ -28,6 +28,7 @@ class Observation(NamedTuple):
   loss: Array
   output: Array  # [H, W, C], the network's output at this step.
   estimate: Array  # [H, W, C], the average of the outputs so far.
+  noise: Array | float = 0.0  # Of the problem.
 
 
 class MonitorState(struct.PyTreeNode):
@@ -69,7 +70,12 @@ def update_average(
     The biased average, for the next call, and the unbiased one, to be used.
   """
   average = decay * average + (1 - decay) * image
-  return average, average / (1 - decay ** (step + 1.0))
+  return average, unbias_average(average, step + 1, decay=decay)
+
+
+def unbias_average(average: Array, steps: Array, *, decay: float) -> Array:
+  """Returns the value of a biased average of so many steps, at least one."""
+  return average / (1 - decay ** (steps + 0.0))
 
 
 @functools.cache

@@ -32,6 +32,7 @@ class Problem(struct.PyTreeNode):
   steps: Array  # A fit of this problem takes at most so many.
   features: operators.Shared | None = None  # What else is to agree, or none:
   target: Array | None = None  # features(measurement), computed once.
+  noise: Array | float = 0.0  # Variance of the measurement's; 0: not known.
 
 
 Objective = Callable[[Any, Problem, Array], tuple[Array, Array]]

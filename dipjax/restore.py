@@ -192,7 +192,7 @@ def restore(
       'oracle': monitors_lib.oracle(),
       'oracle_output': monitors_lib.oracle(of='output'),
     }
-  fit = _make_fit(
+  fit = make_fit(
     network,
     tuple(penalty for penalty, _ in penalties),
     optimizer,
@@ -225,7 +225,7 @@ def restore(
   states, trace = run_lanes(
     fit, keys, problems, cleans, chunk=chunk, watch=watch
   )
-  return _collect(states, trace, rule)
+  return collect(states, trace, rule)
 
 
 def make_problem(
@@ -240,6 +240,7 @@ def make_problem(
   steps: int,
   weights: Sequence[float] = (),
   perceptual: tuple[Callable[[Array], Array], float] | None = None,
+  noise: float = 0.0,
 ) -> objectives.Problem:
   """Returns the problem of one lane, its code as large as the network needs.
 
@@ -249,6 +250,7 @@ def make_problem(
       `restore`.
     size: (H, W, ...) of the image.
     weights: of the penalties.
+    noise: variance of the measurement's noise, where a monitor asks for it.
   """
   height, width = size[:2]
   # A stream of its own: the fit draws from the key itself.
@@ -262,6 +264,7 @@ def make_problem(
     weights=jnp.array(weights, jnp.float32),
     jitter=jnp.array(jitter, jnp.float32),
     steps=jnp.array(steps),
+    noise=jnp.array(noise, jnp.float32),
   )
   return (
     objectives.add_features(problem, *perceptual) if perceptual else problem
@@ -281,6 +284,7 @@ def run_lanes(
   problems: objectives.Problem,
   cleans: Array | None = None,
   *,
+  start: Callable[[fit_lib.FitState], fit_lib.FitState] | None = None,
   chunk: int = 10,
   watch: Watch | None = None,
 ) -> tuple[fit_lib.FitState, fit_lib.Trace]:
@@ -293,6 +297,8 @@ def run_lanes(
     keys: [lanes].
     problems: arrays with a first axis of lanes, as `lanes.stack_lanes` makes.
     cleans: [lanes, H, W, C] or None.
+    start: makes of the fresh states those to start from, see `staged.inherit`;
+      None leaves them.
     chunk: steps in one call of the device.
     watch: called after each chunk with the states, which are only borrowed, and
       its trace.
@@ -301,6 +307,7 @@ def run_lanes(
     The states, and the trace of all steps, [lanes, steps], as NumPy arrays.
   """
   states = lanes.init(fit, keys, problems, cleans)
+  states = start(states) if start else states
   traces = []
   while not np.all(lanes.find_finished(states, problems)):
     states, trace = lanes.advance(fit, chunk, states, problems)
@@ -364,7 +371,15 @@ def _check_penalties(penalties, shape):
 
 
 @functools.cache
-def _make_fit(network, penalties, optimizer, watchers, decay, precision):
+def make_fit(
+  network: nn.Module,
+  penalties: tuple[objectives.Penalty, ...],
+  optimizer: optax.GradientTransformation,
+  watchers: tuple[tuple[str, monitors_lib.Monitor], ...],
+  decay: float,
+  precision: str,
+) -> fit_lib.Fit:
+  """Returns the fit to a measurement; equal arguments compile once."""
   return fit_lib.make_fit(
     network,
     objectives.measurement_error(network, penalties),
@@ -396,15 +411,18 @@ def _check_prediction(network, problems, size):
     )
 
 
-def _collect(states, trace, rule):
+def collect(
+  states: fit_lib.FitState, trace: fit_lib.Trace, rule: str
+) -> Restoration:
+  """Returns what the monitor `rule` selected of the lanes of `run_lanes`."""
   states = jax.device_get(states.replace(opt_state=(), key=()))
   images = np.clip(states.monitors[rule].image, 0, 1)
   return Restoration(
     image=images.mean(axis=0),
     deviation=images.std(axis=0),
     images=images,
-    selected=states.monitors[rule].step,
-    stopped=states.step,
+    selected=np.asarray(states.monitors[rule].step),
+    stopped=np.asarray(states.step),
     rule=rule,
     monitors=states.monitors,
     trace=trace,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dipjax import operators
+from dipjax import codes
 from experiments import cli, task, wiring
 
 
@@ -51,11 +51,7 @@ def make_code(flash: np.ndarray, key, size: tuple[int, int]):
       f'code of {size[1]}x{size[0]}: take one whose code is as large as the '
       'picture'
     )
-  window = operators.crop_center(size, (height, width))
-  below = size[0] - height - window.top
-  right = size[1] - width - window.left
-  pads = (window.top, below), (window.left, right), (0, 0)
-  return jnp.asarray(np.pad(flash, pads, mode='symmetric'))
+  return codes.extend_image(jnp.asarray(flash), size)
 
 
 if __name__ == '__main__':

@@ -45,6 +45,13 @@ _CURVES = (
 )
 
 
+# (end of a record's key, legend, colour)
+_STAGE_CURVES = (
+  ('_target', "against the stage's target", 'tab:gray'),
+  ('', 'against the clean image', 'tab:blue'),
+)
+
+
 def draw_comparison(panels: Mapping[str, np.ndarray]) -> np.ndarray:
   """Returns the panels in one row, each below its key as a caption.
 
@@ -75,6 +82,21 @@ def draw_comparison(panels: Mapping[str, np.ndarray]) -> np.ndarray:
   gap = np.ones((cells[0].shape[0], max(4, width // 64), 3))
   row = [part for cell in cells for part in (gap, cell)]
   return np.concatenate(row[1:], axis=1)
+
+
+def draw_grid(stack: np.ndarray) -> np.ndarray:
+  """Returns images [N, H, W, C] in rows, about as many as columns, on white.
+
+  Pixels are enlarged by a whole factor where the images are small.
+  """
+  count, height, width, channels = stack.shape
+  columns = math.ceil(math.sqrt(count))
+  rows = math.ceil(count / columns)
+  cells = np.ones((rows * columns, height + 1, width + 1, channels))
+  cells[:count, :height, :width] = stack
+  cells = cells.reshape(rows, columns, *cells.shape[1:])
+  grid = np.concatenate(np.concatenate(cells, axis=1), axis=1)
+  return _enlarge(grid)
 
 
 def widen(panel: np.ndarray, width: int) -> np.ndarray:
@@ -122,6 +144,7 @@ def draw_curves(
   records: Sequence[Mapping],
   *,
   selected: Sequence[int],
+  title: str = '',
 ) -> bool:
   """Writes the loss and the PSNR of every lane against the step, as a PNG.
 
@@ -130,6 +153,7 @@ def draw_curves(
     records: each with `step`, `lane`, `loss` and `psnr_measurement`; `psnr` (of
       the average) and `psnr_output` where the clean image is known.
     selected: the step of each lane whose image was returned.
+    title: above, if any.
 
   Returns:
     True; or False, with nothing written, where matplotlib is not installed.
@@ -142,6 +166,7 @@ def draw_curves(
   figure = _make_figure()
   if figure is None:
     return False
+  figure.suptitle(title)
   left, right = figure.subplots(1, 2)
   _draw_quantity(left, records, 'loss', 'loss', 'tab:gray')
   for quantity in _CURVES:
@@ -174,6 +199,48 @@ def draw_losses(
     for name, loss in losses.items():
       axis.plot(np.arange(1, len(loss) + 1), loss, label=name, linewidth=1)
     axis.set(xlabel='step', ylabel='loss', xscale=scale, yscale='log')
+    axis.grid(alpha=0.3)
+    axis.legend(framealpha=1, edgecolor='none')
+  _save_figure(path, figure)
+  return True
+
+
+def draw_stages(
+  path: str | os.PathLike, records: Sequence[Mapping], *, title: str = ''
+) -> bool:
+  """Writes PSNR and SSIM against the step, the stages as bands, as a PNG.
+
+  Stages lie one after the other, also those that were fitted at once.
+
+  Args:
+    path: the file to write or replace.
+    records: each with `stage`, `stage_step` and `lane`; psnr and ssim, against
+      the stage's target with `_target` added, where they are known.
+    title: above, if any.
+
+  Returns:
+    True; or False, with nothing written, where matplotlib is not installed.
+  """
+  figure = _make_figure()
+  if figure is None:
+    return False
+  figure.suptitle(title)
+  stages = sorted({record['stage'] for record in records})
+  for axis, key, label in zip(
+    figure.subplots(1, 2), ('psnr', 'ssim'), ('PSNR, dB', 'SSIM'), strict=True
+  ):
+    left = 0
+    for stage in stages:
+      own = [record for record in records if record['stage'] == stage]
+      shown = [{**r, 'step': left + r['stage_step']} for r in own]
+      right = 1 + max(record['step'] for record in shown)
+      axis.axvspan(left, right, color='black', alpha=0.04 + 0.06 * (stage % 2))
+      for end, name, colour in _STAGE_CURVES:
+        # Only the first stage enters the legend.
+        name = name if stage == stages[0] else None
+        _draw_quantity(axis, shown, f'{key}{end}', name, colour)
+      left = right
+    axis.set(xlabel='step, stage after stage', ylabel=label)
     axis.grid(alpha=0.3)
     axis.legend(framealpha=1, edgecolor='none')
   _save_figure(path, figure)

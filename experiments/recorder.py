@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -85,6 +86,14 @@ def write_json(path: str, value: Any) -> None:
   images.write_atomic(path, (json.dumps(value, indent=2) + '\n').encode())
 
 
+def append_lines(path: str, records: Sequence[Mapping[str, Any]]) -> None:
+  """Appends records to a file, one line of JSON each."""
+  lines = ''.join(json.dumps(record) + '\n' for record in records)
+  # One write of whole lines: a kill leaves no half of one.
+  with open(path, 'ab', buffering=0) as file:
+    file.write(lines.encode())
+
+
 class Recorder:
   """Records a run in a folder and shows its progress.
 
@@ -115,19 +124,27 @@ class Recorder:
     whole = time.perf_counter() - self._begin
     return {'compile': compiling, 'fit': whole - compiling}
 
-  def __call__(self, states: fit_lib.FitState, trace: fit_lib.Trace) -> None:
-    """Records the last step of each lane in a chunk; see dipjax.restore."""
+  def __call__(
+    self,
+    states: fit_lib.FitState,
+    trace: fit_lib.Trace,
+    notes: Sequence[Mapping[str, Any]] | None = None,
+  ) -> None:
+    """Records the last step of each lane in a chunk; see dipjax.restore.
+
+    Args:
+      states: unused.
+      trace: of the chunk, [lanes, steps].
+      notes: what else to record of each lane.
+    """
     del states
     records = [
-      self._make_record(lane, trace)
+      self._make_record(lane, trace) | (dict(notes[lane]) if notes else {})
       for lane in range(len(self.seeds))
       if trace.active[lane].any()
     ]
     self.records += records
-    lines = ''.join(json.dumps(record) + '\n' for record in records)
-    # One write of whole lines: a kill leaves no half of one.
-    with open(self._metrics, 'ab', buffering=0) as file:
-      file.write(lines.encode())
+    append_lines(self._metrics, records)
     self._show(records, trace)
 
   def __enter__(self):

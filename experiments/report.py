@@ -42,7 +42,10 @@ def write_report(
       write(f'restored_seed_{lane["seed"]}.png', image)
   selected = [lane['selected_step'] for lane in summary['lanes']]
   if not pictures.draw_curves(
-    os.path.join(workdir, 'curves.png'), records, selected=selected
+    os.path.join(workdir, 'curves.png'),
+    records,
+    selected=selected,
+    title=summary.get('protocol', ''),
   ):
     print("for curves.png: pip install 'dipjax[plots]'")
   # Last: where it is, the run is whole.
@@ -54,7 +57,8 @@ def print_summary(workdir: str, summary: dict) -> None:
   psnr = summary['restored'].get('psnr')
   gain = f'{summary["measurement"]["psnr"]:.2f} dB before, ' if psnr else ''
   gain += f'{psnr:.2f} dB after; ' if psnr else ''
-  print(f'{gain}pictures in {os.path.abspath(workdir)}')
+  mark = f'{summary["protocol"]}: ' if 'protocol' in summary else ''
+  print(f'{mark}{gain}pictures in {os.path.abspath(workdir)}')
 
 
 def summarize(
@@ -181,6 +185,7 @@ def _draw_comparison(data, result, summary):
     f'{name} {scores["psnr"]:.2f} dB' if scores.get('psnr') else name
   )
   gain = f'x{pictures.DIFFERENCE_GAIN:g}'
+  restored = ', '.join(['restored', *filter(None, [summary.get('protocol')])])
   panels = {
     caption(data.caption, summary['measurement']): data.picture,
     **{
@@ -188,7 +193,7 @@ def _draw_comparison(data, result, summary):
       for name, image in data.baselines.items()
       if image is not data.picture
     },
-    caption('restored', summary['restored']): result.image,
+    caption(restored, summary['restored']): result.image,
   }
   if data.clean is None:
     removed = pictures.draw_difference(data.picture, result.image)

@@ -79,10 +79,10 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
   return Data(image, _read_clean(data, whole) if data.clean else None)
 
 
-def check_sigma(sigma: float) -> float:
-  """Returns data.sigma, or raises a ValueError."""
+def check_sigma(sigma: float, field: str = 'data.sigma') -> float:
+  """Returns the standard deviation of a field, or raises a ValueError."""
   if not (math.isfinite(sigma) and sigma >= 0):
-    raise ValueError(f'data.sigma must be a number >= 0, got {sigma}')
+    raise ValueError(f'{field} must be a number >= 0, got {sigma}')
   return sigma
 
 
@@ -147,7 +147,7 @@ def make_arguments(
     'network': make_network(config.network, channels, config.fit.remat),
     'code': make_code(config.network),
     'jitter': config.fit.jitter,
-    'optimizer': optax.adam(config.fit.learning_rate),
+    'optimizer': _make_adam(config.fit.learning_rate),
     'steps': config.fit.steps,
     'decay': config.average.decay,
     'precision': config.fit.precision,
@@ -159,6 +159,10 @@ def make_arguments(
     'seeds': make_seeds(config),
     'memory': _find_memory(),
   }
+
+
+# An optimiser is part of the compiled step: equal rates share one.
+_make_adam = functools.cache(optax.adam)
 
 
 def _find_memory() -> int | None:

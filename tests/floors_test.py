@@ -31,6 +31,7 @@ FLOORS = [
     'networks.resnet',
     'networks.decoder',
     'networks.pixels',
+    'networks.denoiser',
     'operators',
     'features',
     'monitors',

@@ -1,0 +1,82 @@
+"""A plain diffusion model (DDPM), the trained baseline.
+
+    python -m experiments.ddpm --config=configs/ddpm.py \
+      --config.data.images=FOLDER
+
+A run that was stopped goes on where it was: the same command, the same workdir.
+`:quick` is for two cores of a laptop; it needs data.images too, or takes
+scikit-learn's digits.
+"""
+
+import ml_collections
+
+from configs import common
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: quick, smoke."""
+  config = ml_collections.ConfigDict()
+  config.seed = 0
+
+  config.data = data = ml_collections.ConfigDict()
+  # A folder of images of one size, an npz with uint8 `images` [N, H, W, C], or
+  # 'digits', 1797 of 8x8 that come with scikit-learn.
+  data.images = 'digits'
+
+  config.schedule = schedule = ml_collections.ConfigDict()
+  schedule.name = 'linear'  # Or 'scaled-linear', 'cosine'.
+  schedule.steps = 1000
+  schedule.beta_min = 1e-4
+  schedule.beta_max = 0.02
+
+  config.network = network = ml_collections.ConfigDict()
+  network.channels = (64, 128, 256)  # Of each level, multiples of 8.
+
+  config.train = train = ml_collections.ConfigDict()
+  train.steps = 20_000
+  train.batch = 32
+  train.learning_rate = 2e-4
+  train.decay = 0.999  # Of the average of the parameters.
+
+  config.sample = sample = ml_collections.ConfigDict()
+  sample.every = 2000  # Steps of the training, between two grids.
+  sample.count = 16
+  sample.steps = 50  # Of the diffusion, of its schedule.steps.
+  sample.eta = 0.0  # 0: DDIM; 1 with all steps: ancestral.
+
+  # A picture to denoise in the end, of the size of the images, if any.
+  config.denoise = denoise = ml_collections.ConfigDict()
+  denoise.image = ''  # A clean one, to which noise is added.
+  denoise.sigma = 25.5  # Of the noise, of 255.
+
+  config.checkpoint = checkpoint = ml_collections.ConfigDict()
+  checkpoint.every = 1000
+  config.record = record = ml_collections.ConfigDict()
+  record.every = 50
+  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  return common.apply_variant(config, variant, words)
+
+
+def _make_quick(config):
+  """Minutes on a laptop."""
+  config.network.channels = (16, 32, 64)
+  config.train.steps = 1500
+  config.train.batch = 8
+  config.train.learning_rate = 1e-3
+  config.train.decay = 0.99
+  config.sample.every = 500
+  config.checkpoint.every = 500
+
+
+def _make_smoke(config):
+  """Seconds; what the tests run."""
+  _make_quick(config)
+  config.network.channels = (8, 16)
+  config.schedule.steps = 20
+  config.schedule.beta_max = 0.4
+  config.train.steps = 40
+  config.sample.every = 20
+  config.sample.count = 4
+  config.sample.steps = 5
+  config.checkpoint.every = 20
+  config.record.every = 10

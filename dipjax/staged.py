@@ -1,0 +1,123 @@
+"""Stages: targets of falling noise, fitted one after the other by one network.
+
+A plan is a row of stages, from the noisiest to the cleanest. Each is a problem
+of its own; all have the same shapes, so that one compiled program serves them.
+What goes from a stage to the next are the parameters, the image as its code
+and, if wanted, the optimiser's state; average and monitors begin anew.
+
+The reference is what the targets are made of: the measurement, or, for the
+oracle protocol of the literature, the clean image itself.
+"""
+
+import functools
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dipjax import fit, monitors, schedules
+
+Array = jax.Array
+
+REFERENCES = ('measurement', 'clean')
+
+
+class Stage(NamedTuple):
+  """One target, and how long it is fitted."""
+
+  level: float  # Variance of the noise that is added; 0: the reference itself.
+  noise: float  # Variance of all noise known to be in the target; 0: none is.
+  steps: int  # At most.
+
+
+def plan_stages(
+  levels: Iterable[float],
+  *,
+  reference: str,
+  steps: int,
+  alpha: float,
+  k: float,
+  sigma: float = 0.0,
+) -> list[Stage]:
+  """Returns the stages, from the noisiest to the cleanest.
+
+  Made of the measurement, the last target is the measurement itself: the lowest
+  level is replaced by 0.
+
+  Args:
+    levels: rising, see `schedules.make_levels`.
+    reference: of REFERENCES, what the targets are made of.
+    steps, alpha, k: the lengths, see `schedules.count_stage_steps`.
+    sigma: standard deviation of the measurement's own noise, where it is known.
+
+  Raises:
+    ValueError: another reference, or a stage without a step.
+  """
+  if reference not in REFERENCES:
+    raise ValueError(
+      f'reference {reference!r} is not one of {", ".join(REFERENCES)}'
+    )
+  falling = [float(level) for level in levels][::-1]
+  own = 0.0
+  if reference == 'measurement':
+    falling[-1], own = 0.0, sigma**2
+  lengths = schedules.count_stage_steps(falling, most=steps, alpha=alpha, k=k)
+  return [
+    Stage(level, level + (1 - level) * own, length)
+    for level, length in zip(falling, lengths)
+  ]
+
+
+def make_key(key: Array, index: int) -> Array:
+  """Returns the key of a stage; that of the first is the lane's own."""
+  # Streams 1 and 2 of a key are its code and its target.
+  return jax.random.fold_in(jax.random.fold_in(key, 3), index) if index else key
+
+
+def make_target(key: Array, reference: Array, level: float) -> Array:
+  """Returns sqrt(1 - level) reference + sqrt(level) noise, not clipped.
+
+  Args:
+    key: of the stage; the noise is drawn from a stream of its own.
+    reference: [H, W, C] in [0, 1].
+    level: of the stage.
+  """
+  noise = jax.random.normal(jax.random.fold_in(key, 2), reference.shape)
+  return schedules.q_sample(reference, noise, level)
+
+
+def inherit(
+  fresh: fit.FitState, before: fit.FitState, *, keep_optimizer: bool
+) -> fit.FitState:
+  """Returns the state in which a stage starts: fresh, with what goes on.
+
+  Args:
+    fresh: as `fit.init` made it, of one lane or of many.
+    before: at the end of the stage before.
+    keep_optimizer: whether the optimiser's state goes on as well.
+  """
+  state = fresh.replace(params=before.params)
+  return state.replace(opt_state=before.opt_state) if keep_optimizer else state
+
+
+@functools.cache
+def reach_noise(otherwise: monitors.Monitor) -> monitors.Monitor:
+  """Returns a monitor that ends a fit where its loss is its noise.
+
+  Of a problem whose noise is known: done at the first step whose loss is no
+  more than problem.noise, with the estimate there. Of one whose noise is not
+  known (0) it does what `otherwise` does.
+  """
+
+  def update(state, seen):
+    ruled = otherwise.update(state, seen)
+    choose = lambda known, unknown: jnp.where(seen.noise > 0, known, unknown)
+    return ruled.replace(
+      done=choose(seen.loss <= seen.noise, ruled.done),
+      step=choose(seen.step, ruled.step),
+      image=choose(seen.estimate, ruled.image),
+      score=choose(seen.loss, ruled.score),
+    )
+
+  return monitors.Monitor(otherwise.init, update)

@@ -1,0 +1,322 @@
+"""A plain diffusion model (DDPM): trained, sampled, used as a denoiser.
+
+python -m experiments.ddpm --config=configs/ddpm.py --workdir=DIR
+"""
+
+import json
+import math
+import os
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+from dipjax import corruptions, diffusion, metrics, schedules
+from dipjax.networks import denoiser
+from experiments import checkpoints, cli, images, pictures, recorder, wiring
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Trains, draws samples, denoises; returns what is written to result.json.
+
+  Args:
+    config: as configs/ddpm.py.
+    workdir: the folder for all that the run leaves; the same config goes on
+      from the last checkpoint in it.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  data = load_images(config.data.images)
+  model = make_model(config, data.shape[-1])
+  check_config(config, data.shape)
+  noisy, clean = load_noisy(config, data.shape)
+  workdir = recorder.open_workdir(workdir, config)
+  print(
+    f'{len(data)} images of {data.shape[2]}x{data.shape[1]}: '
+    f'{config.train.steps} steps on {recorder.describe_device()}',
+    flush=True,
+  )
+  state, losses = fit_model(config, model, jnp.asarray(data), workdir)
+  summary = {
+    'experiment': 'ddpm',
+    'parameters': sum(x.size for x in jax.tree.leaves(state.params)),
+    'images': len(data),
+    **describe_losses(losses),
+    'device': jax.devices()[0].platform,
+    'hardware': recorder.describe_device(),
+    'versions': recorder.describe_versions(),
+  }
+  if clean is not None:
+    summary |= _denoise(config, model, state.average, noisy, clean, workdir)
+  recorder.write_json(os.path.join(workdir, 'result.json'), summary)
+  print(
+    f'loss {summary["loss"]["first"]:.3f} to {summary["loss"]["last"]:.3f}; '
+    f'samples in {os.path.abspath(workdir)}'
+  )
+  return summary
+
+
+def load_images(source: str) -> np.ndarray:
+  """Returns the images to learn from, float32 [N, H, W, C] in [0, 1].
+
+  Args:
+    source: a folder, an npz with uint8 `images` [N, H, W, C], or 'digits'.
+
+  Raises:
+    ValueError: fewer than two images, or of different sizes.
+  """
+  if source == 'digits':
+    return _load_digits()
+  path = os.path.expanduser(source)
+  if os.path.isdir(path):
+    names = sorted(n for n in os.listdir(path) if not n.startswith('.'))
+    loaded = [images.read_image(os.path.join(path, name)) for name in names]
+    sizes = {image.shape: name for name, image in zip(names, loaded)}
+    if len(sizes) > 1:
+      (a, first), (b, second), *_ = sizes.items()
+      raise ValueError(
+        f'images must be of one size: {first!r} is {a}, {second!r} is {b}'
+      )
+  elif os.path.isfile(path):
+    loaded = _load_npz(path)
+  else:
+    raise ValueError(f"{path!r} is neither a folder, an npz nor 'digits'")
+  if len(loaded) < 2:
+    raise ValueError(
+      f'{path!r} has {len(loaded)} images: at least 2 are needed'
+    )
+  return np.stack(loaded)
+
+
+def _load_npz(path):
+  try:
+    with np.load(path, allow_pickle=False) as file:
+      stack = file['images']
+  # An array alone is no archive, and a damaged one raises nearly anything.
+  except Exception:
+    raise ValueError(f'{path!r} is no npz with an array `images`') from None
+  if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] not in (1, 3):
+    raise ValueError(
+      f'`images` of {path!r} must be uint8 [N, H, W, 1 or 3], got '
+      f'{stack.dtype} {stack.shape}'
+    )
+  return stack.astype(np.float32) / 255
+
+
+def _load_digits():
+  try:
+    from sklearn import datasets  # pyright: ignore[reportMissingImports]
+  except ImportError:
+    raise ValueError(
+      "'digits' needs scikit-learn: pip install 'dipjax[samples]', or give "
+      'images with --config.data.images=FOLDER'
+    ) from None
+  digits = datasets.load_digits().images[..., None] / 16
+  return digits.astype(np.float32)
+
+
+def check_config(
+  config: ml_collections.ConfigDict, shape: tuple[int, ...]
+) -> None:
+  """Raises a ValueError for what cannot be trained on images [N, H, W, C]."""
+  counts = {
+    'train.steps': config.train.steps,
+    'train.batch': config.train.batch,
+    'sample.every': config.sample.every,
+    'sample.count': config.sample.count,
+    'checkpoint.every': config.checkpoint.every,
+    'record.every': config.record.every,
+  }
+  for name, value in counts.items():
+    if value < 1:
+      raise ValueError(f'{name} must be at least 1, got {value}')
+  rate = config.train.learning_rate
+  if not (math.isfinite(rate) and rate > 0):
+    raise ValueError(f'train.learning_rate must be a number > 0, got {rate}')
+  if not 0 <= config.sample.eta <= 1:
+    raise ValueError(f'sample.eta must be in [0, 1], got {config.sample.eta}')
+  channels = config.network.channels
+  if not channels or any(n < 8 or n % 8 for n in channels):
+    raise ValueError(f'network.channels must be multiples of 8, got {channels}')
+  multiple = 2 ** (len(channels) - 1)
+  if shape[1] % multiple or shape[2] % multiple:
+    raise ValueError(
+      f'images of {shape[2]}x{shape[1]} must have sides that are multiples of '
+      f'{multiple} for {len(channels)} levels'
+    )
+  if config.checkpoint.every % config.record.every:
+    raise ValueError(
+      f'checkpoint.every={config.checkpoint.every} must be a multiple of '
+      f'record.every={config.record.every}'
+    )
+  diffusion.choose_steps(config.schedule.steps, config.sample.steps)
+
+
+class Model:
+  """What a training and its samples share.
+
+  Attributes:
+    network: that predicts the noise.
+    levels: [T], of the noise after each step.
+    training: of the network.
+  """
+
+  def __init__(self, network, levels, training):
+    self.network, self.levels, self.training = network, levels, training
+
+  def draw(self, params: Any, key: jax.Array, shape, sample) -> np.ndarray:
+    """Returns sample.count images of a shape (H, W, C)."""
+    return np.asarray(
+      diffusion.draw_samples(
+        self.network,
+        params,
+        self.levels,
+        key,
+        (sample.count, *shape),
+        steps=diffusion.choose_steps(len(self.levels), sample.steps),
+        eta=sample.eta,
+      )
+    )
+
+
+def make_model(config: ml_collections.ConfigDict, outputs: int) -> Model:
+  """Returns the network, the levels and the training by the config."""
+  schedule, train = config.schedule, config.train
+  betas = schedules.make_betas(
+    schedule.name,
+    schedule.steps,
+    beta_min=schedule.beta_min,
+    beta_max=schedule.beta_max,
+  )
+  levels = schedules.cumulate_levels(betas)
+  network = denoiser.Denoiser(outputs, tuple(config.network.channels))
+  training = diffusion.make_training(
+    network,
+    optax.adam(train.learning_rate),
+    levels,
+    batch=train.batch,
+    decay=train.decay,
+  )
+  return Model(network, levels, training)
+
+
+def fit_model(
+  config: ml_collections.ConfigDict,
+  model: Model,
+  data: jax.Array,
+  workdir: str,
+) -> tuple[diffusion.TrainState, list[dict]]:
+  """Trains to the end, from the last checkpoint if there is one.
+
+  Returns:
+    The last state, and all records of metrics.jsonl.
+  """
+  key = jax.random.key(config.seed)
+  state = diffusion.begin(model.training, key, data)
+  path = os.path.join(workdir, 'metrics.jsonl')
+  with checkpoints.open_checkpoints(workdir) as manager:
+    state = checkpoints.restore_latest(manager, state)
+    step = int(state.step)
+    records = _keep_records(path, step)
+    begun, waiting = time.perf_counter(), []
+    while step < config.train.steps:
+      state, loss = diffusion.train(model.training, state, data)
+      waiting.append(loss)
+      step += 1
+      due = lambda every, step=step: (
+        step % every == 0 or step == config.train.steps
+      )
+      if due(config.record.every):
+        seconds = time.perf_counter() - begun
+        record = {'step': step - 1, 'loss': float(np.mean(waiting))}
+        records.append(record | {'seconds': seconds})
+        waiting = []
+        recorder.append_lines(path, records[-1:])
+        print(f'step {step}: loss {record["loss"]:.4f}', flush=True)
+      if due(config.sample.every):
+        drawn = model.draw(
+          state.average,
+          jax.random.fold_in(key, 1),
+          data.shape[1:],
+          config.sample,
+        )
+        grid = pictures.draw_grid(drawn)
+        images.write_image(os.path.join(workdir, 'samples.png'), grid)
+      if due(config.checkpoint.every):
+        checkpoints.save(manager, step, state)
+  return state, records
+
+
+def _keep_records(path: str, step: int) -> list[dict]:
+  """Returns the records before a step; the file holds these and no others."""
+  records = []
+  if step and os.path.exists(path):
+    with open(path) as file:
+      records = [json.loads(line) for line in file]
+  records = [record for record in records if record['step'] < step]
+  images.write_atomic(path, b'')
+  recorder.append_lines(path, records)
+  return records
+
+
+def describe_losses(records: list[dict]) -> dict:
+  """Returns the first and last recorded loss, and how much it fell."""
+  first, last = records[0]['loss'], records[-1]['loss']
+  return {
+    'steps': records[-1]['step'] + 1,
+    'seconds': {'fit': records[-1]['seconds']},
+    'loss': {'first': first, 'last': last, 'factor': first / last},
+  }
+
+
+def load_noisy(
+  config: ml_collections.ConfigDict, shape: tuple[int, ...]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+  """Returns a noisy picture to denoise and the clean one, or None twice."""
+  sigma = wiring.check_sigma(config.denoise.sigma, 'denoise.sigma')
+  if not config.denoise.image:
+    return None, None
+  clean = images.read_image(config.denoise.image)
+  if clean.shape != shape[1:]:
+    raise ValueError(
+      f'denoise.image is {clean.shape}, the images are {shape[1:]}: they must '
+      'be of one size'
+    )
+  if not sigma:
+    raise ValueError('denoise.sigma must be above 0')
+  noisy = corruptions.add_gaussian_noise(clean, sigma / 255, seed=0)
+  return noisy, clean
+
+
+def _denoise(config, model, params, noisy, clean, workdir):
+  """Writes measurement, restored and clean; returns their scores."""
+  sigma = config.denoise.sigma / 255
+  key = jax.random.fold_in(jax.random.key(config.seed), 2)
+  (restored,) = diffusion.denoise(
+    model.network, params, model.levels, key, noisy[None], sigma=sigma
+  )
+  restored = np.asarray(restored)
+  psnrs = {
+    'measurement': float(metrics.psnr(noisy, clean)),
+    'restored': float(metrics.psnr(restored, clean)),
+  }
+  panels = {
+    f'measurement {psnrs["measurement"]:.2f} dB': noisy,
+    f'restored {psnrs["restored"]:.2f} dB': restored,
+    'clean': clean,
+  }
+  picture = pictures.draw_comparison(panels)
+  images.write_image(os.path.join(workdir, 'comparison.png'), picture)
+  images.write_image(os.path.join(workdir, 'restored.png'), restored)
+  return {name: {'psnr': psnr} for name, psnr in psnrs.items()} | {
+    'from_step': diffusion.find_step(model.levels, sigma)
+  }
+
+
+if __name__ == '__main__':
+  cli.launch(run)

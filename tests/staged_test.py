@@ -1,0 +1,417 @@
+"""Stages: identities with plain fits, what goes on, and who sees the truth."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dipjax
+from configs import staged as staged_config
+from dipjax import codes, lanes, metrics, monitors, staged
+from dipjax.restore import run_lanes
+from experiments import images, wiring
+from experiments import staged as experiment
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+LEVELS = [0.001, 0.004, 0.01]
+LENGTHS = {'steps': 100, 'alpha': 0.5, 'k': -25}
+
+
+# --- The description of stages.
+
+
+def test_a_plan_goes_down_to_the_measurement_itself():
+  plan = staged.plan_stages(LEVELS, reference='measurement', **LENGTHS)
+  assert [stage.level for stage in plan] == [0.01, 0.004, 0]
+  assert [stage.noise for stage in plan] == [0.01, 0.004, 0]
+  assert [stage.steps for stage in plan] == [35, 44, 50]
+
+
+def test_the_noise_of_a_target_is_what_is_added_and_what_is_known():
+  plan = staged.plan_stages(
+    LEVELS, reference='measurement', sigma=0.1, **LENGTHS
+  )
+  noise = [0.01 + 0.99 * 0.01, 0.004 + 0.996 * 0.01, 0.01]
+  np.testing.assert_allclose([stage.noise for stage in plan], noise)
+  # The clean image has none of its own.
+  plan = staged.plan_stages(LEVELS, reference='clean', sigma=0.1, **LENGTHS)
+  assert [stage.level for stage in plan] == LEVELS[::-1]
+  assert [stage.noise for stage in plan] == LEVELS[::-1]
+
+
+def test_one_stage_of_the_measurement_is_the_measurement():
+  (stage,) = staged.plan_stages([0.5], reference='measurement', **LENGTHS)
+  assert stage == staged.Stage(level=0.0, noise=0.0, steps=50)
+  image = jax.random.uniform(jax.random.key(3), (6, 5, 3))
+  target = staged.make_target(jax.random.key(0), image, stage.level)
+  np.testing.assert_array_equal(target, image)
+
+
+def test_targets_have_their_level_and_noises_of_their_own():
+  image = jnp.full((64, 64, 3), 0.5)
+  key, level, noises = jax.random.key(0), 0.02, []
+  for index in range(3):
+    own = staged.make_key(key, index)
+    target = staged.make_target(own, image, level)
+    noises.append((np.asarray(target) - 0.5 * np.sqrt(1 - level)).ravel())
+  count = noises[0].size
+  for noise in noises:
+    assert abs(noise.var() / level - 1) < 5 * np.sqrt(2 / count)
+  for other in noises[1:]:
+    correlation = np.mean(noises[0] * other) / level
+    assert abs(correlation) < 5 / np.sqrt(count)
+
+
+def test_the_noise_is_reached_or_the_rule_decides():
+  image = jnp.zeros((2, 2, 1))
+  monitor = staged.reach_noise(monitors.last(4))
+  assert staged.reach_noise(monitors.last(4)) is monitor
+  for noise, stops in ((0.05, 2), (0.0, 4), (0.001, None)):
+    state, done = monitor.init(image, None), []
+    for step, loss in enumerate((0.3, 0.06, 0.05, 0.2, 0.02)):
+      seen = monitors.Observation(
+        jnp.array(step), jnp.array(loss), image, image + step, jnp.array(noise)
+      )
+      state = monitor.update(state, seen)
+      done.append(bool(state.done))
+      assert int(state.step) == step
+      np.testing.assert_array_equal(state.image, image + step)
+    if noise == 0:
+      assert done.index(True) == 3
+    elif stops:
+      assert done.index(True) == stops
+    else:
+      assert not any(done)
+
+
+@pytest.mark.parametrize('size', [(5, 7), (8, 8), (9, 16)])
+def test_an_image_becomes_a_code_in_whose_middle_it_lies(size):
+  image = np.random.default_rng(0).random((5, 7, 3), np.float32)
+  code = codes.extend_image(jnp.asarray(image), size)
+  assert code.shape == (*size, 3)
+  top, left = (size[0] - 5) // 2, (size[1] - 7) // 2
+  np.testing.assert_array_equal(code[top : top + 5, left : left + 7], image)
+  if top:
+    np.testing.assert_array_equal(code[top - 1, left : left + 7], image[0])
+
+
+def test_an_unknown_reference_is_refused():
+  with pytest.raises(ValueError, match="'oracle' is not one of measurement"):
+    staged.plan_stages(LEVELS, reference='oracle', **LENGTHS)
+
+
+# --- The experiment, with a network of one level.
+
+
+@pytest.fixture(scope='module')
+def photograph(tmp_path_factory) -> str:
+  """A file with a small picture, 23 wide and 18 high."""
+  y, x = np.mgrid[:18, :23] / 23
+  colours = [np.sin(5 * x), np.cos(4 * y), np.sin(3 * (x + y))]
+  path = tmp_path_factory.mktemp('images') / 'photograph.png'
+  images.write_image(path, 0.5 + 0.4 * np.stack(colours, axis=-1))
+  return str(path)
+
+
+def _make_config(image, **changes):
+  config = staged_config.get_config('smoke')
+  config.data.update(image=image, crop=())
+  config.network.update(down=(8,), up=(8,), skip=(4,), code_channels=3)
+  config.fit.steps = 60
+  config.update_from_flattened_dict(changes)
+  return config
+
+
+def _run(config, workdir):
+  returned = experiment.run(config, str(workdir))
+  result = json.loads((workdir / 'result.json').read_text())
+  assert result == returned
+  return result, images.read_image(str(workdir / 'restored.png'))
+
+
+@pytest.fixture(scope='module')
+def chained(photograph, tmp_path_factory):
+  """A chain of two seeds: its folder, result, image and programs compiled."""
+  workdir = tmp_path_factory.mktemp('chained')
+  lanes.advance.clear_cache()
+  ran = _run(_make_config(photograph, lanes=2), workdir)
+  return workdir, *ran, lanes.advance._cache_size()
+
+
+def test_one_program_serves_all_stages(chained):
+  _, result, _, compiled = chained
+  assert len(result['stages']) == 3
+  assert compiled == 1
+
+
+def test_a_chain_leaves_its_files_and_records(chained):
+  workdir, result, _, _ = chained
+  assert {'stages.png', 'curves.png', 'comparison.png'} <= set(
+    os.listdir(workdir)
+  )
+  assert result['reference'] == 'measurement' and 'protocol' not in result
+  planned = [stage['steps_planned'] for stage in result['stages']]
+  assert planned == sorted(planned) and result['budget'] == sum(planned)
+  for i, lane in enumerate(result['lanes']):
+    taken = [stage['lanes'][i]['steps'] for stage in result['stages']]
+    assert all(t <= p for t, p in zip(taken, planned))
+    assert lane['stopped_at'] == sum(taken) <= result['steps']
+    # The same image, scored by two programs, may differ in rounding.
+    assert lane['oracle']['psnr'] > lane['psnr'] - 1e-3
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  for lane in (0, 1):
+    own = [record for record in records if record['lane'] == lane]
+    steps = [record['step'] for record in own]
+    assert steps == sorted(set(steps))
+    assert [r['stage'] for r in own] == sorted(r['stage'] for r in own)
+    assert {record['stage'] for record in own} == {0, 1, 2}
+  # The record of a stage's last step has the scores of its image.
+  last = result['stages'][2]['lanes'][1]
+  assert own[-1]['psnr'] == pytest.approx(last['psnr'], abs=1e-3)
+  for name in ('psnr_target', 'ssim_target'):
+    assert own[-1][name] == pytest.approx(last[name], abs=1e-3)
+
+
+def test_the_restored_image_is_better_than_the_measurement(photograph, chained):
+  result = chained[1]
+  assert result['restored']['psnr'] > result['measurement']['psnr'] + 3
+  expected = metrics.psnr(chained[2], images.read_image(photograph))
+  assert result['restored']['psnr'] == pytest.approx(float(expected), abs=0.02)
+
+
+def test_targets_never_depend_on_the_clean_image(photograph, tmp_path):
+  noisy = tmp_path / 'noisy.png'
+  clean = images.read_image(photograph)
+  noise = np.random.RandomState(0).normal(scale=0.1, size=clean.shape)
+  images.write_image(noisy, clean + noise)
+  images.write_image(tmp_path / 'other.png', 1 - clean)
+  restored = []
+  for name in ('', photograph, str(tmp_path / 'other.png')):
+    changes = {'data.sigma': 0.0, 'data.clean': name}
+    config = _make_config(str(noisy), **changes)
+    restored.append(_run(config, tmp_path / str(len(restored)))[1])
+  for other in restored[1:]:
+    np.testing.assert_allclose(other, restored[0], atol=1 / 255)
+
+
+def _fit(config):
+  """The Restorations of the stages, recorded nowhere."""
+  setup = experiment.make_setup(config)
+  fit = experiment.fit_chain
+  if config.staged.parallel:
+    fit = experiment.fit_parallel
+  return setup, fit(setup, lambda *chunk: None)
+
+
+def test_one_stage_at_level_zero_is_a_plain_fit(photograph):
+  config = _make_config(photograph, lanes=2, **{'schedule.stages': 1})
+  _, (result,) = _fit(config)
+  data = wiring.load_denoising(config.data)
+  arguments = wiring.make_arguments(config, 3) | {'steps': 30}
+  image = jnp.asarray(data.measurement)
+  arguments['code'] = lambda key, size: codes.extend_image(image, size)
+  plain = dipjax.restore(data.measurement, clean=data.clean, **arguments)
+  np.testing.assert_allclose(result.images, plain.images, rtol=0, atol=1e-5)
+  np.testing.assert_array_equal(result.stopped, [30, 30])
+  np.testing.assert_allclose(result.trace.loss, plain.trace.loss, rtol=1e-5)
+
+
+def _copy(states):
+  """What stays when the states are used up."""
+  return jax.tree.map(np.array, jax.device_get(states.replace(key=())))
+
+
+def test_parameters_and_images_go_on(photograph, monkeypatch):
+  """Each stage starts where the one before ended, on its image."""
+  calls = []
+
+  def watch_run(fit, keys, problems, cleans, *, start, **arguments):
+    begun = []
+
+    def keep(fresh):
+      states = start(fresh) if start else fresh
+      begun.append(_copy(states))
+      return states
+
+    states, trace = run_lanes(
+      fit, keys, problems, cleans, start=keep, **arguments
+    )
+    calls.append((problems, begun[0], _copy(states)))
+    return states, trace
+
+  monkeypatch.setattr(experiment, 'run_lanes', watch_run)
+  images_of = {}
+  for keep in (False, True):
+    calls.clear()
+    config = _make_config(photograph, **{'staged.keep_optimizer': keep})
+    setup, results = _fit(config)
+    images_of[keep] = results[-1].image
+    first = codes.extend_image(jnp.asarray(setup.data.measurement), (18, 24))
+    np.testing.assert_array_equal(calls[0][0].code[0], first)
+    for i in (1, 2):
+      problems, start, _ = calls[i]
+      before = calls[i - 1][2]
+      jax.tree.map(np.testing.assert_array_equal, start.params, before.params)
+      assert int(start.step[0]) == 0 and not np.any(start.average)
+      count = int(jax.tree.leaves(start.opt_state)[0][0])
+      assert count == (int(before.opt_state[0].count[0]) if keep else 0)
+      image = jnp.asarray(results[i - 1].images[0])
+      code = codes.extend_image(image, (18, 24))
+      np.testing.assert_array_equal(problems.code[0], code)
+  assert np.abs(images_of[False] - images_of[True]).max() > 1e-3
+
+
+def test_a_fixed_code_stays(photograph, monkeypatch):
+  seen = []
+
+  def watch_run(fit, keys, problems, *rest, **arguments):
+    seen.append(np.asarray(problems.code))
+    return run_lanes(fit, keys, problems, *rest, **arguments)
+
+  monkeypatch.setattr(experiment, 'run_lanes', watch_run)
+  config = _make_config(photograph, lanes=2, **{'staged.code': 'fixed'})
+  config.fit.steps = 12
+  _fit(config)
+  assert len(seen) == 3
+  for code in seen[1:]:
+    np.testing.assert_array_equal(code, seen[0])
+  assert np.abs(seen[0][0] - seen[0][1]).max() > 0.01
+
+
+def test_same_seed_is_equal_and_another_differs(photograph):
+  run = lambda seed: _fit(_make_config(photograph, seed=seed))[1][-1].image
+  first = run(0)
+  np.testing.assert_array_equal(run(0), first)
+  assert np.abs(run(1) - first).max() > 1e-3
+
+
+def test_a_stage_ends_where_its_loss_is_its_noise(photograph):
+  config = _make_config(photograph, **{'staged.sigma': 25.5})
+  config.fit.steps = 2000
+  setup, results = _fit(config)
+  for stage, result in zip(setup.plan, results):
+    assert stage.noise >= 0.01
+    steps = int(result.stopped[0])
+    assert steps < stage.steps and int(result.selected[0]) == steps - 1
+    loss = result.trace.loss[0]
+    assert loss[steps - 1] <= stage.noise < loss[: steps - 1].min(initial=1)
+  # And by the rule alone all steps are taken.
+  config = _make_config(
+    photograph, **{'staged.residual': False, 'stop.rule': 'last'}
+  )
+  setup, results = _fit(config)
+  for stage, result in zip(setup.plan, results):
+    assert result.stopped.tolist() == [stage.steps]
+
+
+def test_stages_at_once_start_each_on_its_own(photograph):
+  config = _make_config(photograph, lanes=2)
+  _, chain = _fit(config)
+  config.staged.parallel = True
+  _, parallel = _fit(config)
+  assert len(parallel) == 3
+  # The first stage has nothing before it, in both forms.
+  np.testing.assert_allclose(parallel[0].images, chain[0].images, atol=1e-6)
+  np.testing.assert_array_equal(parallel[0].selected, chain[0].selected)
+  assert np.abs(parallel[1].images - chain[1].images).max() > 1e-2
+  # A network that is begun anew is far away at first.
+  assert parallel[2].trace.loss[0, 0] > 2 * chain[2].trace.loss[0, 0]
+
+
+def test_the_parallel_form_as_a_run(photograph, tmp_path):
+  config = _make_config(photograph, **{'staged.parallel': True, 'lanes': 2})
+  result, _ = _run(config, tmp_path)
+  assert [lane['seed'] for lane in result['lanes']] == [0, 1]
+  taken = [lane['steps'] for s in result['stages'] for lane in s['lanes']]
+  assert result['steps'] == max(taken)
+  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  records = [json.loads(line) for line in lines]
+  pairs = {(record['lane'], record['stage']) for record in records}
+  assert pairs == {(lane, lane // 2) for lane in range(6)}
+
+
+def test_the_oracle_protocol_is_marked_in_every_output(
+  photograph, tmp_path, capsys, monkeypatch
+):
+  figure = pytest.importorskip('matplotlib.figure')
+  titles, captions = [], []
+  set_title = figure.Figure.suptitle
+  monkeypatch.setattr(
+    figure.Figure,
+    'suptitle',
+    lambda self, text: titles.append(text) or set_title(self, text),
+  )
+  draw = experiment.report.pictures.draw_comparison
+  monkeypatch.setattr(
+    experiment.report.pictures,
+    'draw_comparison',
+    lambda panels: captions.extend(panels) or draw(panels),
+  )
+  config = _make_config(photograph, **{'staged.reference': 'clean'})
+  result, _ = _run(config, tmp_path)
+  mark = 'oracle protocol'
+  assert result['protocol'] == mark and result['reference'] == 'clean'
+  assert titles == [mark, mark]
+  assert any(mark in caption for caption in captions)
+  first, *_, last = capsys.readouterr().out.strip().splitlines()
+  assert first.startswith(mark) and last.startswith(mark)
+  assert f'at most {result["budget"]} steps in all' in first
+  for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
+    assert json.loads(line)['protocol'] == mark
+  assert result['stages'][-1]['level'] == pytest.approx(1e-4)
+
+
+BAD_INPUT = {
+  'schedule': (['schedule.name=sigmoid'], "'sigmoid' is not one of linear"),
+  'no_stages': (['schedule.stages=0'], 'at least 1 level, got 0'),
+  'beta_zero': (['schedule.beta_min=0.0'], '0 < beta_min'),
+  'beta_one': (['schedule.beta_max=1.0'], '0 < beta_min'),
+  'no_steps': (['schedule.alpha=1.0'], 'would have -17 steps'),
+  'nan': (['schedule.k=nan'], 'must be finite'),
+  'reference': (['staged.reference=truth'], "reference 'truth' is not one of"),
+  'code': (['staged.code=zeros'], "staged.code 'zeros' is not one of"),
+  'sigma': (['staged.sigma=-1.0'], 'staged.sigma must be a number >= 0'),
+  'no_clean': (
+    ['staged.reference=clean', 'data.sigma=0.0'],
+    'needs the clean image',
+  ),
+}
+
+
+@pytest.mark.parametrize('name', BAD_INPUT)
+def test_bad_input_leaves_nothing(name, photograph, tmp_path):
+  changes, message = BAD_INPUT[name]
+  config = _make_config(photograph)
+  for change in changes:
+    field, value = change.split('=')
+    kind = type(config[field.split('.')[0]][field.split('.')[1]])
+    config.update_from_flattened_dict({field: kind(value)})
+  with pytest.raises(ValueError, match=message) as error:
+    experiment.run(config, str(tmp_path / 'run'))
+  assert '\n' not in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_bad_input_at_the_command_line_is_one_line(photograph, tmp_path):
+  done = subprocess.run(
+    [
+      *(sys.executable, '-m', 'experiments.staged'),
+      *('--config=configs/staged.py:smoke', f'--workdir={tmp_path}/run'),
+      *(f'--config.data.image={photograph}', '--config.data.crop=()'),
+      '--config.schedule.name=sigmoid',
+    ],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 2, done.stderr
+  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+  assert not os.listdir(tmp_path)
