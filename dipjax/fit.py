@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from dipjax import metrics, monitors, objectives
+from dipjax import guard, metrics, monitors, objectives
 
 Array = jax.Array
 
@@ -31,9 +31,10 @@ class FitState(struct.PyTreeNode):
   step: Array  # Steps taken.
   params: Any
   opt_state: Any
-  key: Array  # Never changes: a step's randomness is fold_in(key, step).
+  key: Array  # Never changes: a step's randomness is folded in.
   average: Array  # [H, W, C], biased (monitors.update_average).
   monitors: dict[str, monitors.MonitorState]
+  guard: Any  # A GuardState; None in its own snapshot.
 
 
 class Trace(NamedTuple):
@@ -43,6 +44,7 @@ class Trace(NamedTuple):
   active: Array  # False where the lane was finished and nothing happened.
   loss: Array
   psnr_measurement: Array  # Of the output's prediction, in dB.
+  returned: Array  # The step that a jump led back to; -1 without a jump.
   scores: dict[str, Array]  # Of each monitor.
 
 
@@ -66,7 +68,8 @@ def make_fit(
 
   A lane is finished when every watcher is done or problem.steps are taken; a
   step of a finished lane changes nothing, so that neither the number of steps
-  in a call nor the other lanes ever change a result.
+  in a call nor the other lanes ever change a result. A lane that diverges
+  returns to its last good state, see `guard`.
 
   Args:
     network: whose parameters are fitted.
@@ -96,7 +99,7 @@ def make_fit(
     params = network.init(params_key, problem.code)['params']
     _, image = jax.eval_shape(objective, params, problem, key)
     image = jnp.zeros(image.shape, image.dtype)
-    return FitState(
+    state = FitState(
       step=jnp.array(0),
       params=params,
       opt_state=optimizer.init(params),
@@ -105,10 +108,13 @@ def make_fit(
       monitors={
         name: watcher.init(image, clean) for name, watcher in watchers.items()
       },
+      guard=None,
     )
+    return state.replace(guard=guard.start(state))
 
   def step(state, problem):
-    key = jax.random.fold_in(state.key, state.step)
+    randomness = guard.fold_jumps(state.guard, state.step)
+    key = jax.random.fold_in(state.key, randomness)
     seen_problem = problem.replace(code=problem.code.astype(dtype))
     with jax.default_matmul_precision(products):
       (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
@@ -117,15 +123,15 @@ def make_fit(
     updates, opt_state = optimizer.update(
       gradient, state.opt_state, state.params
     )
+    updates = guard.scale_updates(state.guard, updates)
     average, estimate = monitors.update_average(
       state.average, output, state.step, decay=decay
     )
-    seen = monitors.Observation(state.step, loss, output, estimate)
+    seen = monitors.Observation(state.step, loss, output, estimate, problem)
     watched = {
       name: watcher.update(state.monitors[name], seen)
       for name, watcher in watchers.items()
     }
-    active = ~is_finished(state, problem)
     after = state.replace(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -133,24 +139,32 @@ def make_fit(
       average=average,
       monitors=watched,
     )
+    prediction = problem.operator(output)
+    error = jnp.mean(jnp.square(prediction - problem.measurement))
+    active = ~is_finished(state, problem)
+    jumped = guard.has_jumped(state.guard, loss, gradient, error) & active
+    guarded = guard.update(
+      state.guard, state.replace(guard=None), state.step, error, jumped
+    )
+    after = _select(jumped, guarded.good, after.replace(guard=None))
     trace = Trace(
       step=state.step,
       active=active,
       loss=loss,
-      psnr_measurement=metrics.psnr(
-        problem.operator(output), problem.measurement
-      ),
+      psnr_measurement=metrics.psnr(prediction, problem.measurement),
+      returned=jnp.where(jumped, after.step, -1),
       scores={name: watcher.score for name, watcher in watched.items()},
     )
-    return _select(active, after, state), trace
+    return _select(active, after.replace(guard=guarded), state), trace
 
   return Fit(init, step)
 
 
 def is_finished(state: FitState, problem: objectives.Problem) -> Array:
-  """Returns whether every monitor is done or all steps are taken."""
+  """Returns whether every monitor is done or no further step may be taken."""
   done = jnp.array([watcher.done for watcher in state.monitors.values()])
-  return jnp.all(done) | (state.step >= problem.steps)
+  over = (state.step >= problem.steps) | guard.has_given_up(state.guard)
+  return jnp.all(done) | over
 
 
 def _select(condition: Array, after: FitState, before: FitState) -> FitState:

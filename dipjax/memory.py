@@ -22,9 +22,9 @@ def estimate_bytes(
   """Returns about how many bytes a step of all lanes takes at its peak.
 
   By tracing the step, not by running it: what the gradient keeps of the forward
-  pass, the parameters with their gradient and Adam's two moments, and a share
-  for what is at work. `python -m benchmarks.memory` compares it with what XLA
-  plans.
+  pass, the parameters with their gradient, Adam's two moments and the guard's
+  snapshot of them, and a share for what is at work. `python -m
+  benchmarks.memory` compares it with what XLA plans.
 
   Args:
     network: that is fitted.
@@ -42,7 +42,7 @@ def estimate_bytes(
     return params, jax.vjp(lose, params)[1]
 
   params, kept = jax.eval_shape(keep, jax.random.key(0), problem)
-  state = 4 * sum(map(_count_bytes, jax.tree.leaves(params)))
+  state = 7 * sum(map(_count_bytes, jax.tree.leaves(params)))
   sizes = list(map(_count_bytes, jax.tree.leaves(kept)))
   activations = sum(sizes) + _WORKING * max(sizes)
   at_once = 1 if jax.default_backend() == 'cpu' else lanes

@@ -13,7 +13,15 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from dipjax import codes, corruptions, fit, monitors, objectives, operators
+from dipjax import (
+  codes,
+  corruptions,
+  fit,
+  monitors,
+  noise,
+  objectives,
+  operators,
+)
 from dipjax.networks import pixels, skip
 from experiments import images
 
@@ -106,7 +114,8 @@ def make_arguments(
   Raises:
     ValueError: a value that no network, fit or rule can have.
   """
-  least_values = {'steps': 1, 'learning_rate': 0, 'jitter': 0, 'tv': 0}
+  least_values = dict.fromkeys(('learning_rate', 'clip', 'jitter', 'tv'), 0)
+  least_values |= {'steps': 1}
   for name, least in least_values.items():
     value = config.fit[name]
     if not (math.isfinite(value) and value >= least):
@@ -122,7 +131,7 @@ def make_arguments(
     'network': make_network(config.network, channels, config.fit.remat),
     'code': make_code(config.network),
     'jitter': config.fit.jitter,
-    'optimizer': optax.adam(config.fit.learning_rate),
+    'optimizer': make_optimizer(config.fit),
     'steps': config.fit.steps,
     'decay': config.average.decay,
     'precision': config.fit.precision,
@@ -151,6 +160,16 @@ def make_network(
   cls = choose(networks, given.pop('name'), 'network.name')
   known = {field.name for field in dataclasses.fields(cls)}
   return cls(**{name: given[name] for name in given.keys() & known})
+
+
+def make_optimizer(
+  fit: ml_collections.ConfigDict,
+) -> optax.GradientTransformation:
+  """Returns Adam, of gradients that are shortened where fit.clip says so."""
+  adam = optax.adam(fit.learning_rate)
+  if not fit.clip:
+    return adam
+  return optax.chain(optax.clip_by_global_norm(fit.clip), adam)
 
 
 def make_penalties(
@@ -183,9 +202,54 @@ def make_monitors(
       patience=stop.patience,
       warmup=stop.warmup,
     ),
+    'emv': lambda: monitors.emv(
+      of=stop.of, patience=stop.patience, warmup=stop.warmup
+    ),
+    'discrepancy': lambda: monitors.discrepancy(of=stop.of),
+    'pseudo_reference': lambda: monitors.pseudo_reference(
+      patience=stop.patience, warmup=stop.warmup
+    ),
     'last': lambda: monitors.last(config.fit.steps),
   }
   return {stop.rule: choose(rules, stop.rule, 'stop.rule')()}
+
+
+class Noisy(NamedTuple):
+  """What is fitted, and what the stopping rule knows of its noise."""
+
+  measurement: np.ndarray
+  sigma: float | None = None
+  reference: np.ndarray | None = None
+
+
+def prepare_rule(
+  stop: ml_collections.ConfigDict, measurement: np.ndarray, seed: int
+) -> Noisy:
+  """Returns the arguments of `dipjax.restore` that the stopping rule decides.
+
+  For the rule pseudo_reference the measurement is split in two; no other rule
+  changes what is fitted.
+
+  Args:
+    stop: the config's.
+    measurement: of the problem, an image where stop.sigma is 0.
+    seed: of the noise that splits.
+
+  Raises:
+    ValueError: a stop.sigma or stop.tau that cannot be, or a measurement whose
+      noise cannot be estimated.
+  """
+  if stop.rule not in ('discrepancy', 'pseudo_reference'):
+    return Noisy(measurement)
+  if not (math.isfinite(stop.sigma) and stop.sigma >= 0):
+    raise ValueError(f'stop.sigma must be a number >= 0, got {stop.sigma}')
+  sigma = stop.sigma / 255 or noise.estimate_sigma(measurement)
+  if stop.rule == 'discrepancy':
+    return Noisy(measurement, sigma)
+  fitted, reference = noise.split_measurement(
+    measurement, sigma, tau=stop.tau, seed=seed
+  )
+  return Noisy(fitted, sigma, reference)
 
 
 def choose(known: Mapping[str, Any], name: str, field: str) -> Any:
