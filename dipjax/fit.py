@@ -74,7 +74,7 @@ def make_fit(
   Args:
     network: whose parameters are fitted.
     objective: what is minimised, a function of those parameters.
-    optimizer: how.
+    optimizer: how; its update may take the `key` of the step.
     watchers: by name; they see each step's image before its update.
     decay: of the average over the outputs, in [0, 1).
     precision: of the network's products, of PRECISIONS. Parameters, statistics
@@ -93,6 +93,7 @@ def make_fit(
       f'precision {precision!r} is not one of {", ".join(PRECISIONS)}'
     )
   dtype, products = PRECISIONS[precision]
+  optimizer = optax.with_extra_args_support(optimizer)
 
   def init(key, problem, clean=None):
     key, params_key = jax.random.split(key)
@@ -121,7 +122,7 @@ def make_fit(
         state.params, seen_problem, key
       )
     updates, opt_state = optimizer.update(
-      gradient, state.opt_state, state.params
+      gradient, state.opt_state, state.params, key=jax.random.fold_in(key, 1)
     )
     updates = guard.scale_updates(state.guard, updates)
     average, estimate = monitors.update_average(

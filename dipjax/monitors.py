@@ -279,6 +279,49 @@ def pseudo_reference(*, patience: int = 300, warmup: int = 0) -> Monitor:
 
 
 @functools.cache
+def mean(*, burn_in: int, every: int = 50) -> Monitor:
+  """Returns the mean of every `every`-th output from step `burn_in` on.
+
+  Of samples of a posterior (`optimizers.langevin`) its mean; `memory` holds
+  their number and the sum of the squared deviations from it, [H, W, C]. Never
+  done: a fit with it takes all of its steps. Before the first sample it is the
+  estimate.
+
+  Args:
+    burn_in: the first step that counts.
+    every: steps from one to the next.
+
+  Raises:
+    ValueError: burn_in below 0 or every below 1.
+  """
+  if burn_in < 0 or every < 1:
+    raise ValueError(
+      f'mean needs burn_in >= 0 and every >= 1, got {burn_in}, {every}'
+    )
+
+  def init(image, clean):
+    del clean
+    return _start(image, memory=(jnp.array(0), jnp.zeros_like(image)))
+
+  def update(state, seen):
+    count, squares = state.memory
+    sampled = (seen.step >= burn_in) & ((seen.step - burn_in) % every == 0)
+    count = count + sampled
+    before = jnp.where(count > 1, state.image, 0)
+    difference = seen.output - before
+    after = before + difference / jnp.maximum(count, 1)
+    squares += jnp.where(sampled, difference * (seen.output - after), 0)
+    kept = jnp.where(count > 0, state.image, seen.estimate)
+    return state.replace(
+      step=seen.step,
+      image=jnp.where(sampled, after, kept),
+      memory=(count, squares),
+    )
+
+  return Monitor(init, _until_done(update))
+
+
+@functools.cache
 def oracle(*, of: str = 'estimate') -> Monitor:
   """Returns the image of the highest PSNR against the clean image.
 

@@ -19,6 +19,7 @@ FLOORS = [
     'blurring',
     'corruptions',
     'noise',
+    'optimizers',
     'schedules',
     'codes',
     'convolution',

@@ -138,6 +138,7 @@ CASES = {
   ),
 }
 MONITORS = {name: case[0] for name, case in CASES.items()} | {
+  'mean': monitors.mean(burn_in=10, every=4),
   'wmv_subset': monitors.wmv(window=5, patience=8, pixels=7),
   'oracle': monitors.oracle(),
   'oracle_output': monitors.oracle(of='output'),
@@ -234,6 +235,23 @@ def test_wmv_survives_a_large_mean():
   np.testing.assert_allclose(states.score[5:], variances[5:], rtol=1e-3)
 
 
+def test_mean_is_that_of_the_samples_after_the_burn_in():
+  fit = _make_fit(0)
+  states = _watch(monitors.mean(burn_in=20, every=7), fit)
+  np.testing.assert_allclose(states.image[19], fit.estimates[19], rtol=1e-6)
+  for end in (20, 26, 27, 59):
+    samples = np.float64(fit.outputs[20 : end + 1 : 7])
+    count, squares = (leaf[end] for leaf in states.memory)
+    assert int(count) == len(samples)
+    np.testing.assert_allclose(
+      states.image[end], samples.mean(axis=0), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+      squares / count, samples.var(axis=0), rtol=1e-3, atol=1e-7
+    )
+  assert not np.any(states.done)
+
+
 def test_oracle_finds_the_best_image():
   fit = _make_fit(0)
   for of, images in (('estimate', fit.estimates), ('output', fit.outputs)):
@@ -293,6 +311,8 @@ def test_average_weights_images_by_their_age(decay):
     lambda: monitors.wmv(patience=0),
     lambda: monitors.wmv(warmup=-1),
     lambda: monitors.wmv(pixels=0),
+    lambda: monitors.mean(burn_in=-1),
+    lambda: monitors.mean(burn_in=0, every=0),
     lambda: monitors.emv(alpha=1.0),
     lambda: monitors.emv(patience=0),
     lambda: monitors.emv(of='loss'),
