@@ -1,7 +1,7 @@
 """What is timed: one step of ours, a scan of steps in lanes, and the peers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -31,13 +31,17 @@ class Scan(NamedTuple):
   compile_seconds: float
 
 
-def make_fit(network: nn.Module, precision: str) -> fit.Fit:
-  """Returns the fit as users get it."""
+def make_fit(
+  network: nn.Module,
+  precision: str,
+  watchers: Mapping[str, monitors.Monitor] | None = None,
+) -> fit.Fit:
+  """Returns the fit as users get it, or with other watchers."""
   return fit.make_fit(
     network,
     objectives.measurement_error(network),
     optax.adam(0.01),
-    {'wmv': monitors.wmv()},
+    watchers or {'wmv': monitors.wmv()},
     precision=precision,
   )
 
@@ -115,6 +119,8 @@ def make_problem(size: int) -> objectives.Problem:
     weights=jnp.zeros(0),
     jitter=jnp.array(1 / 30),
     steps=jnp.array(1_000_000),
+    sigma=jnp.array(0.0),
+    reference=jnp.zeros((size, size, 3)),
   )
 
 

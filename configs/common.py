@@ -26,6 +26,7 @@ def get_base() -> ml_collections.ConfigDict:
   config.fit = fit = ml_collections.ConfigDict()
   fit.steps = 5000  # At most.
   fit.learning_rate = 0.01
+  fit.clip = 0.0  # Largest norm of the gradient; 0: any.
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
   fit.remat = False  # Less memory, more time.
@@ -36,11 +37,15 @@ def get_base() -> ml_collections.ConfigDict:
   fit.perceptual_weights = ''  # A file; '' is what dipjax[perceptual] brings.
 
   config.stop = stop = ml_collections.ConfigDict()
-  stop.rule = 'wmv'  # Or 'last': after fit.steps.
-  stop.of = 'estimate'  # What wmv watches; 'output' in its paper.
-  stop.window = 50
+  # Or 'emv'; 'discrepancy' and 'pseudo_reference', which need the noise's
+  # sigma; 'last': after fit.steps.
+  stop.rule = 'wmv'
+  stop.of = 'estimate'  # What is watched; 'output' in the papers.
+  stop.window = 50  # Of wmv.
   stop.patience = 300
   stop.warmup = 0
+  stop.sigma = 0.0  # Of 255, where the rule needs it; 0: estimated.
+  stop.tau = 0.5  # Of pseudo_reference: how the noise is split.
 
   config.average = average = ml_collections.ConfigDict()
   average.decay = 0.99  # 0: no averaging over steps.

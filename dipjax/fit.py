@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from dipjax import metrics, monitors, objectives
+from dipjax import guard, metrics, monitors, objectives
 
 Array = jax.Array
 
@@ -31,9 +31,10 @@ class FitState(struct.PyTreeNode):
   step: Array  # Steps taken.
   params: Any
   opt_state: Any
-  key: Array  # Never changes: a step's randomness is fold_in(key, step).
+  key: Array  # Never changes: a step's randomness is folded in.
   average: Array  # [H, W, C], biased (monitors.update_average).
   monitors: dict[str, monitors.MonitorState]
+  guard: Any  # A GuardState; None in its own snapshot.
 
 
 class Trace(NamedTuple):
@@ -43,6 +44,7 @@ class Trace(NamedTuple):
   active: Array  # False where the lane was finished: nothing happened, no loss.
   loss: Array
   psnr_measurement: Array  # Of the output's prediction, in dB.
+  returned: Array  # The step that a jump led back to; -1 without a jump.
   scores: dict[str, Array]  # Of each monitor.
 
 
@@ -67,12 +69,13 @@ def make_fit(
   A lane is finished when every watcher is done or problem.steps are taken; a
   step of a finished lane changes nothing, so that neither the number of steps
   in a call nor the other lanes ever change a result. Where lanes run one after
-  the other it costs nothing either.
+  the other it costs nothing either. A lane that diverges returns to its last
+  good state, see `guard`.
 
   Args:
     network: whose parameters are fitted.
     objective: what is minimised, a function of those parameters.
-    optimizer: how.
+    optimizer: how; its update may take the `key` of the step.
     watchers: by name; they see each step's image before its update.
     decay: of the average over the outputs, in [0, 1).
     precision: of the network's products, of PRECISIONS. Parameters, statistics
@@ -91,13 +94,14 @@ def make_fit(
       f'precision {precision!r} is not one of {", ".join(PRECISIONS)}'
     )
   dtype, products = PRECISIONS[precision]
+  optimizer = optax.with_extra_args_support(optimizer)
 
   def init(key, problem, clean=None):
     key, params_key = jax.random.split(key)
     params = network.init(params_key, problem.code)['params']
     _, image = jax.eval_shape(objective, params, problem, key)
     image = jnp.zeros(image.shape, image.dtype)
-    return FitState(
+    state = FitState(
       step=jnp.array(0),
       params=params,
       opt_state=optimizer.init(params),
@@ -106,7 +110,9 @@ def make_fit(
       monitors={
         name: watcher.init(image, clean) for name, watcher in watchers.items()
       },
+      guard=None,
     )
+    return state.replace(guard=guard.start(state))
 
   def step(state, problem):
     return jax.lax.cond(
@@ -120,25 +126,26 @@ def make_fit(
       active=jnp.array(False),
       loss=jnp.array(jnp.nan),
       psnr_measurement=jnp.array(jnp.nan),
+      returned=jnp.array(-1),
       scores=_get_scores(state.monitors),
     )
 
   def advance(state, problem):
-    key = jax.random.fold_in(state.key, state.step)
+    randomness = guard.fold_jumps(state.guard, state.step)
+    key = jax.random.fold_in(state.key, randomness)
     seen_problem = problem.replace(code=problem.code.astype(dtype))
     with jax.default_matmul_precision(products):
       (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
         state.params, seen_problem, key
       )
     updates, opt_state = optimizer.update(
-      gradient, state.opt_state, state.params
+      gradient, state.opt_state, state.params, key=jax.random.fold_in(key, 1)
     )
+    updates = guard.scale_updates(state.guard, updates)
     average, estimate = monitors.update_average(
       state.average, output, state.step, decay=decay
     )
-    seen = monitors.Observation(
-      state.step, loss, output, estimate, problem.noise
-    )
+    seen = monitors.Observation(state.step, loss, output, estimate, problem)
     watched = {
       name: watcher.update(state.monitors[name], seen)
       for name, watcher in watchers.items()
@@ -150,13 +157,19 @@ def make_fit(
       average=average,
       monitors=watched,
     )
-    return after, Trace(
+    prediction = problem.operator(output)
+    error = jnp.mean(jnp.square(prediction - problem.measurement))
+    jumped = guard.has_jumped(state.guard, loss, gradient, error)
+    guarded = guard.update(
+      state.guard, state.replace(guard=None), state.step, error, jumped
+    )
+    after = guard.choose(jumped, guarded.good, after.replace(guard=None))
+    return after.replace(guard=guarded), Trace(
       step=state.step,
       active=jnp.array(True),
       loss=loss,
-      psnr_measurement=metrics.psnr(
-        problem.operator(output), problem.measurement
-      ),
+      psnr_measurement=metrics.psnr(prediction, problem.measurement),
+      returned=jnp.where(jumped, after.step, -1),
       scores=_get_scores(watched),
     )
 
@@ -164,9 +177,10 @@ def make_fit(
 
 
 def is_finished(state: FitState, problem: objectives.Problem) -> Array:
-  """Returns whether every monitor is done or all steps are taken."""
+  """Returns whether every monitor is done or no further step may be taken."""
   done = jnp.array([watcher.done for watcher in state.monitors.values()])
-  return jnp.all(done) | (state.step >= problem.steps)
+  over = (state.step >= problem.steps) | guard.has_given_up(state.guard)
+  return jnp.all(done) | over
 
 
 def _get_scores(states):

@@ -23,10 +23,11 @@ def estimate_bytes(
   """Returns about how many bytes a step of all lanes takes at its peak.
 
   By tracing the step, not by running it: what the gradient keeps of the forward
-  pass, the parameters with their gradient and Adam's two moments, and a share
-  for what is at work. `python -m benchmarks.memory` compares it with what XLA
-  plans. On a CPU neither precision nor remat changes it: there XLA computes in
-  float32 and keeps every activation in spite of remat.
+  pass, the parameters with their gradient, Adam's two moments and the guard's
+  snapshot of them, and a share for what is at work. `python -m
+  benchmarks.memory` compares it with what XLA plans. On a CPU neither precision
+  nor remat changes it: there XLA computes in float32 and keeps every activation
+  in spite of remat.
 
   Args:
     network: that is fitted.
@@ -47,7 +48,7 @@ def estimate_bytes(
     return params, jax.vjp(lose, params)[1]
 
   params, kept = jax.eval_shape(keep, jax.random.key(0), problem)
-  state = 4 * sum(map(_count_bytes, jax.tree.leaves(params)))
+  state = 7 * sum(map(_count_bytes, jax.tree.leaves(params)))
   sizes = list(map(_count_bytes, jax.tree.leaves(kept)))
   activations = sum(sizes) + _WORKING * max(sizes)
   at_once = 1 if on_cpu else lanes

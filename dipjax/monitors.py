@@ -28,13 +28,15 @@ class Observation(NamedTuple):
   loss: Array
   output: Array  # [H, W, C], the network's output at this step.
   estimate: Array  # [H, W, C], the average of the outputs so far.
-  noise: Array | float = 0.0  # Of the problem.
+  # The objectives.Problem: its operator, measurement, reference and sigma.
+  problem: Any = None
 
 
 class MonitorState(struct.PyTreeNode):
   """A monitor's state; every monitor has this one."""
 
   done: Array  # Whether it needs no further step.
+  spent: Array  # Steps it has watched until it was done.
   step: Array  # The step whose image it would return.
   image: Array  # [H, W, C], the image it would return.
   score: Array  # What it judged the last step by.
@@ -46,6 +48,8 @@ class Monitor(NamedTuple):
   """`init(image, clean) -> state`, `update(state, observation) -> state`.
 
   `image` gives the shape only; `clean`, or None, is for the oracle's eyes only.
+  A monitor that is done stays as it is, however long the others go on: its
+  image, step and `spent` are those of a fit that it had to itself.
   """
 
   init: Callable[[Array, Array | None], MonitorState]
@@ -85,11 +89,9 @@ def last(steps: int) -> Monitor:
     raise ValueError(f'steps must be at least 1, got {steps}')
 
   def update(state, seen):
-    return state.replace(
-      done=seen.step + 1 >= steps, step=seen.step, image=seen.estimate
-    )
+    return _move(state, seen, state.score, seen.step + 1 >= steps)
 
-  return Monitor(lambda image, clean: _start(image), update)
+  return Monitor(lambda image, clean: _start(image), _until_done(update))
 
 
 @functools.cache
@@ -108,6 +110,9 @@ def wmv(
   minimum. Wang et al. 2021 (sun-umn/Early_Stopping_for_DIP) watch the outputs,
   of='output', with a window of 100 and a patience of 1000; the average lags
   behind the outputs, so that their valley comes too early for it.
+
+  The variance is taken anew in each step, not from running sums: of an average
+  that hardly moves any more it is smaller than what these round off.
 
   Args:
     of: which images are watched, 'estimate' or 'output'.
@@ -144,12 +149,181 @@ def wmv(
     )
     variance = jnp.mean(jnp.var(ring, axis=0))
     counts = seen.step + 1 >= max(window, warmup)
-    score = jnp.where(counts, variance, jnp.inf)
-    state = _keep_best(state, seen, score, score < state.best)
-    waited = seen.step - state.step >= patience
-    return state.replace(done=waited & counts, memory=(chosen, ring))
+    state = _keep_least(state, seen, variance, counts, patience)
+    return state.replace(memory=(chosen, ring))
 
-  return Monitor(init, update)
+  return Monitor(init, _until_done(update))
+
+
+@functools.cache
+def emv(
+  *,
+  of: str = 'output',
+  alpha: float = 0.1,
+  patience: int = 1000,
+  warmup: int = 0,
+) -> Monitor:
+  """Returns the estimate where the exponential variance was smallest.
+
+  As `wmv`, with one image in the state and no window: d = x - m, m <- m + alpha
+  d, v <- (1 - alpha) (v + alpha ||d||^2 / n), where m begins as the first image
+  and v as 0. Wang et al. 2021 (sun-umn/Early_Stopping_for_DIP).
+
+  Args:
+    of: which images are watched, 'estimate' or 'output'.
+    alpha: share of the newest image, in (0, 1).
+    patience: steps to wait for a smaller variance.
+    warmup: steps whose minimum does not count; 10 / alpha at the least, until
+      v, which rises from 0, has forgotten where it began.
+
+  Raises:
+    ValueError: alpha outside (0, 1), patience below 1, warmup below 0, or `of`
+      is neither.
+  """
+  _check_watched(of)
+  if not 0 < alpha < 1 or patience < 1 or warmup < 0:
+    raise ValueError(
+      'emv needs 0 < alpha < 1, patience >= 1, warmup >= 0, got '
+      f'{alpha}, {patience}, {warmup}'
+    )
+
+  def init(image, clean):
+    del clean
+    variance = jnp.zeros((), image.dtype)
+    return _start(image, best=jnp.inf, memory=(jnp.zeros_like(image), variance))
+
+  def update(state, seen):
+    mean, variance = state.memory
+    image = getattr(seen, of)
+    mean = jnp.where(seen.step == 0, image, mean)
+    difference = image - mean
+    mean += alpha * difference
+    square = jnp.mean(jnp.square(difference))
+    variance = (1 - alpha) * (variance + alpha * square)
+    counts = seen.step + 1 >= max(warmup, 10 / alpha)
+    state = _keep_least(state, seen, variance, counts, patience)
+    return state.replace(memory=(mean, variance))
+
+  return Monitor(init, _until_done(update))
+
+
+@functools.cache
+def discrepancy(*, of: str = 'estimate', factor: float = 1.0) -> Monitor:
+  """Returns the estimate where the residual has come down to the noise.
+
+  Done at the first step whose mean((operator(image) - measurement)^2) is at
+  most factor * problem.sigma^2 (Morozov's principle).
+
+  Args:
+    of: whose residual, 'estimate' or 'output'.
+    factor: above 1 is sooner.
+
+  Raises:
+    ValueError: factor not above 0, or `of` is neither; in the first step, a
+      problem without sigma.
+  """
+  _check_watched(of)
+  if not factor > 0:
+    raise ValueError(f'factor must be > 0, got {factor}')
+
+  def update(state, seen):
+    sigma = _get_known(seen, 'sigma', 'discrepancy')
+    error = _measure_error(seen, of, seen.problem.measurement)
+    return _move(state, seen, error, error <= factor * jnp.square(sigma))
+
+  return Monitor(lambda image, clean: _start(image), _until_done(update))
+
+
+@functools.cache
+def sure() -> Monitor:
+  """Returns the estimate where the loss, an estimated risk, falls to zero.
+
+  For a fit that minimises `objectives.stein_risk`, whose loss is an unbiased
+  estimate of the squared error of a network that is not fitted to this noise:
+  below 0 it is no longer one. The zero crossing of Jo et al., Rethinking Deep
+  Image Prior for Denoising, ICCV 2021 (gistvision/DIP-denosing).
+  """
+
+  def update(state, seen):
+    return _move(state, seen, seen.loss, seen.loss <= 0)
+
+  return Monitor(lambda image, clean: _start(image), _until_done(update))
+
+
+@functools.cache
+def pseudo_reference(*, patience: int = 300, warmup: int = 0) -> Monitor:
+  """Returns the estimate closest to problem.reference, a second measurement.
+
+  Its noise must be independent of that of the measurement that is fitted:
+  another exposure, or one split in two by `noise.split_measurement`. The
+  squared error against it is that against the truth plus a constant.
+
+  Args:
+    patience: steps to wait for a smaller error.
+    warmup: steps that do not count.
+
+  Raises:
+    ValueError: patience below 1 or warmup below 0; in the first step, a problem
+      without a reference.
+  """
+  if patience < 1 or warmup < 0:
+    raise ValueError(
+      'pseudo_reference needs patience >= 1 and warmup >= 0, got '
+      f'{patience}, {warmup}'
+    )
+
+  def update(state, seen):
+    reference = _get_known(seen, 'reference', 'pseudo_reference')
+    error = _measure_error(seen, 'estimate', reference)
+    counts = seen.step + 1 >= warmup
+    return _keep_least(state, seen, error, counts, patience)
+
+  return Monitor(
+    lambda image, clean: _start(image, best=jnp.inf), _until_done(update)
+  )
+
+
+@functools.cache
+def mean(*, burn_in: int, every: int = 50) -> Monitor:
+  """Returns the mean of every `every`-th output from step `burn_in` on.
+
+  Of samples of a posterior (`optimizers.langevin`) its mean; `memory` holds
+  their number and the sum of the squared deviations from it, [H, W, C]. Never
+  done: a fit with it takes all of its steps. Before the first sample it is the
+  estimate.
+
+  Args:
+    burn_in: the first step that counts.
+    every: steps from one to the next.
+
+  Raises:
+    ValueError: burn_in below 0 or every below 1.
+  """
+  if burn_in < 0 or every < 1:
+    raise ValueError(
+      f'mean needs burn_in >= 0 and every >= 1, got {burn_in}, {every}'
+    )
+
+  def init(image, clean):
+    del clean
+    return _start(image, memory=(jnp.array(0), jnp.zeros_like(image)))
+
+  def update(state, seen):
+    count, squares = state.memory
+    sampled = (seen.step >= burn_in) & ((seen.step - burn_in) % every == 0)
+    count = count + sampled
+    before = jnp.where(count > 1, state.image, 0)
+    difference = seen.output - before
+    after = before + difference / jnp.maximum(count, 1)
+    squares += jnp.where(sampled, difference * (seen.output - after), 0)
+    kept = jnp.where(count > 0, state.image, seen.estimate)
+    return state.replace(
+      step=seen.step,
+      image=jnp.where(sampled, after, kept),
+      memory=(count, squares),
+    )
+
+  return Monitor(init, _until_done(update))
 
 
 @functools.cache
@@ -184,12 +358,49 @@ def _check_watched(of):
 def _start(image, *, done=False, best=jnp.nan, memory=()):
   return MonitorState(
     done=jnp.array(done),
+    spent=jnp.array(0),
     step=jnp.array(0),
     image=jnp.zeros_like(image),
     score=jnp.array(jnp.nan, image.dtype),
     best=jnp.array(best, image.dtype),
     memory=memory,
   )
+
+
+def _until_done(update):
+  """Leaves a state that is done as it is, and counts the steps until then."""
+
+  def watch(state, seen):
+    count = lambda state: update(state, seen).replace(spent=state.spent + 1)
+    return jax.lax.cond(state.done, lambda state: state, count, state)
+
+  return watch
+
+
+def _get_known(seen, name, rule):
+  value = getattr(seen.problem, name)
+  if value is None:
+    raise ValueError(f'{rule} needs the {name} of the measurement: got none')
+  return value
+
+
+def _measure_error(seen, of, measurement):
+  prediction = seen.problem.operator(getattr(seen, of))
+  return jnp.mean(jnp.square(prediction - measurement))
+
+
+def _move(state, seen, score, done):
+  """Moves to the seen estimate, whatever its score."""
+  return state.replace(
+    done=done, step=seen.step, image=seen.estimate, score=score, best=score
+  )
+
+
+def _keep_least(state, seen, score, counts, patience):
+  """Moves to the least score of those that count; done when it stays so."""
+  score = jnp.where(counts, score, jnp.inf)
+  state = _keep_best(state, seen, score, score < state.best)
+  return state.replace(done=counts & (seen.step - state.step >= patience))
 
 
 def _keep_best(state, seen, score, better, of='estimate'):

@@ -32,7 +32,9 @@ class Problem(struct.PyTreeNode):
   steps: Array  # A fit of this problem takes at most so many.
   features: operators.Shared | None = None  # What else is to agree, or none:
   target: Array | None = None  # features(measurement), computed once.
-  noise: Array | float = 0.0  # Variance of the measurement's; 0: not known.
+  # What some stopping rules need, where it is known.
+  sigma: Array | None = None  # Standard deviation of the measurement's noise.
+  reference: Array | None = None  # Another measurement, independent noise.
 
 
 Objective = Callable[[Any, Problem, Array], tuple[Array, Array]]
@@ -107,6 +109,48 @@ def add_features(
 @jax.jit
 def _apply(operator, image):
   return operator(image)
+
+
+@functools.cache
+def stein_risk(network: nn.Module, *, distance: float = 1e-3) -> Objective:
+  """Returns Stein's unbiased estimate of the denoised image's squared error.
+
+  mean((f(y) - y)^2) + 2 sigma^2 div f(y) / n - sigma^2 for a measurement y with
+  Gaussian noise of deviation problem.sigma. The network must be a function of
+  what it denoises, so that problem.code must be y itself, extended to the size
+  that the network needs; of a code that does not depend on y the divergence is
+  0. The divergence is that of fixed parameters, along one random direction b
+  over the code: b . (f(y + distance b) - f(y)) / distance. Of denoising only,
+  without the operator, and in float32; where the code had to be extended, what
+  the extension depends on is left out.
+
+  It is unbiased for parameters that do not depend on y: a network that is
+  fitted long enough makes it smaller than the error, and below 0. See
+  `monitors.sure`. Jo et al., Rethinking Deep Image Prior for Denoising, ICCV
+  2021.
+
+  Args:
+    network: of as many outputs as the code has channels.
+    distance: of the two codes in units of b, which is N(0, 1).
+  """
+
+  def objective(params, problem, key):
+    if problem.sigma is None:
+      raise ValueError("Stein's risk needs the sigma of the measurement")
+    if problem.code.dtype != jnp.float32:
+      raise ValueError(f"Stein's risk needs float32, got {problem.code.dtype}")
+    jitter_key, probe_key = jax.random.split(key)
+    code = codes.jitter_code(jitter_key, problem.code, problem.jitter)
+    probe = jax.random.normal(probe_key, code.shape, code.dtype)
+    denoise = lambda code: problem.crop(network.apply({'params': params}, code))
+    image = denoise(code)
+    # Only the real pixels count: elsewhere the probe is no noise of y.
+    moved = (denoise(code + distance * probe) - image) / distance
+    divergence = jnp.mean(problem.crop(probe) * moved)
+    residual = jnp.mean(jnp.square(image - problem.measurement))
+    return residual + problem.sigma**2 * (2 * divergence - 1), image
+
+  return objective
 
 
 def total_variation(image: Array) -> Array:

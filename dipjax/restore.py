@@ -32,7 +32,7 @@ class Restoration(NamedTuple):
   deviation: np.ndarray  # [H, W, C], their standard deviation; 0 for one lane.
   images: np.ndarray  # [lanes, H, W, C], selected by `rule` without the truth.
   selected: np.ndarray  # [lanes], the step of each of these.
-  stopped: np.ndarray  # [lanes], how many steps were taken.
+  stopped: np.ndarray  # [lanes], after how many steps; see Trace.returned.
   rule: str  # The monitor that selected.
   monitors: dict[str, monitors_lib.MonitorState]  # Arrays [lanes, ...].
   trace: fit_lib.Trace  # Arrays [lanes, steps]; see Trace.active.
@@ -55,6 +55,8 @@ def restore(
   perceptual: tuple[Callable[[Array], Array], float] | None = None,
   monitors: Mapping[str, monitors_lib.Monitor] | None = None,
   rule: str = 'wmv',
+  sigma: float | None = None,
+  reference: Any = None,
   clean: Any = None,
   seeds: Sequence[int] = (0,),
   memory: int | None = None,
@@ -91,6 +93,10 @@ def restore(
       the measurement are computed once, and all lanes share the function.
     monitors: by name; None is WMV with its defaults, named 'wmv'.
     rule: the name of the monitor whose image is returned.
+    sigma: standard deviation of the measurement's noise, if known: for monitors
+      that need it, see `noise.estimate_sigma`.
+    reference: a second measurement with independent noise, for the monitor
+      `pseudo_reference`; see `noise.split_measurement`.
     clean: the true image, [H, W, C], if known: adds the monitors `oracle` and
       `oracle_output`, which only report.
     seeds: one lane for each.
@@ -186,6 +192,9 @@ def restore(
   watchers = dict(monitors or {'wmv': monitors_lib.wmv()})
   _check_arguments(shape, steps, seeds, chunk, rule, watchers)
   _check_penalties(penalties, shape)
+  _check_sigma(sigma)
+  if reference is not None:
+    reference = check_array(reference, 'the reference', measurement.shape)
   if clean is not None:
     clean = check_array(clean, 'the clean image', shape)
     watchers |= {
@@ -212,6 +221,8 @@ def restore(
     jitter=jitter,
     steps=steps,
     perceptual=perceptual,
+    sigma=sigma,
+    reference=reference,
   )
   problems = lanes.stack_lanes([make(key) for key in keys])
   _check_prediction(network, problems, shape)
@@ -240,17 +251,17 @@ def make_problem(
   steps: int,
   weights: Sequence[float] = (),
   perceptual: tuple[Callable[[Array], Array], float] | None = None,
-  noise: float = 0.0,
+  sigma: float | None = None,
+  reference: Array | None = None,
 ) -> objectives.Problem:
   """Returns the problem of one lane, its code as large as the network needs.
 
   Args:
     key: of the lane; the code is drawn from a stream of its own.
-    measurement, operator, network, code, jitter, steps, perceptual: as of
-      `restore`.
+    measurement, operator, network, code, jitter, steps, perceptual, sigma,
+      reference: as of `restore`.
     size: (H, W, ...) of the image.
     weights: of the penalties.
-    noise: variance of the measurement's noise, where a monitor asks for it.
   """
   height, width = size[:2]
   # A stream of its own: the fit draws from the key itself.
@@ -264,7 +275,8 @@ def make_problem(
     weights=jnp.array(weights, jnp.float32),
     jitter=jnp.array(jitter, jnp.float32),
     steps=jnp.array(steps),
-    noise=jnp.array(noise, jnp.float32),
+    sigma=None if sigma is None else jnp.array(sigma, jnp.float32),
+    reference=reference,
   )
   return (
     objectives.add_features(problem, *perceptual) if perceptual else problem
@@ -357,6 +369,11 @@ def _check_arguments(shape, steps, seeds, chunk, rule, watchers):
     raise ValueError(f'rule {rule!r} is none of the monitors {list(watchers)}')
 
 
+def _check_sigma(sigma):
+  if sigma is not None and not (np.isfinite(sigma) and sigma >= 0):
+    raise ValueError(f'sigma must be a number >= 0, got {sigma}')
+
+
 def _check_penalties(penalties, shape):
   for penalty, weight in penalties:
     if not (np.isfinite(weight) and weight >= 0):
@@ -415,7 +432,7 @@ def collect(
   states: fit_lib.FitState, trace: fit_lib.Trace, rule: str
 ) -> Restoration:
   """Returns what the monitor `rule` selected of the lanes of `run_lanes`."""
-  states = jax.device_get(states.replace(opt_state=(), key=()))
+  states = jax.device_get(states.replace(opt_state=(), key=(), guard=None))
   images = np.clip(states.monitors[rule].image, 0, 1)
   return Restoration(
     image=images.mean(axis=0),

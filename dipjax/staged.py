@@ -103,21 +103,25 @@ def inherit(
 
 @functools.cache
 def reach_noise(otherwise: monitors.Monitor) -> monitors.Monitor:
-  """Returns a monitor that ends a fit where its loss is its noise.
+  """Returns a monitor that ends a fit where its residual is its noise.
 
-  Of a problem whose noise is known: done at the first step whose loss is no
-  more than problem.noise, with the estimate there. Of one whose noise is not
-  known (0) it does what `otherwise` does.
+  Of a problem whose noise is known: done at the first step whose squared error
+  is no more than problem.sigma^2, with the estimate there. Where sigma is 0,
+  not known, it does what `otherwise` does. The level is a part of the problem,
+  so that all stages have one program.
   """
 
   def update(state, seen):
     ruled = otherwise.update(state, seen)
-    choose = lambda known, unknown: jnp.where(seen.noise > 0, known, unknown)
+    noise = jnp.square(seen.problem.sigma)
+    predicted = seen.problem.operator(seen.output)
+    error = jnp.mean(jnp.square(predicted - seen.problem.measurement))
+    choose = lambda known, unknown: jnp.where(noise > 0, known, unknown)
     return ruled.replace(
-      done=choose(seen.loss <= seen.noise, ruled.done),
+      done=choose(error <= noise, ruled.done),
       step=choose(seen.step, ruled.step),
       image=choose(seen.estimate, ruled.image),
-      score=choose(seen.loss, ruled.score),
+      score=choose(error, ruled.score),
     )
 
   return monitors.Monitor(otherwise.init, update)

@@ -53,12 +53,26 @@ def write_report(
 
 
 def print_summary(workdir: str, summary: dict) -> None:
-  """Prints where the pictures are, and before and after where it is known."""
+  """Prints where the pictures are, before and after where it is known, and what
+  went wrong on the way."""
   psnr = summary['restored'].get('psnr')
   gain = f'{summary["measurement"]["psnr"]:.2f} dB before, ' if psnr else ''
   gain += f'{psnr:.2f} dB after; ' if psnr else ''
   mark = f'{summary["protocol"]}: ' if 'protocol' in summary else ''
   print(f'{mark}{gain}pictures in {os.path.abspath(workdir)}')
+  for lane in summary['lanes']:
+    if lane['returned_to']:
+      print(_describe_returns(lane))
+
+
+def _describe_returns(lane):
+  steps = lane['returned_to']
+  times = [f'step {s} {steps.count(s)} time(s)' for s in sorted(set(steps))]
+  return (
+    f'seed {lane["seed"]} jumped and returned to {", ".join(times)}; its steps '
+    f'were {2 ** len(steps)} times smaller at the end: try a lower '
+    'fit.learning_rate'
+  )
 
 
 def summarize(
@@ -166,6 +180,7 @@ def _summarize_lane(lane, seed, data, result):
     'seed': seed,
     'stopped_at': int(result.stopped[lane]),
     'selected_step': int(result.selected[lane]),
+    'returned_to': _find_returns(result.trace.returned[lane]),
     **score(result.images[lane], data),
   }
   for name in ('oracle', 'oracle_output'):
@@ -176,6 +191,11 @@ def _summarize_lane(lane, seed, data, result):
         'psnr': float(oracle.best[lane]),
       }
   return summary
+
+
+def _find_returns(returned) -> list[int]:
+  """The steps that jumps of a lane led back to, in order."""
+  return returned[returned >= 0].tolist()
 
 
 def _draw_comparison(data, result, summary):

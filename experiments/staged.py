@@ -4,6 +4,7 @@ python -m experiments.staged --config=configs/staged.py --workdir=DIR
 """
 
 import functools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -263,7 +264,8 @@ def _make_stage_problem(setup, key, index, maker):
     jitter=arguments['jitter'],
     steps=stage.steps,
     weights=[weight for _, weight in arguments['penalties']],
-    noise=stage.noise,
+    sigma=math.sqrt(stage.noise),
+    perceptual=arguments['perceptual'],
   )
 
 

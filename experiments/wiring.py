@@ -19,6 +19,7 @@ from dipjax import (
   features,
   fit,
   monitors,
+  noise,
   objectives,
   operators,
 )
@@ -125,13 +126,8 @@ def make_arguments(
   Raises:
     ValueError: a value that no network, fit or rule can have.
   """
-  least_values = {
-    'steps': 1,
-    'learning_rate': 0,
-    'jitter': 0,
-    'tv': 0,
-    'perceptual': 0,
-  }
+  positive = ('learning_rate', 'clip', 'jitter', 'tv', 'perceptual')
+  least_values = dict.fromkeys(positive, 0) | {'steps': 1}
   for name, least in least_values.items():
     value = config.fit[name]
     if not (math.isfinite(value) and value >= least):
@@ -147,7 +143,7 @@ def make_arguments(
     'network': make_network(config.network, channels, config.fit.remat),
     'code': make_code(config.network),
     'jitter': config.fit.jitter,
-    'optimizer': _make_adam(config.fit.learning_rate),
+    'optimizer': make_optimizer(config.fit.learning_rate, config.fit.clip),
     'steps': config.fit.steps,
     'decay': config.average.decay,
     'precision': config.fit.precision,
@@ -162,9 +158,6 @@ def make_arguments(
 
 
 # An optimiser is part of the compiled step: equal rates share one.
-_make_adam = functools.cache(optax.adam)
-
-
 def _find_memory() -> int | None:
   """The machine's memory for a CPU; a GPU is asked by dipjax itself."""
   if jax.default_backend() != 'cpu' or not hasattr(os, 'sysconf'):
@@ -193,6 +186,20 @@ def make_network(
   if 'remat' in known:
     given['remat'] = remat
   return cls(outputs=channels, **given)
+
+
+@functools.cache
+def make_optimizer(
+  learning_rate: float, clip: float
+) -> optax.GradientTransformation:
+  """Returns Adam, of gradients shortened to `clip` unless that is 0.
+
+  Equal arguments give the same one, so that a fit is compiled once.
+  """
+  adam = optax.adam(learning_rate)
+  if not clip:
+    return adam
+  return optax.chain(optax.clip_by_global_norm(clip), adam)
 
 
 def make_penalties(
@@ -265,9 +272,54 @@ def make_monitors(
       patience=stop.patience,
       warmup=stop.warmup,
     ),
+    'emv': lambda: monitors.emv(
+      of=stop.of, patience=stop.patience, warmup=stop.warmup
+    ),
+    'discrepancy': lambda: monitors.discrepancy(of=stop.of),
+    'pseudo_reference': lambda: monitors.pseudo_reference(
+      patience=stop.patience, warmup=stop.warmup
+    ),
     'last': lambda: monitors.last(config.fit.steps),
   }
   return {stop.rule: choose(rules, stop.rule, 'stop.rule')()}
+
+
+class Noisy(NamedTuple):
+  """What is fitted, and what the stopping rule knows of its noise."""
+
+  measurement: np.ndarray
+  sigma: float | None = None
+  reference: np.ndarray | None = None
+
+
+def prepare_rule(
+  stop: ml_collections.ConfigDict, measurement: np.ndarray, seed: int
+) -> Noisy:
+  """Returns the arguments of `dipjax.restore` that the stopping rule decides.
+
+  For the rule pseudo_reference the measurement is split in two; no other rule
+  changes what is fitted.
+
+  Args:
+    stop: the config's.
+    measurement: of the problem, an image where stop.sigma is 0.
+    seed: of the noise that splits.
+
+  Raises:
+    ValueError: a stop.sigma or stop.tau that cannot be, or a measurement whose
+      noise cannot be estimated.
+  """
+  if stop.rule not in ('discrepancy', 'pseudo_reference'):
+    return Noisy(measurement)
+  if not (math.isfinite(stop.sigma) and stop.sigma >= 0):
+    raise ValueError(f'stop.sigma must be a number >= 0, got {stop.sigma}')
+  sigma = stop.sigma / 255 or noise.estimate_sigma(measurement)
+  if stop.rule == 'discrepancy':
+    return Noisy(measurement, sigma)
+  fitted, reference = noise.split_measurement(
+    measurement, sigma, tau=stop.tau, seed=seed
+  )
+  return Noisy(fitted, sigma, reference)
 
 
 def choose(known: Mapping[str, Any], name: str, field: str) -> Any:

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from configs import req2
-from experiments import denoise, images
+from dipjax import noise
+from experiments import denoise, images, report, wiring
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {
@@ -136,6 +137,39 @@ def test_the_clean_file_is_compared_with_and_changes_nothing(
   np.testing.assert_allclose(*restored, atol=1 / 255)
 
 
+def test_a_rule_gets_the_noise_that_it_needs(photograph):
+  stop = _make_config(photograph).stop
+  noisy = np.random.RandomState(0).normal(0.5, 0.1, (32, 32, 3))
+  prepare = lambda: wiring.prepare_rule(stop, noisy, seed=3)
+  assert prepare() == (noisy, None, None)
+  stop.rule = 'discrepancy'
+  assert prepare() == (noisy, noise.estimate_sigma(noisy), None)
+  stop.rule, stop.sigma = 'pseudo_reference', 51.0
+  fitted, sigma, reference = prepare()
+  assert sigma == 0.2
+  np.testing.assert_allclose((fitted + reference / 4) / 1.25, noisy, atol=1e-6)
+  assert np.std(fitted - noisy) == pytest.approx(0.1, rel=0.1)
+
+
+def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
+  photograph, tmp_path, capsys
+):
+  config = _make_config(photograph)
+  config.fit.steps, config.fit.clip = 40, 1.0
+  config.stop.rule = 'pseudo_reference'
+  result = denoise.run(config, str(tmp_path))
+  assert result['stop']['rule'] == 'pseudo_reference'
+  assert result['restored']['psnr'] > result['measurement']['psnr'] - 10
+  (lane,) = result['lanes']
+  assert lane['returned_to'] == []
+  assert 'returned' not in capsys.readouterr().out
+  lane['returned_to'] = [0, 50, 50]
+  report.print_summary(str(tmp_path), result)
+  said = capsys.readouterr().out.splitlines()[-1]
+  assert 'returned to step 0 1 time(s), step 50 2 time(s); its' in said
+  assert '8 times smaller' in said
+
+
 def test_the_same_config_runs_again_and_another_is_refused(
   photograph, tmp_path
 ):
@@ -194,6 +228,15 @@ BAD_INPUT = {
   'no_steps': (['--config.fit.steps=0'], 'fit.steps must be at least 1'),
   'record_never': (['--config.record.every=0'], 'record.every'),
   'rule': (['--config.stop.rule=never'], "stop.rule 'never' is not one of"),
+  'sigma_of_the_rule': (
+    ['--config.stop.rule=discrepancy', '--config.stop.sigma=-1'],
+    'stop.sigma must be a number >= 0, got -1',
+  ),
+  'tau': (
+    ['--config.stop.rule=pseudo_reference', '--config.stop.tau=0.0'],
+    'tau must be a number > 0, got 0.0',
+  ),
+  'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be at least 0'),
   'network': (['--config.network.name=big'], "network.name 'big' is not"),
   'unknown_network': (
     ['--config=configs/req2.py:smoke,network=vit'],

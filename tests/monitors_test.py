@@ -1,43 +1,188 @@
 """Monitors against slow references, and what every one of them promises."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dipjax import metrics, monitors
+from dipjax import metrics, monitors, objectives, operators
 
 SHAPE = (6, 5, 3)
-MONITORS = {
-  'last': monitors.last(30),
-  'wmv': monitors.wmv(of='output', window=5, patience=8, pixels=1000),
+SIGMA = 0.1
+
+
+class _Fit(NamedTuple):
+  """Outputs that approach a picture, stay there, then learn the noise."""
+
+  clean: np.ndarray
+  measurement: np.ndarray
+  reference: np.ndarray
+  losses: np.ndarray
+  outputs: np.ndarray
+  estimates: np.ndarray
+
+
+def _make_fit(seed, steps=60):
+  rng = np.random.RandomState(seed)
+  clean = rng.uniform(size=SHAPE)
+  noises = SIGMA * rng.normal(size=(2, *SHAPE))
+  time = np.arange(steps)[:, None, None, None]
+  late = np.maximum(time - 15, 0) / 40
+  speed = 0.5 * np.exp(-time / 5) + 0.02 * late
+  outputs = clean + speed * rng.normal(size=(steps, *SHAPE)) + late * noises[0]
+  drift = speed * rng.normal(size=(steps, *SHAPE))
+  estimates = clean + 0.5 * drift + late * noises[0]
+  losses = 0.02 - 0.001 * np.arange(steps)
+  fit = _Fit(clean, *(clean + noises), losses, outputs, estimates)
+  return jax.tree.map(np.float32, fit)
+
+
+def _make_problem(fit):
+  unused = jnp.zeros(0)
+  return objectives.Problem(
+    measurement=jnp.asarray(fit.measurement),
+    operator=operators.Identity(),
+    crop=operators.Crop(0, 0, *SHAPE[:2]),
+    **dict.fromkeys(('code', 'weights', 'jitter', 'steps'), unused),
+    sigma=jnp.array(SIGMA),
+    reference=jnp.asarray(fit.reference),
+  )
+
+
+def _watch(monitor, fit, clean=None):
+  """Returns the states after each step, stacked."""
+  problem = _make_problem(fit)
+
+  def step(state, seen):
+    state = monitor.update(state, monitors.Observation(*seen, problem))
+    return state, state
+
+  seen = jnp.arange(len(fit.outputs)), fit.losses, fit.outputs, fit.estimates
+  state = monitor.init(fit.outputs[0], clean)
+  return jax.lax.scan(step, state, seen)[1]
+
+
+def _wait(scores, patience):
+  """The step of the least score, and how many were taken to be sure of it."""
+  selected = 0
+  for t, score in enumerate(scores):
+    if score < scores[selected] or np.isinf(scores[selected]):
+      selected = t
+    elif t - selected >= patience:
+      return selected, t + 1
+  raise AssertionError('the reference must come to an end here')
+
+
+def _measure_errors(fit, target):
+  images = np.float64(fit.estimates)
+  return np.mean(np.square(images - target), axis=(1, 2, 3))
+
+
+def _find_first(reached):
+  """The first step at which it is reached, and how many were taken."""
+  return int(np.argmax(reached)), int(np.argmax(reached)) + 1
+
+
+def _follow(outputs, alpha):
+  """EMV as the paper writes it, in float64: the variance after each step."""
+  mean, variance, variances = np.float64(outputs[0]), 0.0, []
+  for image in np.float64(outputs):
+    difference = image - mean
+    mean = mean + alpha * difference
+    square = np.sum(difference**2) / difference.size
+    variance = (1 - alpha) * (variance + alpha * square)
+    variances.append(variance)
+  # What has not forgotten its start does not count.
+  return np.where(np.arange(len(outputs)) + 1 >= 10 / alpha, variances, np.inf)
+
+
+# Each monitor, its slow reference (fit -> selected step, steps spent), and how
+# many numbers it keeps beside its one image.
+IMAGE = int(np.prod(SHAPE))
+CASES = {
+  'last': (monitors.last(30), lambda fit: (29, 30), 0),
+  'wmv': (
+    monitors.wmv(of='output', window=5, patience=8, pixels=1000),
+    lambda fit: _find_end(fit.outputs, 5, 8),
+    6 * IMAGE,
+  ),
+  'wmv_estimate': (
+    monitors.wmv(window=5, patience=8, warmup=12, pixels=1000),
+    lambda fit: _find_end(fit.estimates, 5, 8, 12),
+    6 * IMAGE,
+  ),
+  'emv': (
+    monitors.emv(alpha=0.5, patience=8),
+    lambda fit: _wait(_follow(fit.outputs, 0.5), 8),
+    IMAGE + 1,
+  ),
+  'discrepancy': (
+    monitors.discrepancy(),
+    lambda fit: _find_first(_measure_errors(fit, fit.measurement) <= SIGMA**2),
+    0,
+  ),
+  'discrepancy_sooner': (
+    monitors.discrepancy(factor=2.0),
+    lambda fit: _find_first(
+      _measure_errors(fit, fit.measurement) <= 2 * SIGMA**2
+    ),
+    0,
+  ),
+  'sure': (monitors.sure(), lambda fit: _find_first(fit.losses <= 0), 0),
+  'pseudo_reference': (
+    monitors.pseudo_reference(patience=8),
+    lambda fit: _wait(_measure_errors(fit, fit.reference), 8),
+    0,
+  ),
+}
+MONITORS = {name: case[0] for name, case in CASES.items()} | {
+  'mean': monitors.mean(burn_in=10, every=4),
   'wmv_subset': monitors.wmv(window=5, patience=8, pixels=7),
   'oracle': monitors.oracle(),
   'oracle_output': monitors.oracle(of='output'),
 }
 
 
-def _make_fit(seed, steps=40):
-  """Outputs that approach a picture, stay there, then learn noise."""
-  rng = np.random.RandomState(seed)
-  clean = rng.uniform(size=SHAPE)
-  time = np.arange(steps)[:, None, None, None]
-  speed = 0.5 * np.exp(-time / 5) + 0.02 * np.maximum(time - 15, 0) / steps
-  outputs = clean + speed * rng.normal(size=(steps, *SHAPE))
-  estimates = clean + 0.5 * speed * rng.normal(size=(steps, *SHAPE))
-  return tuple(np.float32(a) for a in (clean, outputs, estimates))
+@pytest.mark.parametrize('name', CASES)
+def test_a_monitor_equals_its_slow_reference_and_then_stays(name):
+  monitor, refer, numbers = CASES[name]
+  watch = jax.jit(lambda fit: _watch(monitor, fit))
+  for seed in range(3):
+    fit = _make_fit(seed)
+    states = watch(fit)
+    selected, spent = refer(fit)
+    assert spent < len(fit.outputs)
+    np.testing.assert_array_equal(
+      states.done, np.arange(len(fit.outputs)) + 1 >= spent
+    )
+    assert int(states.step[-1]) == selected
+    assert int(states.spent[-1]) == spent
+    np.testing.assert_array_equal(states.image[-1], fit.estimates[selected])
+    kept = sum(leaf[0].size for leaf in jax.tree.leaves(states.memory))
+    assert kept == numbers
 
 
-def _watch(monitor, clean, outputs, estimates):
-  """Returns the states after each step, stacked."""
-
-  def step(state, seen):
-    state = monitor.update(state, monitors.Observation(*seen))
-    return state, state
-
-  steps = jnp.arange(len(outputs))
-  state = monitor.init(outputs[0], clean)
-  return jax.lax.scan(step, state, (steps, 0.0 * steps, outputs, estimates))[1]
+@pytest.mark.parametrize('name', MONITORS)
+def test_a_monitor_is_a_pure_function(name):
+  """So that nothing else of the run, as its chunks, has a say."""
+  fit = _make_fit(0)
+  monitor = MONITORS[name]
+  whole = _watch(monitor, fit, fit.clean)
+  problem = _make_problem(fit)
+  state = jax.tree.map(lambda leaf: leaf[19], whole)
+  before = jax.tree.map(np.array, state)
+  seen = monitors.Observation(
+    jnp.array(20), fit.losses[20], fit.outputs[20], fit.estimates[20], problem
+  )
+  for _ in range(2):
+    after = jax.jit(monitor.update)(state, seen)
+    for field in ('done', 'spent', 'step', 'image', 'score'):
+      np.testing.assert_allclose(
+        getattr(after, field), getattr(whole, field)[20], rtol=1e-5
+      )
+  jax.tree.map(np.testing.assert_array_equal, state, before)
 
 
 def _find_valley(outputs, window, patience, warmup=0):
@@ -56,21 +201,25 @@ def _find_valley(outputs, window, patience, warmup=0):
   return selected, None, variances
 
 
+def _find_end(images, window, patience, warmup=0):
+  return _wait(_find_valley(images, window, patience, warmup)[2], patience)
+
+
 @pytest.mark.parametrize('seed', range(3))
 @pytest.mark.parametrize('of', ['output', 'estimate'])
 @pytest.mark.parametrize('warmup', [0, 12])
 def test_wmv_equals_the_slow_reference(seed, warmup, of):
-  clean, outputs, estimates = _make_fit(seed)
+  fit = _make_fit(seed)
   monitor = monitors.wmv(
     of=of, window=5, patience=8, warmup=warmup, pixels=1000
   )
-  states = jax.jit(lambda: _watch(monitor, None, outputs, estimates))()
-  watched = {'output': outputs, 'estimate': estimates}[of]
+  states = jax.jit(lambda: _watch(monitor, fit))()
+  watched = {'output': fit.outputs, 'estimate': fit.estimates}[of]
   selected, end, variances = _find_valley(watched, 5, 8, warmup)
   assert end is not None, 'the reference must find a valley here'
   assert int(np.argmax(states.done)) == end
   assert int(states.step[end]) == selected
-  np.testing.assert_array_equal(states.image[end], estimates[selected])
+  np.testing.assert_array_equal(states.image[end], fit.estimates[selected])
   np.testing.assert_allclose(
     states.score[:end], variances[:end], rtol=1e-4, equal_nan=True
   )
@@ -80,36 +229,48 @@ def test_wmv_survives_a_large_mean():
   outputs = 0.9 + 1e-4 * np.random.RandomState(0).normal(size=(20, *SHAPE))
   outputs = np.float32(outputs)
   monitor = monitors.wmv(window=5, patience=100)
-  states = _watch(monitor, None, outputs, outputs)
+  fit = _make_fit(0, steps=20)._replace(outputs=outputs, estimates=outputs)
+  states = _watch(monitor, fit)
   _, _, variances = _find_valley(outputs, 5, 100)
   np.testing.assert_allclose(states.score[5:], variances[5:], rtol=1e-3)
 
 
+def test_mean_is_that_of_the_samples_after_the_burn_in():
+  fit = _make_fit(0)
+  states = _watch(monitors.mean(burn_in=20, every=7), fit)
+  np.testing.assert_allclose(states.image[19], fit.estimates[19], rtol=1e-6)
+  for end in (20, 26, 27, 59):
+    samples = np.float64(fit.outputs[20 : end + 1 : 7])
+    count, squares = (leaf[end] for leaf in states.memory)
+    assert int(count) == len(samples)
+    np.testing.assert_allclose(
+      states.image[end], samples.mean(axis=0), rtol=1e-5, atol=1e-6
+    )
+    np.testing.assert_allclose(
+      squares / count, samples.var(axis=0), rtol=1e-3, atol=1e-7
+    )
+  assert not np.any(states.done)
+
+
 def test_oracle_finds_the_best_image():
-  clean, outputs, estimates = _make_fit(0)
-  for of, images in (('estimate', estimates), ('output', outputs)):
-    states = _watch(monitors.oracle(of=of), clean, outputs, estimates)
-    scores = [float(metrics.psnr(image, clean)) for image in images]
+  fit = _make_fit(0)
+  for of, images in (('estimate', fit.estimates), ('output', fit.outputs)):
+    states = _watch(monitors.oracle(of=of), fit, fit.clean)
+    scores = [float(metrics.psnr(image, fit.clean)) for image in images]
     np.testing.assert_allclose(states.score, scores, rtol=1e-5)
     assert int(states.step[-1]) == int(np.argmax(scores))
     np.testing.assert_array_equal(states.image[-1], images[np.argmax(scores)])
 
 
-def test_last_returns_the_last_estimate():
-  clean, outputs, estimates = _make_fit(0)
-  states = _watch(monitors.last(30), None, outputs, estimates)
-  assert int(np.argmax(states.done)) == 29
-  np.testing.assert_array_equal(states.image[29], estimates[29])
-
-
 @pytest.mark.parametrize('name', MONITORS)
 def test_lanes_equal_single_fits(name):
   fits = [_make_fit(seed) for seed in range(3)]
-  watch = jax.jit(lambda *fit: _watch(MONITORS[name], *fit))
-  together = jax.jit(jax.vmap(watch))(*map(jnp.stack, zip(*fits, strict=True)))
+  watch = jax.jit(lambda fit: _watch(MONITORS[name], fit, fit.clean))
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
+  together = jax.jit(jax.vmap(watch))(stacked)
   for lane, fit in enumerate(fits):
-    alone = watch(*fit)
-    for field in ('done', 'step', 'image', 'score'):
+    alone = watch(fit)
+    for field in ('done', 'spent', 'step', 'image', 'score'):
       np.testing.assert_allclose(
         getattr(together, field)[lane], getattr(alone, field), rtol=1e-4
       )
@@ -117,15 +278,15 @@ def test_lanes_equal_single_fits(name):
 
 @pytest.mark.parametrize('name', [n for n in MONITORS if 'oracle' not in n])
 def test_only_the_oracle_sees_the_clean_image(name):
-  clean, outputs, estimates = _make_fit(0)
-  with_it = _watch(MONITORS[name], clean, outputs, estimates)
-  without = _watch(MONITORS[name], None, outputs, estimates)
+  fit = _make_fit(0)
+  with_it = _watch(MONITORS[name], fit, fit.clean)
+  without = _watch(MONITORS[name], fit, None)
   jax.tree.map(np.testing.assert_array_equal, with_it, without)
 
 
 def test_oracle_never_asks_for_a_step():
-  clean, outputs, estimates = _make_fit(0)
-  states = _watch(monitors.oracle(), clean, outputs, estimates)
+  fit = _make_fit(0)
+  states = _watch(monitors.oracle(), fit, fit.clean)
   assert np.all(states.done)
 
 
@@ -150,6 +311,15 @@ def test_average_weights_images_by_their_age(decay):
     lambda: monitors.wmv(patience=0),
     lambda: monitors.wmv(warmup=-1),
     lambda: monitors.wmv(pixels=0),
+    lambda: monitors.mean(burn_in=-1),
+    lambda: monitors.mean(burn_in=0, every=0),
+    lambda: monitors.emv(alpha=1.0),
+    lambda: monitors.emv(patience=0),
+    lambda: monitors.emv(of='loss'),
+    lambda: monitors.discrepancy(factor=0.0),
+    lambda: monitors.discrepancy(of='loss'),
+    lambda: monitors.pseudo_reference(patience=0),
+    lambda: monitors.pseudo_reference(warmup=-1),
     lambda: monitors.oracle(of='loss'),
     lambda: monitors.oracle().init(jnp.zeros(SHAPE), None),
   ],
@@ -157,6 +327,20 @@ def test_average_weights_images_by_their_age(decay):
 def test_impossible_arguments_are_refused(make):
   with pytest.raises(ValueError, match=r'got|needs'):
     make()
+
+
+@pytest.mark.parametrize(
+  'name,field',
+  [('discrepancy', 'sigma'), ('pseudo_reference', 'reference')],
+)
+def test_what_a_rule_needs_must_be_known(name, field):
+  fit = _make_fit(0)
+  problem = _make_problem(fit).replace(**{field: None})
+  state = MONITORS[name].init(fit.outputs[0], None)
+  image = fit.outputs[0]
+  seen = monitors.Observation(jnp.array(0), 0.0, image, image, problem)
+  with pytest.raises(ValueError, match=f'{name} needs the {field}'):
+    MONITORS[name].update(state, seen)
 
 
 def test_equal_arguments_give_the_same_monitor():

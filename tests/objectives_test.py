@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from dipjax import features, lanes, objectives, operators
 from dipjax.networks import pixels
@@ -176,3 +177,57 @@ def test_features_are_computed_in_the_precision_of_the_code():
 def test_a_weight_of_features_that_is_none_is_refused(weight):
   with pytest.raises(ValueError, match='weight of the perceptual error'):
     objectives.add_features(_make_problem([]), VGG, weight)
+
+
+# --- Stein's risk.
+
+
+class _Shrink(nn.Module):
+  """A network that denoises what it is given: times its one parameter."""
+
+  @nn.compact
+  def __call__(self, code):
+    return self.param('factor', nn.initializers.ones, ()) * code
+
+
+@pytest.mark.parametrize('factor', [0.0, 0.7, 1.0])
+def test_steins_risk_is_the_squared_error_that_it_does_not_see(factor):
+  sigma, clean = 0.2, _draw(128, 128, 3)
+  noise = sigma * np.random.RandomState(1).normal(size=clean.shape)
+  noisy = jnp.asarray(np.float32(clean + noise))
+  problem = _make_problem([]).replace(
+    measurement=noisy,
+    code=noisy,
+    crop=operators.Crop(0, 0, 128, 128),
+    sigma=jnp.array(sigma),
+  )
+  objective = objectives.stein_risk(_Shrink())
+  params = {'factor': jnp.array(factor)}
+  risk, image = objective(params, problem, jax.random.key(0))
+  np.testing.assert_allclose(image, factor * noisy, rtol=1e-6)
+  error = np.mean(np.square(image - clean))
+  # The spread of the means of noise and of the probe over so many values.
+  assert abs(risk - error) < 5 * 2 * sigma / np.sqrt(clean.size)
+
+
+def test_a_code_that_is_not_the_measurement_has_no_divergence():
+  problem = _make_problem([]).replace(sigma=jnp.array(0.1))
+  image = _draw(6, 7, 3)
+  objective = objectives.stein_risk(pixels.Pixels())
+  risk, _ = objective({'image': image}, problem, jax.random.key(0))
+  residual = np.mean(np.square(image - problem.measurement))
+  np.testing.assert_allclose(risk, residual - 0.01, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'changes,message',
+  [
+    ({}, 'needs the sigma'),
+    ({'sigma': 0.1, 'code': jnp.zeros((6, 7, 1), jnp.bfloat16)}, 'float32'),
+  ],
+)
+def test_steins_risk_refuses_what_it_cannot_estimate(changes, message):
+  objective = objectives.stein_risk(pixels.Pixels())
+  problem = _make_problem([]).replace(**changes)
+  with pytest.raises(ValueError, match=message):
+    objective({'image': _draw(6, 7, 3)}, problem, jax.random.key(0))

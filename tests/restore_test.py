@@ -347,6 +347,12 @@ def test_the_examples_of_the_documentation_run():
     ({'operator': operators.make_blur(np.ones((9, 9)))}, 'too small'),
     ({'size': (8, 8, 3)}, 'the operator turns'),
     ({'size': (8, 8)}, r'\[H, W, C\]'),
+    ({'sigma': -1}, 'sigma must be a number >= 0, got -1'),
+    ({'reference': np.zeros((4, 5, 3))}, 'the reference must be'),
+    (
+      {'monitors': {'a': monitors.discrepancy()}, 'rule': 'a'},
+      'discrepancy needs the sigma',
+    ),
     ({'penalties': [(jnp.sum, -1)]}, 'weight of .* got -1'),
     ({'penalties': [(jnp.sum, np.nan)]}, 'weight of .* got nan'),
     ({'perceptual': (VGG, -1.0)}, 'weight of the perceptual error .* got -1'),

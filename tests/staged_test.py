@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 
 import dipjax
 from configs import staged as staged_config
-from dipjax import codes, lanes, metrics, monitors, staged
+from dipjax import codes, lanes, metrics, monitors, operators, staged
 from dipjax.restore import run_lanes
 from experiments import images, wiring
 from experiments import staged as experiment
@@ -74,9 +75,16 @@ def test_the_noise_is_reached_or_the_rule_decides():
   assert staged.reach_noise(monitors.last(4)) is monitor
   for noise, stops in ((0.05, 2), (0.0, 4), (0.001, None)):
     state, done = monitor.init(image, None), []
-    for step, loss in enumerate((0.3, 0.06, 0.05, 0.2, 0.02)):
+    problem = types.SimpleNamespace(
+      operator=operators.Identity(), measurement=image, sigma=jnp.sqrt(noise)
+    )
+    for step, error in enumerate((0.3, 0.06, 0.049, 0.2, 0.02)):
       seen = monitors.Observation(
-        jnp.array(step), jnp.array(loss), image, image + step, jnp.array(noise)
+        jnp.array(step),
+        jnp.array(7.0),
+        image + jnp.sqrt(error),
+        image + step,
+        problem,
       )
       state = monitor.update(state, seen)
       done.append(bool(state.done))

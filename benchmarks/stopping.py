@@ -1,0 +1,262 @@
+"""How far each stopping rule is from the best image of its run.
+
+    python -m benchmarks.stopping --images astronaut coffee --sigmas 15 25 \
+      --seeds 0 1 --crop 128 --channels 128 --json stopping.jsonl
+
+For each picture, damage and seed two fits with all rules watching at once: one
+of the damaged picture, and one of it split in two for `pseudo_reference`, the
+sigma of whose split is estimated from the picture. `discrepancy` is told the
+true sigma of Gaussian noise, and the estimate of any other damage. The clean
+picture is seen by the oracle alone: the best average of the same fit.
+
+Prints for each rule the gap to its oracle in dB, median and worst, and how many
+times the oracle's steps it spent. Each fit is a line of the file; those that
+are there are not run again, so that the same command goes on where it was.
+"""
+
+import argparse
+import io
+import json
+import pathlib
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import dipjax
+from dipjax import corruptions, metrics, monitors, noise
+from dipjax.networks import skip
+from experiments import images
+
+# One of each; Gaussian noise comes with --sigmas.
+DAMAGES = ('poisson', 'impulse', 'jpeg')
+PEAK = 30  # Photons.
+FRACTION = 0.1
+QUALITY = 10
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs the fits that are not in the file yet and prints the table."""
+  parser = _make_parser()
+  arguments = parser.parse_args(argv)
+  if arguments.smoke:
+    arguments.channels, arguments.levels = 8, 2
+    arguments.crop, arguments.steps, arguments.patience = 24, 60, 20
+  try:
+    cells = make_cells(arguments)
+    rows = _read_rows(arguments.json)
+    for cell in cells:
+      if not any(_is_of(row, cell) for row in rows):
+        row = cell | {'rules': run_cell(cell)}
+        rows.append(row)
+        with open(arguments.json, 'a') as file:
+          file.write(json.dumps(row) + '\n')
+        _print_cell(row)
+  except (ValueError, OSError) as error:
+    parser.error(str(error))
+  chosen = [row for row in rows if any(_is_of(row, cell) for cell in cells)]
+  print_table(chosen)
+
+
+def _make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  samples = ['astronaut', 'chelsea', 'coffee', 'rocket', 'camera', 'brick']
+  add('--images', nargs='+', default=samples, help='samples or files')
+  add('--damages', nargs='*', choices=DAMAGES, default=list(DAMAGES))
+  add('--sigmas', type=float, nargs='*', default=[15.0, 25.0], help='of 255')
+  add('--seeds', type=int, nargs='+', default=[0, 1])
+  add('--crop', type=int, default=128, help='the square in the middle')
+  add('--channels', type=int, default=128)
+  add('--levels', type=int, default=5)
+  add('--steps', type=int, default=5000, help='at most')
+  add('--patience', type=int, default=300, help='of all but the papers')
+  add('--smoke', action='store_true', help='as small as in the tests')
+  path = pathlib.Path('stopping.jsonl')
+  add('--json', type=pathlib.Path, metavar='FILE', default=path)
+  return parser
+
+
+def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+  """Returns what describes each fit, in the order of the runs."""
+  damages = [('gaussian', sigma) for sigma in arguments.sigmas]
+  damages += [(damage, None) for damage in arguments.damages]
+  fixed = ('crop', 'channels', 'levels', 'steps', 'patience')
+  return [
+    {'image': image, 'damage': damage, 'sigma': sigma, 'seed': seed}
+    | {name: getattr(arguments, name) for name in fixed}
+    for seed in arguments.seeds
+    for damage, sigma in damages
+    for image in arguments.images
+  ]
+
+
+def _is_of(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
+  return all(row.get(name) == value for name, value in cell.items())
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  if not path.exists():
+    return []
+  lines = path.read_text().splitlines()
+  try:
+    return [json.loads(line) for line in lines]
+  except json.JSONDecodeError:
+    raise ValueError(f'--json {path} is no file of rows') from None
+
+
+def make_rules(patience: int, steps: int) -> dict[str, monitors.Monitor]:
+  """Returns what watches the fit of the damaged picture, by name."""
+  longer = (1000 * patience) // 300
+  return {
+    'wmv': monitors.wmv(patience=patience),
+    'wmv, paper': monitors.wmv(of='output', window=100, patience=longer),
+    'emv': monitors.emv(of='estimate', patience=patience),
+    'emv, paper': monitors.emv(patience=longer),
+    'discrepancy': monitors.discrepancy(),
+    'discrepancy, output': monitors.discrepancy(of='output'),
+    'fixed': monitors.last(min(1800, steps)),
+  }
+
+
+def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """Returns for each rule its step, PSNR, gap and the steps spent.
+
+  Args:
+    cell: of `make_cells`.
+  """
+  clean = _read(cell['image'], cell['crop'])
+  damaged = damage_image(clean, cell)
+  estimated = noise.estimate_sigma(damaged)
+  known = cell['sigma'] / 255 if cell['sigma'] else estimated
+  fitted, reference = noise.split_measurement(
+    damaged, estimated, seed=1000 + cell['seed']
+  )
+  patience, steps = cell['patience'], cell['steps']
+  rules = make_rules(patience, steps)
+  split = {'pseudo_reference': monitors.pseudo_reference(patience=patience)}
+  widths = (cell['channels'],) * cell['levels']
+  network = skip.Skip(
+    clean.shape[2], down=widths, up=widths, skip=(4,) * cell['levels']
+  )
+  fit = lambda measurement, rules, **noisy: dipjax.restore(
+    measurement,
+    network=network,
+    monitors=rules,
+    rule=next(iter(rules)),
+    clean=clean,
+    seeds=(cell['seed'],),
+    steps=steps,
+    chunk=min(50, steps),
+    **noisy,
+  )
+  result = fit(damaged, rules, sigma=known)
+  other = fit(fitted, split, sigma=estimated, reference=reference)
+  best = _find_oracle(result)
+  return {
+    **{name: _score(result, name, clean, best) for name in rules},
+    **{name: _score(other, name, clean, best) for name in split},
+    'oracle': best,
+  }
+
+
+def _read(source: str, crop: int) -> np.ndarray:
+  image = images.read_image(source)
+  top, left = ((side - crop) // 2 for side in image.shape[:2])
+  return images.crop_image(image, (top, left, crop, crop))
+
+
+def damage_image(clean: np.ndarray, cell: Mapping[str, Any]) -> np.ndarray:
+  """Returns the picture with the damage of a cell; its seed draws it."""
+  seed = cell['seed']
+  if cell['damage'] == 'gaussian':
+    return corruptions.add_gaussian_noise(clean, cell['sigma'] / 255, seed=seed)
+  if cell['damage'] == 'poisson':
+    return corruptions.add_poisson_noise(clean, PEAK, seed=seed)
+  if cell['damage'] == 'impulse':
+    return corruptions.add_impulse_noise(clean, FRACTION, seed=seed)
+  return _compress(clean)
+
+
+def _compress(image: np.ndarray) -> np.ndarray:
+  levels = np.rint(255 * image).astype(np.uint8)
+  grey = image.shape[2] == 1
+  file = io.BytesIO()
+  picture = Image.fromarray(levels[..., 0] if grey else levels)
+  picture.save(file, 'JPEG', quality=QUALITY)
+  pixels = np.asarray(Image.open(file), np.float32) / 255
+  return pixels.reshape(image.shape)
+
+
+def _find_oracle(result: dipjax.Restoration) -> dict[str, Any]:
+  oracle = result.monitors['oracle']
+  return {'step': int(oracle.step[0]), 'psnr': float(oracle.best[0])}
+
+
+def _score(
+  result: dipjax.Restoration,
+  name: str,
+  clean: np.ndarray,
+  best: Mapping[str, Any],
+) -> dict[str, Any]:
+  """Of a rule, against the best image of the fit of the damaged picture."""
+  state = result.monitors[name]
+  psnr = float(metrics.psnr(state.image[0], clean))
+  return {
+    'step': int(state.step[0]),
+    'psnr': psnr,
+    'gap': best['psnr'] - psnr,
+    'spent': int(state.spent[0]),
+    'spent_ratio': int(state.spent[0]) / (best['step'] + 1),
+    'done': bool(state.done[0]),
+  }
+
+
+def _print_cell(row: Mapping[str, Any]) -> None:
+  sigma = f' {row["sigma"]:g}' if row['sigma'] else ''
+  oracle = row['rules']['oracle']
+  print(
+    f'{row["image"]}, {row["damage"]}{sigma}, seed {row["seed"]}: oracle '
+    f'{oracle["psnr"]:.2f} dB at step {oracle["step"]}'
+  )
+  for name, rule in row['rules'].items():
+    if name != 'oracle':
+      print(
+        f'  {name:20s} {rule["psnr"]:6.2f} dB at step {rule["step"]:5d}, gap '
+        f'{rule["gap"]:5.2f} dB, {rule["spent"]:5d} steps spent'
+        f'{"" if rule["done"] else ", not done"}',
+        flush=True,
+      )
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+  """Prints a line for each rule, over all fits of a kind of damage."""
+  kinds = {'gaussian': [row for row in rows if row['damage'] == 'gaussian']}
+  kinds['other damage'] = [row for row in rows if row['damage'] != 'gaussian']
+  for kind, chosen in kinds.items():
+    if not chosen:
+      continue
+    print(f'{kind}, {len(chosen)} fits')
+    for name in chosen[0]['rules']:
+      if name != 'oracle':
+        _print_rule(name, [row['rules'][name] for row in chosen])
+
+
+def _print_rule(name: str, results: Sequence[Mapping[str, Any]]) -> None:
+  gaps = [result['gap'] for result in results]
+  ratios = [result['spent_ratio'] for result in results]
+  undone = sum(not result['done'] for result in results)
+  print(
+    f'  {name:20s} gap median {statistics.median(gaps):5.2f}, worst '
+    f"{max(gaps):5.2f} dB; steps spent over the oracle's median "
+    f'{statistics.median(ratios):5.2f}, worst {max(ratios):6.2f}; '
+    f'not done {undone}'
+  )
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,74 @@
+"""What noise a measurement has: its level, and how to make two out of one."""
+
+import numpy as np
+
+# The high-pass filter of Daubechies' wavelet with two vanishing moments: of
+# edges and gradients less is left than of noise.
+_DB2 = np.array([1 - 3**0.5, 3**0.5 - 3, 3 + 3**0.5, -1 - 3**0.5]) / 32**0.5
+_QUARTILE = 0.6744897501960817  # Of the absolute values of N(0, 1).
+
+
+def estimate_sigma(image: np.ndarray) -> float:
+  """Returns the standard deviation of the white noise in a picture.
+
+  The median of the absolute finest diagonal wavelet coefficients, over 0.6745:
+  Donoho and Johnstone 1994, as scikit-image's estimate_sigma, but away from the
+  edges. Coefficients of exactly 0, as of missing pixels, do not count. Clipped
+  noise is estimated as it is after clipping.
+
+  Args:
+    image: [H, W, C], sides of at least 8 pixels; the mean over its channels.
+
+  Raises:
+    ValueError: another shape.
+  """
+  image = np.asarray(image, np.float64)
+  if image.ndim != 3 or min(image.shape[:2]) < 8:
+    raise ValueError(
+      'the noise is estimated in an image [H, W, C] of at least 8 pixels a '
+      f'side, got {image.shape}: give sigma'
+    )
+  details = _filter(_filter(image).swapaxes(0, 1))
+  channels = details.reshape(-1, image.shape[2]).T
+  return float(np.mean([_find_deviation(channel) for channel in channels]))
+
+
+def _filter(image):
+  """Every second one of the differences along the first axis."""
+  count = len(image) - len(_DB2) + 1
+  parts = [_DB2[i] * image[i : i + count : 2] for i in range(len(_DB2))]
+  return np.sum(parts, axis=0)
+
+
+def _find_deviation(coefficients):
+  magnitudes = np.abs(coefficients[coefficients != 0])
+  return np.median(magnitudes) / _QUARTILE if magnitudes.size else 0.0
+
+
+def split_measurement(
+  measurement: np.ndarray, sigma: float, *, tau: float = 0.5, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns y + tau sigma w and y - sigma w / tau, w ~ N(0, 1).
+
+  Where the measurement y has Gaussian noise of deviation sigma, the noises of
+  the two are independent: one is fitted, and the other tells, but for a
+  constant, how far the fit is from the truth (Pang et al., Recorrupted-to-
+  Recorrupted, CVPR 2021).
+
+  Args:
+    measurement: of any shape.
+    sigma: standard deviation of its noise.
+    tau: the smaller, the less noise the first and the more the second has.
+    seed: of w.
+
+  Raises:
+    ValueError: sigma is negative, tau not positive, or one not finite.
+  """
+  if not (np.isfinite(sigma) and sigma >= 0):
+    raise ValueError(f'sigma must be a number >= 0, got {sigma}')
+  if not (np.isfinite(tau) and tau > 0):
+    raise ValueError(f'tau must be a number > 0, got {tau}')
+  shape = np.shape(measurement)
+  noise = sigma * np.random.RandomState(seed).normal(size=shape)
+  first, second = measurement + tau * noise, measurement - noise / tau
+  return first.astype(np.float32), second.astype(np.float32)

@@ -1,0 +1,87 @@
+"""The level of noise, and two measurements out of one."""
+
+import numpy as np
+import pytest
+
+from dipjax import corruptions, noise
+
+
+def _make_picture(height, width, channels=3):
+  """Smooth, with an edge."""
+  y, x = np.mgrid[:height, :width] / max(height, width)
+  image = 0.5 + 0.2 * np.sin(6 * x + 4 * y) + 0.2 * (x > y)
+  return np.float32(image[..., None] * np.linspace(0.6, 1, channels))
+
+
+@pytest.mark.parametrize('sigma', [5 / 255, 25 / 255, 50 / 255])
+@pytest.mark.parametrize('shape', [(64, 96, 3), (97, 65, 1)])
+def test_the_noise_of_a_picture_is_found(shape, sigma):
+  noisy = corruptions.add_gaussian_noise(
+    _make_picture(*shape), sigma, seed=0, clip=False
+  )
+  assert noise.estimate_sigma(noisy) == pytest.approx(sigma, rel=0.1)
+
+
+def test_missing_pixels_do_not_count():
+  noisy = corruptions.add_gaussian_noise(
+    _make_picture(64, 64), 0.1, seed=0, clip=False
+  )
+  noisy[:40] = 0
+  assert noise.estimate_sigma(noisy) == pytest.approx(0.1, rel=0.15)
+  assert noise.estimate_sigma(np.zeros((9, 9, 1))) == 0
+
+
+def test_it_scales_with_the_contrast_and_ignores_gradients():
+  drawn = np.random.RandomState(0).normal(size=(40, 50, 1))
+  sigma = noise.estimate_sigma(drawn)
+  assert noise.estimate_sigma(3 * drawn) == pytest.approx(3 * sigma)
+  y, x = np.mgrid[:40, :50]
+  slope = (2 * x + 5 * y + 0.1 * x * y + 7)[..., None]
+  assert noise.estimate_sigma(drawn + slope) == pytest.approx(sigma)
+
+
+@pytest.mark.parametrize('name', ['astronaut', 'coffee', 'chelsea'])
+@pytest.mark.parametrize('sigma', [15 / 255, 25 / 255])
+def test_it_equals_that_of_scikit_image_on_photographs(name, sigma):
+  pytest.importorskip('pywt')
+  skimage = pytest.importorskip('skimage')
+  photograph = getattr(skimage.data, name)()[:200, :256] / 255
+  noisy = corruptions.add_gaussian_noise(photograph, sigma, seed=0)
+  expected = skimage.restoration.estimate_sigma(
+    noisy, channel_axis=-1, average_sigmas=True
+  )
+  assert noise.estimate_sigma(noisy) == pytest.approx(expected, rel=0.02)
+
+
+def test_the_two_halves_have_independent_noises_of_the_known_sizes():
+  sigma, tau = 0.1, 0.5
+  own = sigma * np.random.RandomState(1).normal(size=(200, 200, 1))
+  first, second = noise.split_measurement(own, sigma, tau=tau, seed=2)
+  assert first.dtype == second.dtype == np.float32
+  size = own.size
+  products = np.mean(first * second)
+  deviations = sigma * np.sqrt([1 + tau**2, 1 + tau**-2])
+  assert abs(products) < 5 * np.prod(deviations) / np.sqrt(size)
+  np.testing.assert_allclose(
+    [first.std(), second.std()], deviations, rtol=5 / np.sqrt(2 * size)
+  )
+  # Together they are the measurement again.
+  whole = (first + tau**2 * second) / (1 + tau**2)
+  np.testing.assert_allclose(whole, own, atol=1e-6)
+  again = noise.split_measurement(own, sigma, tau=tau, seed=2)
+  np.testing.assert_array_equal(again, (first, second))
+
+
+@pytest.mark.parametrize(
+  'call,message',
+  [
+    (lambda: noise.estimate_sigma(np.zeros((7, 9, 3))), r'\(7, 9, 3\)'),
+    (lambda: noise.estimate_sigma(np.zeros((9, 9))), r'\(9, 9\)'),
+    (lambda: noise.split_measurement(np.ones(3), -1, seed=0), 'sigma .*-1'),
+    (lambda: noise.split_measurement(np.ones(3), np.nan, seed=0), 'sigma'),
+    (lambda: noise.split_measurement(np.ones(3), 1, tau=0, seed=0), 'tau .*0'),
+  ],
+)
+def test_bad_arguments_are_refused(call, message):
+  with pytest.raises(ValueError, match=message):
+    call()

@@ -1,0 +1,93 @@
+"""The benchmark of stopping rules, as small as it runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import stopping
+from dipjax import metrics
+
+SMOKE = ['--smoke', '--images', 'astronaut', '--seeds', '0', '--sigmas', '25']
+
+
+def test_a_cell_is_run_once_and_every_rule_has_its_line(
+  tmp_path, capsys, monkeypatch
+):
+  pytest.importorskip('skimage')
+  path = tmp_path / 'rows.jsonl'
+  arguments = [*SMOKE, '--damages', '--json', str(path)]
+  stopping.main(arguments)
+  (row,) = map(json.loads, path.read_text().splitlines())
+  rules = row['rules']
+  oracle = rules.pop('oracle')
+  assert set(rules) == {*stopping.make_rules(20, 60), 'pseudo_reference'}
+  for name, rule in rules.items():
+    # None of the same fit is better than its best.
+    assert rule['gap'] >= -1e-4 or name == 'pseudo_reference'
+    assert rule['gap'] == pytest.approx(oracle['psnr'] - rule['psnr'])
+    assert rule['step'] < rule['spent'] <= 60
+  shown = capsys.readouterr().out
+  for name in rules:
+    assert shown.count(f'  {name} ') == 2
+  monkeypatch.setattr(stopping, 'run_cell', None)
+  stopping.main(arguments)
+  assert len(path.read_text().splitlines()) == 1
+  again = capsys.readouterr().out
+  assert 'gaussian, 1 fits' in again and again in shown
+
+
+def test_the_table_has_medians_and_the_worst(capsys):
+  rule = lambda gap: {'gap': gap, 'spent_ratio': 1 + gap, 'done': gap < 0.5}
+  rows = [
+    {'damage': 'gaussian', 'rules': {'wmv': rule(gap), 'oracle': {}}}
+    for gap in (0.1, 0.25, 2.0)
+  ]
+  stopping.print_table(rows)
+  assert capsys.readouterr().out.splitlines() == [
+    'gaussian, 3 fits',
+    '  wmv                  gap median  0.25, worst  2.00 dB; steps spent over '
+    "the oracle's median  1.25, worst   3.00; not done 1",
+  ]
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+@pytest.mark.parametrize('damage', ['gaussian', *stopping.DAMAGES])
+def test_every_damage_is_drawn_by_its_seed(damage, channels):
+  y, x = np.mgrid[:32, :32] / 32
+  clean = np.float32(0.5 + 0.3 * np.sin(6 * x + 4 * y))[..., None]
+  clean = clean * np.ones(channels, np.float32)
+  draw = lambda seed: stopping.damage_image(
+    clean, {'damage': damage, 'sigma': 25, 'seed': seed}
+  )
+  damaged = draw(0)
+  assert damaged.shape == clean.shape and damaged.dtype == np.float32
+  assert 10 < metrics.psnr(damaged, clean) < 45
+  np.testing.assert_array_equal(draw(0), damaged)
+  assert damage == 'jpeg' or np.any(draw(1) != damaged)
+
+
+@pytest.mark.parametrize(
+  'arguments,message',
+  [
+    (['--images', 'nowhere'], 'neither a file nor'),
+    (['--images', 'camera', '--crop', '9999', '--channels', '8'], 'crop'),
+  ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+  arguments, message, tmp_path, capsys
+):
+  path = tmp_path / 'rows.jsonl'
+  with pytest.raises(SystemExit) as exit_:
+    stopping.main([*arguments, '--json', str(path)])
+  assert exit_.value.code == 2 and message in capsys.readouterr().err
+  assert not path.exists()
+
+
+def test_a_file_of_something_else_is_refused(tmp_path, capsys):
+  path = tmp_path / 'rows.jsonl'
+  path.write_text('no rows')
+  with pytest.raises(SystemExit):
+    stopping.main([*SMOKE, '--json', str(path)])
+  assert 'no file of rows' in capsys.readouterr().err
+  assert path.read_text() == 'no rows'
