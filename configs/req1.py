@@ -1,6 +1,10 @@
 """Requirement 1, noise impedance: four targets, one network, four loss curves.
 
 python -m experiments.noise_impedance --config=configs/req1.py
+
+On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` on the crop
+(128,192,160,160) of F16 took 5 minutes; the loss fell below 0.01 at step 41 of
+the image, at step 1372 with noise, never in 2400 of shuffled pixels and noise.
 """
 
 import ml_collections

@@ -3,6 +3,7 @@
     python -m experiments.super_resolution --config=configs/req3.py
 
 A small picture of one's own is enlarged with --config.data.reduce=False.
+configs/prior_effect.py has what this network reached on a part of zebra.
 """
 
 import ml_collections

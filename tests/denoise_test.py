@@ -276,14 +276,16 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, photograph, tmp_path):
   files |= {'folder': tmp_path, 'photograph': photograph}
   before = sorted(os.listdir(tmp_path))
   given = [argument.format(**files) for argument in arguments]
-  if not any(argument.startswith('--config=') for argument in given):
-    given.append('--config=configs/req2.py:smoke')
+  # The config comes before its overrides, and only once.
+  configs = [argument for argument in given if argument.startswith('--config=')]
+  others = [argument for argument in given if argument not in configs]
   done = subprocess.run(
     [
       *(sys.executable, '-m', 'experiments.denoise'),
       f'--workdir={tmp_path}/run',
+      *(configs or ['--config=configs/req2.py:smoke']),
       *(f'--config.data.image={photograph}', '--config.data.crop=()'),
-      *given,
+      *others,
     ],
     cwd=ROOT,
     capture_output=True,

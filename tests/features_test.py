@@ -152,14 +152,15 @@ def _extract_plainly(params, image, layer):
 
 
 def test_the_gradient_is_that_of_plain_layers():
-  image, direction = _draw(17, 8, 3), _draw(2, 1, 4, seed=1)
+  image, layer = _draw(17, 8, 3), 'relu2_1'  # Deeper, these ReLUs are all 0.
+  direction = _draw(8, 4, PARAMS['conv2_1']['bias'].size, seed=1)
   slope = lambda extract: jax.jit(
     jax.grad(lambda image: jnp.vdot(extract(image), direction))
   )
   ours = slope(
-    lambda image: features.extract(_biased(), image, ('relu4_1',))['relu4_1']
+    lambda image: features.extract(_biased(), image, (layer,))[layer]
   )
-  theirs = slope(lambda image: _extract_plainly(_biased(), image, 'relu4_1'))
+  theirs = slope(lambda image: _extract_plainly(_biased(), image, layer))
   np.testing.assert_allclose(ours(image), theirs(image), rtol=1e-3, atol=1e-5)
   assert np.any(ours(image)) and np.all(np.isfinite(ours(0 * image)))
 
