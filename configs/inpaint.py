@@ -9,7 +9,7 @@ the picture is known under the mask too (drawn masks, kate; data.complete=True),
 the result is scored against it. Vase and library take things out of a picture.
 
 On one core of an AMD EPYC, jax 0.10.2, 2026-11-22: the crop (0,256,128,128) of
-barbara, half of the pixels missing, without a case, 12 minutes, 7.13 dB to 37.87
+barbara, half of the pixels missing, without a case, 12 minutes, 7.13 to 37.87
 dB; the crop (96,88,160,160) of vase, 1000 steps, 8 minutes.
 """
 

@@ -102,7 +102,8 @@ def make_fit(
     _, image = jax.eval_shape(objective, params, problem, key)
     image = jnp.zeros(image.shape, image.dtype)
     state = FitState(
-      step=jnp.array(0),
+      # No weak types: with other types after a step it would compile twice.
+      step=jnp.int32(0),
       params=params,
       opt_state=optimizer.init(params),
       key=key,

@@ -37,7 +37,7 @@ def start(fit: Any) -> GuardState:
   return GuardState(
     good=jax.tree.map(jnp.copy, fit),
     error=jnp.array(jnp.inf, jnp.float32),
-    jumps=jnp.array(0),
+    jumps=jnp.int32(0),
   )
 
 

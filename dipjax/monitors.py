@@ -358,8 +358,8 @@ def _check_watched(of):
 def _start(image, *, done=False, best=jnp.nan, memory=()):
   return MonitorState(
     done=jnp.array(done),
-    spent=jnp.array(0),
-    step=jnp.array(0),
+    spent=jnp.int32(0),
+    step=jnp.int32(0),
     image=jnp.zeros_like(image),
     score=jnp.array(jnp.nan, image.dtype),
     best=jnp.array(best, image.dtype),

@@ -13,8 +13,8 @@ from configs import feature_inversion as feature_inversion_config
 from configs import flash as flash_config
 from configs import inpaint as inpaint_config
 from configs import jpeg as jpeg_config
+from configs import networks, req1, req2, req3
 from configs import prior_effect as prior_effect_config
-from configs import req1, req2, req3
 from dipjax import features, metrics
 from experiments import (
   deblur,
@@ -215,7 +215,7 @@ def test_the_effect_of_the_prior(photograph, tmp_path):
 
 def test_feature_inversion(photograph, vgg16, tmp_path):
   config = _make_config(feature_inversion_config, photograph, weights=vgg16)
-  config.network.name = 'pixels'  # Compiles in a moment.
+  networks.set_network(config, 'pixels')  # Compiles in a moment.
   result = _run(feature_inversion, config, tmp_path)
   assert result.keys() >= KEYS
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
@@ -234,7 +234,7 @@ def test_the_paper_network_of_feature_inversion():
 
 def test_a_perceptual_loss(photograph, vgg16, tmp_path):
   config = _make_config(req2, photograph)
-  config.network.name = 'pixels'
+  networks.set_network(config, 'pixels')
   config.fit.update(
     steps=40, perceptual=0.1, perceptual_weights=vgg16, perceptual_factor=2
   )
