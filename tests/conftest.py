@@ -1,8 +1,11 @@
 """Where the real images and golden numbers are, and how strict JAX is."""
 
+import json
 import os
 import pathlib
 import shutil
+import subprocess
+import sys
 import tempfile
 
 import jax
@@ -67,6 +70,27 @@ def load_golden(data_dir):
     return golden, *map(traverse_util.unflatten_dict, flat.values())
 
   return load
+
+
+@pytest.fixture(scope='session')
+def run_experiment():
+  """(name, *arguments) -> its exit status and what it said on stderr."""
+  launcher = subprocess.Popen(
+    [sys.executable, '-m', 'tests.launcher'],
+    cwd=_ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+    bufsize=1,
+  )
+
+  def run(name, *arguments):
+    assert launcher.stdin and launcher.stdout
+    print(json.dumps([name, *arguments]), file=launcher.stdin, flush=True)
+    return json.loads(launcher.stdout.readline())
+
+  yield run
+  launcher.communicate()
 
 
 def pytest_sessionfinish(session):

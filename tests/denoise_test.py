@@ -265,7 +265,9 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize('name', BAD_INPUT)
-def test_bad_input_is_one_line_and_leaves_nothing(name, photograph, tmp_path):
+def test_bad_input_is_one_line_and_leaves_nothing(
+  name, photograph, tmp_path, run_experiment
+):
   arguments, message = BAD_INPUT[name]
   files = {key: tmp_path / f'{key}.png' for key in ('text', 'truncated')}
   files |= {'empty': tmp_path / 'empty.png', 'smaller': tmp_path / 'small.png'}
@@ -279,20 +281,26 @@ def test_bad_input_is_one_line_and_leaves_nothing(name, photograph, tmp_path):
   # The config comes before its overrides, and only once.
   configs = [argument for argument in given if argument.startswith('--config=')]
   others = [argument for argument in given if argument not in configs]
+  status, said = run_experiment(
+    'denoise',
+    f'--workdir={tmp_path}/run',
+    *(configs or ['--config=configs/req2.py:smoke']),
+    *(f'--config.data.image={photograph}', '--config.data.crop=()'),
+    *others,
+  )
+  assert status == 2, said
+  assert said.startswith('error: ') and said.count('\n') == 1
+  assert message in said
+  assert sorted(os.listdir(tmp_path)) == before
+
+
+def test_the_command_itself_says_what_is_missing():
   done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'experiments.denoise'),
-      f'--workdir={tmp_path}/run',
-      *(configs or ['--config=configs/req2.py:smoke']),
-      *(f'--config.data.image={photograph}', '--config.data.crop=()'),
-      *others,
-    ],
+    [sys.executable, '-m', 'experiments.denoise'],
     cwd=ROOT,
     capture_output=True,
     text=True,
     check=False,
   )
-  assert done.returncode == 2, done.stderr
-  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
-  assert message in done.stderr
-  assert sorted(os.listdir(tmp_path)) == before
+  assert done.returncode == 2
+  assert done.stderr == 'error: name a config, as --config=configs/req2.py\n'
