@@ -7,7 +7,6 @@ no guard, with the guard, and with the guard and every rule at once.
 """
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from unittest import mock
 
@@ -32,10 +31,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   widths = (arguments.channels,) * 5
   network = skip.Skip(down=widths, up=widths)
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
-  times = step.time_in_turn(
-    make_calls(network, arguments.size), arguments.rounds
-  )
-  medians = {name: statistics.median(taken) for name, taken in times.items()}
+  calls = make_calls(network, arguments.size)
+  medians = step.time_medians(calls, arguments.rounds)
   least = medians['one monitor, no guard']
   for name, taken in medians.items():
     print(

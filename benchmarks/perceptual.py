@@ -8,7 +8,6 @@ steps, round after round; the ratio of the medians is printed.
 """
 
 import argparse
-import statistics
 from collections.abc import Sequence
 
 import jax
@@ -55,8 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
       name: programs.scan_problem(one, problem, arguments.lanes).call
       for name, problem in problems.items()
     }
-    times = step.time_in_turn(calls, arguments.rounds)
-    medians = {name: statistics.median(taken) for name, taken in times.items()}
+    medians = step.time_medians(calls, arguments.rounds)
     for name, median in medians.items():
       print(
         f'{size}x{size}  {arguments.precision}  {name:22s} '

@@ -76,7 +76,7 @@ def make_training(
     steps = jnp.ones(1, jnp.int32)
     params = network.init(params_key, images[:1], steps)['params']
     return TrainState(
-      step=jnp.array(0),
+      step=jnp.int32(0),
       params=params,
       # Copies: a donated state must not hold an array twice.
       average=jax.tree.map(jnp.copy, params),

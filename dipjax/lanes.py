@@ -71,7 +71,12 @@ def _map_lanes(function: Callable) -> Callable:
 _map_at_once = functools.partial(_map_own, jax.vmap)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+# It runs once: LLVM's optimisations would take longer than they save.
+@functools.partial(
+  jax.jit,
+  static_argnums=0,
+  compiler_options={'xla_backend_optimization_level': 0},
+)
 def init(
   fit: fit_lib.Fit,
   keys: Array,

@@ -228,7 +228,7 @@ def discrepancy(*, of: str = 'estimate', factor: float = 1.0) -> Monitor:
 
   def update(state, seen):
     sigma = _get_known(seen, 'sigma', 'discrepancy')
-    error = _measure_error(seen, of, seen.problem.measurement)
+    error = measure_error(seen, of, seen.problem.measurement)
     return _move(state, seen, error, error <= factor * jnp.square(sigma))
 
   return Monitor(lambda image, clean: _start(image), _until_done(update))
@@ -274,7 +274,7 @@ def pseudo_reference(*, patience: int = 300, warmup: int = 0) -> Monitor:
 
   def update(state, seen):
     reference = _get_known(seen, 'reference', 'pseudo_reference')
-    error = _measure_error(seen, 'estimate', reference)
+    error = measure_error(seen, 'estimate', reference)
     counts = seen.step + 1 >= warmup
     return _keep_least(state, seen, error, counts, patience)
 
@@ -306,7 +306,7 @@ def mean(*, burn_in: int, every: int = 50) -> Monitor:
 
   def init(image, clean):
     del clean
-    return _start(image, memory=(jnp.array(0), jnp.zeros_like(image)))
+    return _start(image, memory=(jnp.int32(0), jnp.zeros_like(image)))
 
   def update(state, seen):
     count, squares = state.memory
@@ -384,7 +384,14 @@ def _get_known(seen, name, rule):
   return value
 
 
-def _measure_error(seen, of, measurement):
+def measure_error(seen: Observation, of: str, measurement: Array) -> Array:
+  """Returns the mean squared error of an image's prediction.
+
+  Args:
+    seen: of the step.
+    of: 'estimate' or 'output'.
+    measurement: what the prediction is compared with.
+  """
   prediction = seen.problem.operator(getattr(seen, of))
   return jnp.mean(jnp.square(prediction - measurement))
 

@@ -75,6 +75,15 @@ def measurement_error(
   return objective
 
 
+def share_features(features: Callable[[Array], Array]) -> operators.Shared:
+  """Returns features on the device, once for all problems that get them."""
+  if isinstance(features, operators.Shared):
+    return features
+  shared = operators.Shared(operators.as_operator(features))
+  # Arrays of NumPy would go to the device again with every chunk.
+  return jax.tree.map(jnp.asarray, shared)
+
+
 def add_features(
   problem: Problem, features: Callable[[Array], Array], weight: float
 ) -> Problem:
@@ -85,7 +94,7 @@ def add_features(
   Args:
     problem: of one lane, without features.
     features: a function of a prediction that gives an array of floats, such as
-      `features.Features`; all lanes share one.
+      `features.Features`; for several problems one of `share_features`.
     weight: of the error, >= 0.
 
   Raises:
@@ -95,10 +104,7 @@ def add_features(
     raise ValueError(
       f'the weight of the perceptual error must be a number >= 0, got {weight}'
     )
-  # Arrays of NumPy would go to the device again with every chunk.
-  shared = jax.tree.map(
-    jnp.asarray, operators.Shared(operators.as_operator(features))
-  )
+  shared = share_features(features)
   return problem.replace(
     weights=jnp.append(problem.weights, weight),
     features=shared,

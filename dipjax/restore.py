@@ -210,6 +210,8 @@ def restore(
     precision,
   )
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  if perceptual:
+    perceptual = objectives.share_features(perceptual[0]), perceptual[1]
   make = lambda key: make_problem(
     key,
     measurement,
@@ -266,7 +268,7 @@ def make_problem(
   height, width = size[:2]
   # A stream of its own: the fit draws from the key itself.
   drawn = code(jax.random.fold_in(key, 1), network.code_size(height, width))
-  image_size = _find_image_size(network, drawn.shape)
+  image_size = _find_output(network, drawn.shape)[:2]
   problem = objectives.Problem(
     measurement=measurement,
     operator=operator,
@@ -284,10 +286,10 @@ def make_problem(
 
 
 @functools.cache
-def _find_image_size(network, code_shape):
+def _find_output(network, code_shape):
   code = jax.ShapeDtypeStruct(code_shape, jnp.float32)
   draw = lambda key, code: network.init_with_output(key, code)[0]
-  return jax.eval_shape(draw, jax.random.key(0), code).shape[:2]
+  return jax.eval_shape(draw, jax.random.key(0), code).shape
 
 
 def run_lanes(
@@ -414,11 +416,13 @@ def _find_memory():
 def _check_prediction(network, problems, size):
   problem = lanes.take_lane(problems, 0)
 
-  def predict(key):
-    image = problem.crop(network.init_with_output(key, problem.code)[0])
+  def predict(output):
+    image = problem.crop(output)
     return image, problem.operator(image)
 
-  image, prediction = jax.eval_shape(predict, jax.random.key(0))
+  output = _find_output(network, problem.code.shape)
+  output = jax.ShapeDtypeStruct(output, jnp.float32)
+  image, prediction = jax.eval_shape(predict, output)
   if image.shape != tuple(size):
     raise ValueError(f'the network gives {image.shape}, not {tuple(size)}')
   if prediction.shape != problem.measurement.shape:

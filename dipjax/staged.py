@@ -114,8 +114,7 @@ def reach_noise(otherwise: monitors.Monitor) -> monitors.Monitor:
   def update(state, seen):
     ruled = otherwise.update(state, seen)
     noise = jnp.square(seen.problem.sigma)
-    predicted = seen.problem.operator(seen.output)
-    error = jnp.mean(jnp.square(predicted - seen.problem.measurement))
+    error = monitors.measure_error(seen, 'output', seen.problem.measurement)
     choose = lambda known, unknown: jnp.where(noise > 0, known, unknown)
     return ruled.replace(
       done=choose(error <= noise, ruled.done),

@@ -132,17 +132,30 @@ def describe_run(
   }
 
 
-def score(image: np.ndarray, data: wiring.Data) -> dict[str, float | None]:
-  """Returns psnr, ssim from 11 pixels a side, lpips from 16, psnr_y if wanted.
+def score_step(
+  image: np.ndarray, clean: np.ndarray | None
+) -> dict[str, float | None]:
+  """Returns what every recorded step can pay for: psnr, ssim from 11 pixels.
 
-  Against the clean image; nothing where it is not known. Infinite, of equal
-  images, is None: JSON has no infinity. LPIPS needs dipjax[perceptual].
+  Nothing where the clean image is not known. Infinite, of equal images, is
+  None: JSON has no infinity.
+  """
+  if clean is None:
+    return {}
+  scores = {'psnr': _finite(metrics.psnr(image, clean))}
+  if min(clean.shape[:2]) >= 11:
+    scores['ssim'] = float(metrics.ssim(image, clean))
+  return scores
+
+
+def score(image: np.ndarray, data: wiring.Data) -> dict[str, float | None]:
+  """Returns those of `score_step`, lpips from 16 pixels, psnr_y if wanted.
+
+  Nothing where the clean image is not known. LPIPS needs dipjax[perceptual].
   """
   if data.clean is None:
     return {}
-  scores = {'psnr': _finite(metrics.psnr(image, data.clean))}
-  if min(data.clean.shape[:2]) >= 11:
-    scores['ssim'] = float(metrics.ssim(image, data.clean))
+  scores = score_step(image, data.clean)
   lpips = _score_lpips(image, data.clean)
   if lpips is not None:
     scores['lpips'] = lpips

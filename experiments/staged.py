@@ -291,7 +291,7 @@ def _make_watch(setup, stages, problems, before, record):
           'stage': int(stages[lane]),
           'stage_step': int(states.step[lane]) - 1,
           **_score_target(image, targets[lane]),
-          **report.score(image, setup.data),
+          **report.score_step(image, setup.data.clean),
           **setup.marks,
         }
       )
@@ -302,7 +302,7 @@ def _make_watch(setup, stages, problems, before, record):
 
 
 def _score_target(image, target):
-  scores = report.score(image, wiring.Data(target, target))
+  scores = report.score_step(image, target)
   return {f'{name}_target': value for name, value in scores.items()}
 
 

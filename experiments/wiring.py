@@ -157,7 +157,6 @@ def make_arguments(
   }
 
 
-# An optimiser is part of the compiled step: equal rates share one.
 def _find_memory() -> int | None:
   """The machine's memory for a CPU; a GPU is asked by dipjax itself."""
   if jax.default_backend() != 'cpu' or not hasattr(os, 'sysconf'):
@@ -211,7 +210,7 @@ def make_penalties(
 
 def make_perceptual(
   fit: ml_collections.ConfigDict,
-) -> tuple[features.Features, float] | None:
+) -> tuple[operators.Shared, float] | None:
   """Returns the features that are compared, and the weight; None without."""
   if not fit.perceptual:
     return None
@@ -221,7 +220,7 @@ def make_perceptual(
     'fit.perceptual_layers',
     fit.perceptual_factor,
   )
-  return network, fit.perceptual
+  return objectives.share_features(network), fit.perceptual
 
 
 def make_features(
@@ -311,9 +310,8 @@ def prepare_rule(
   """
   if stop.rule not in ('discrepancy', 'pseudo_reference'):
     return Noisy(measurement)
-  if not (math.isfinite(stop.sigma) and stop.sigma >= 0):
-    raise ValueError(f'stop.sigma must be a number >= 0, got {stop.sigma}')
-  sigma = stop.sigma / 255 or noise.estimate_sigma(measurement)
+  sigma = check_sigma(stop.sigma, 'stop.sigma') / 255
+  sigma = sigma or noise.estimate_sigma(measurement)
   if stop.rule == 'discrepancy':
     return Noisy(measurement, sigma)
   fitted, reference = noise.split_measurement(

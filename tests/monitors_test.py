@@ -185,6 +185,20 @@ def test_a_monitor_is_a_pure_function(name):
   jax.tree.map(np.testing.assert_array_equal, state, before)
 
 
+@pytest.mark.parametrize('name', MONITORS)
+def test_a_step_keeps_every_type(name):
+  """Weak types too: with others after a step, the step compiles twice."""
+  fit = jax.tree.map(jnp.asarray, _make_fit(0))
+  problem = _make_problem(fit)
+  before = MONITORS[name].init(fit.outputs[0], fit.clean)
+  seen = monitors.Observation(
+    jnp.int32(0), fit.losses[0], fit.outputs[0], fit.estimates[0], problem
+  )
+  after = MONITORS[name].update(before, seen)
+  describe = lambda state: jax.tree.map(jax.typeof, state)
+  assert describe(after) == describe(before)
+
+
 def _find_valley(outputs, window, patience, warmup=0):
   """WMV as the paper writes it, in float64: selected step, steps, variances."""
   variances = np.full(len(outputs), np.inf)

@@ -2,9 +2,6 @@
 
 import json
 import os
-import pathlib
-import subprocess
-import sys
 import types
 
 import jax
@@ -19,7 +16,6 @@ from dipjax.restore import run_lanes
 from experiments import images, wiring
 from experiments import staged as experiment
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 LEVELS = [0.001, 0.004, 0.01]
 LENGTHS = {'steps': 100, 'alpha': 0.5, 'k': -25}
 
@@ -410,19 +406,15 @@ def test_bad_input_leaves_nothing(name, photograph, tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_bad_input_at_the_command_line_is_one_line(photograph, tmp_path):
-  done = subprocess.run(
-    [
-      *(sys.executable, '-m', 'experiments.staged'),
-      *('--config=configs/staged.py:smoke', f'--workdir={tmp_path}/run'),
-      *(f'--config.data.image={photograph}', '--config.data.crop=()'),
-      '--config.schedule.name=sigmoid',
-    ],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
+def test_bad_input_at_the_command_line_is_one_line(
+  photograph, tmp_path, run_experiment
+):
+  status, errors = run_experiment(
+    'staged',
+    *('--config=configs/staged.py:smoke', f'--workdir={tmp_path}/run'),
+    *(f'--config.data.image={photograph}', '--config.data.crop=()'),
+    '--config.schedule.name=sigmoid',
   )
-  assert done.returncode == 2, done.stderr
-  assert done.stderr.startswith('error: ') and done.stderr.count('\n') == 1
+  assert status == 2, errors
+  assert errors.startswith('error: ') and errors.count('\n') == 1
   assert not os.listdir(tmp_path)

@@ -241,8 +241,8 @@ def test_a_perceptual_loss(photograph, vgg16, tmp_path):
   result = _run(denoise, config, tmp_path)
   assert result['steps'] == 40
   network, weight = wiring.make_arguments(config, 3)['perceptual']
-  assert weight == 0.1 and network.factor == 2
-  assert network.layers == ('relu1_2', 'relu2_2')
+  assert weight == 0.1 and network.operator.factor == 2
+  assert network.operator.layers == ('relu1_2', 'relu2_2')
 
 
 def test_lpips_is_scored_where_its_weights_are(photograph, real_weights):
