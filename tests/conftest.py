@@ -8,6 +8,11 @@ import subprocess
 import sys
 import tempfile
 
+# The tests mostly compile, each program for a few steps: without LLVM's
+# optimisations it takes less. The golden numbers are compared with them.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
+
+# ruff: noqa: E402  JAX reads the flags above once.
 import jax
 import numpy as np
 import pytest

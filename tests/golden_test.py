@@ -9,6 +9,8 @@ from flax import traverse_util
 
 from dipjax.networks import skip
 
+# As for users, not as for the other tests, see conftest.
+OPTIMISED = {'xla_backend_optimization_level': 3}
 NETWORKS = {
   'skip_bilinear_reflection': skip.Skip(
     down=(8, 12), up=(8, 12), skip=(0, 4), upsampling='bilinear'
@@ -35,7 +37,8 @@ def _loss(network, golden):
 def test_output_and_gradients_equal_the_authors(load_golden, name):
   golden, params, expected = load_golden(name)
   step = jax.jit(
-    jax.value_and_grad(_loss(NETWORKS[name], golden), has_aux=True)
+    jax.value_and_grad(_loss(NETWORKS[name], golden), has_aux=True),
+    compiler_options=OPTIMISED,
   )
   (loss, output), gradients = step(params)
   np.testing.assert_allclose(output, golden['output'], rtol=0, atol=1e-5)
@@ -70,7 +73,10 @@ def test_adam_descends_as_the_authors(load_golden, name, dtype, steps):
     return (optax.apply_updates(params, updates), state), value
 
   with jax.enable_x64(dtype == 'float64'):
-    descend = jax.jit(lambda carry: jax.lax.scan(step, carry, length=steps))
+    descend = jax.jit(
+      lambda carry: jax.lax.scan(step, carry, length=steps),
+      compiler_options=OPTIMISED,
+    )
     _, losses = descend((params, optimizer.init(params)))
     assert losses.dtype == dtype
   np.testing.assert_allclose(losses, golden['adam_losses'][:steps], rtol=1e-5)
