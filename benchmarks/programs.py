@@ -11,7 +11,7 @@ from flax import linen as nn
 
 from dipjax import codes, fit, lanes, monitors, objectives, operators
 
-SCAN = 5  # Steps in one call of ours and of the peer.
+SCAN = 10  # Steps in one call of ours, as of `restore`, and of the peer.
 DEEPINV_STEPS = 20  # So many that the image at its end adds little.
 INPUTS = 32  # Channels of the code.
 
@@ -85,9 +85,7 @@ def scan_problem(one: fit.Fit, problem: objectives.Problem, count: int) -> Scan:
 
 
 def _compile_advance(one, keys, problems):
-  shapes = jax.eval_shape(
-    lambda *given: lanes.init(one, *given), keys, problems
-  )
+  shapes = lanes.init.eval_shape(one, keys, problems)
   return lanes.advance.lower(one, SCAN, shapes, problems).compile()
 
 

@@ -7,10 +7,12 @@ For each picture, damage and seed two fits with all rules watching at once: one
 of the damaged picture, and one of it split in two for `pseudo_reference`, the
 sigma of whose split is estimated from the picture. `discrepancy` is told the
 true sigma of Gaussian noise, and the estimate of any other damage. The clean
-picture is seen by the oracle alone: the best average of the same fit.
+picture is seen by the oracle alone: the best average of the fit of the damaged
+picture, which is what `pseudo_reference` is compared with too.
 
-Prints for each rule the gap to its oracle in dB, median and worst, and how many
-times the oracle's steps it spent. Each fit is a line of the file; those that
+Prints for each rule the gap to the oracle in dB, median and worst, and how many
+times the oracle's steps it spent; then what the best average of other horizons
+is worth beside that of 0.99. Each fit is a line of the file; those that
 are there are not run again, so that the same command goes on where it was.
 """
 
@@ -28,13 +30,15 @@ from PIL import Image
 import dipjax
 from dipjax import corruptions, metrics, monitors, noise
 from dipjax.networks import skip
-from experiments import images
+from experiments import images, recorder
 
+SAMPLES = ['astronaut', 'chelsea', 'coffee', 'rocket', 'camera', 'brick']
 # One of each; Gaussian noise comes with --sigmas.
 DAMAGES = ('poisson', 'impulse', 'jpeg')
 PEAK = 30  # Photons.
 FRACTION = 0.1
 QUALITY = 10
+DECAYS = (0.9, 0.97, 0.997)  # Of averages beside the fit's, 0.99.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -46,17 +50,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.crop, arguments.steps, arguments.patience = 24, 60, 20
   try:
     cells = make_cells(arguments)
-    rows = _read_rows(arguments.json)
+    rows = read_rows(arguments.json)
     for cell in cells:
-      if not any(_is_of(row, cell) for row in rows):
+      if not any(is_of(row, cell) for row in rows):
         row = cell | {'rules': run_cell(cell)}
         rows.append(row)
-        with open(arguments.json, 'a') as file:
-          file.write(json.dumps(row) + '\n')
+        recorder.append_lines(str(arguments.json), [row])
         _print_cell(row)
   except (ValueError, OSError) as error:
     parser.error(str(error))
-  chosen = [row for row in rows if any(_is_of(row, cell) for cell in cells)]
+  chosen = [row for row in rows if any(is_of(row, cell) for cell in cells)]
   print_table(chosen)
 
 
@@ -65,8 +68,7 @@ def _make_parser() -> argparse.ArgumentParser:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  samples = ['astronaut', 'chelsea', 'coffee', 'rocket', 'camera', 'brick']
-  add('--images', nargs='+', default=samples, help='samples or files')
+  add('--images', nargs='+', default=SAMPLES, help='samples or files')
   add('--damages', nargs='*', choices=DAMAGES, default=list(DAMAGES))
   add('--sigmas', type=float, nargs='*', default=[15.0, 25.0], help='of 255')
   add('--seeds', type=int, nargs='+', default=[0, 1])
@@ -95,11 +97,13 @@ def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   ]
 
 
-def _is_of(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
+def is_of(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
+  """Returns whether a row is the result of a cell."""
   return all(row.get(name) == value for name, value in cell.items())
 
 
-def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the rows of a file of JSON lines, none where there is no file."""
   if not path.exists():
     return []
   lines = path.read_text().splitlines()
@@ -123,13 +127,21 @@ def make_rules(patience: int, steps: int) -> dict[str, monitors.Monitor]:
   }
 
 
+def make_horizons(patience: int) -> dict[str, monitors.Monitor]:
+  """Returns the rule of the default over averages of other horizons."""
+  rule = monitors.wmv(patience=patience)
+  return {f'wmv, {decay}': monitors.at_horizon(rule, decay) for decay in DECAYS}
+
+
 def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """Returns for each rule its step, PSNR, gap and the steps spent.
+
+  The oracle's has the best PSNR of the averages of DECAYS too.
 
   Args:
     cell: of `make_cells`.
   """
-  clean = _read(cell['image'], cell['crop'])
+  clean = read_middle(cell['image'], cell['crop'])
   damaged = damage_image(clean, cell)
   estimated = noise.estimate_sigma(damaged)
   known = cell['sigma'] / 255 if cell['sigma'] else estimated
@@ -137,7 +149,11 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     damaged, estimated, seed=1000 + cell['seed']
   )
   patience, steps = cell['patience'], cell['steps']
-  rules = make_rules(patience, steps)
+  rules = make_rules(patience, steps) | make_horizons(patience)
+  best_of = {
+    str(decay): monitors.at_horizon(monitors.oracle(), decay)
+    for decay in DECAYS
+  }
   split = {'pseudo_reference': monitors.pseudo_reference(patience=patience)}
   widths = (cell['channels'],) * cell['levels']
   network = skip.Skip(
@@ -154,17 +170,19 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     chunk=min(50, steps),
     **noisy,
   )
-  result = fit(damaged, rules, sigma=known)
+  result = fit(damaged, rules | best_of, sigma=known)
   other = fit(fitted, split, sigma=estimated, reference=reference)
-  best = _find_oracle(result)
+  best = _find_oracle(result, 'oracle')
+  horizons = {name: _find_oracle(result, name)['psnr'] for name in best_of}
   return {
     **{name: _score(result, name, clean, best) for name in rules},
     **{name: _score(other, name, clean, best) for name in split},
-    'oracle': best,
+    'oracle': best | {'horizons': horizons},
   }
 
 
-def _read(source: str, crop: int) -> np.ndarray:
+def read_middle(source: str, crop: int) -> np.ndarray:
+  """Returns the square in the middle of a picture."""
   image = images.read_image(source)
   top, left = ((side - crop) // 2 for side in image.shape[:2])
   return images.crop_image(image, (top, left, crop, crop))
@@ -192,8 +210,8 @@ def _compress(image: np.ndarray) -> np.ndarray:
   return pixels.reshape(image.shape)
 
 
-def _find_oracle(result: dipjax.Restoration) -> dict[str, Any]:
-  oracle = result.monitors['oracle']
+def _find_oracle(result: dipjax.Restoration, name: str) -> dict[str, Any]:
+  oracle = result.monitors[name]
   return {'step': int(oracle.step[0]), 'psnr': float(oracle.best[0])}
 
 
@@ -244,6 +262,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     for name in chosen[0]['rules']:
       if name != 'oracle':
         _print_rule(name, [row['rules'][name] for row in chosen])
+    _print_horizons([row['rules']['oracle'] for row in chosen])
 
 
 def _print_rule(name: str, results: Sequence[Mapping[str, Any]]) -> None:
@@ -256,6 +275,15 @@ def _print_rule(name: str, results: Sequence[Mapping[str, Any]]) -> None:
     f'{statistics.median(ratios):5.2f}, worst {max(ratios):6.2f}; '
     f'not done {undone}'
   )
+
+
+def _print_horizons(oracles: Sequence[Mapping[str, Any]]) -> None:
+  for decay in DECAYS:
+    gains = [best['horizons'][str(decay)] - best['psnr'] for best in oracles]
+    print(
+      f'  best average of {decay}: median {statistics.median(gains):+.2f} dB '
+      f'to that of 0.99, {min(gains):+.2f} to {max(gains):+.2f}'
+    )
 
 
 if __name__ == '__main__':

@@ -25,6 +25,7 @@ def get_base() -> ml_collections.ConfigDict:
 
   config.fit = fit = ml_collections.ConfigDict()
   fit.steps = 5000  # At most.
+  fit.optimizer = 'adam'  # Or 'langevin': samples, for the rule 'mean'.
   fit.learning_rate = 0.01
   fit.clip = 0.0  # Largest norm of the gradient; 0: any.
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
@@ -38,10 +39,10 @@ def get_base() -> ml_collections.ConfigDict:
 
   config.stop = stop = ml_collections.ConfigDict()
   # Or 'emv'; 'discrepancy' and 'pseudo_reference', which need the noise's
-  # sigma; 'last': after fit.steps.
+  # sigma; 'last': after fit.steps; 'mean': of the outputs after stop.warmup.
   stop.rule = 'wmv'
   stop.of = 'estimate'  # What is watched; 'output' in the papers.
-  stop.window = 50  # Of wmv.
+  stop.window = 50  # Of wmv; of mean, the steps between two outputs.
   stop.patience = 300
   stop.warmup = 0
   stop.sigma = 0.0  # Of 255, where the rule needs it; 0: estimated.

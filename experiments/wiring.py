@@ -22,6 +22,7 @@ from dipjax import (
   noise,
   objectives,
   operators,
+  optimizers,
 )
 from dipjax.networks import decoder, dncnn, pixels, resnet, skip, unet
 from experiments import images, weights
@@ -34,6 +35,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
   'decoder': decoder.Decoder,
   'pixels': pixels.Pixels,
 }
+OPTIMIZERS = {'adam': optax.adam, 'langevin': optimizers.langevin}
 _CODE = ('code', 'code_channels')  # Fields of a network that make its code.
 
 
@@ -143,7 +145,9 @@ def make_arguments(
     'network': make_network(config.network, channels, config.fit.remat),
     'code': make_code(config.network),
     'jitter': config.fit.jitter,
-    'optimizer': make_optimizer(config.fit.learning_rate, config.fit.clip),
+    'optimizer': make_optimizer(
+      config.fit.optimizer, config.fit.learning_rate, config.fit.clip
+    ),
     'steps': config.fit.steps,
     'decay': config.average.decay,
     'precision': config.fit.precision,
@@ -189,16 +193,16 @@ def make_network(
 
 @functools.cache
 def make_optimizer(
-  learning_rate: float, clip: float
+  name: str, learning_rate: float, clip: float
 ) -> optax.GradientTransformation:
-  """Returns Adam, of gradients shortened to `clip` unless that is 0.
+  """Returns an optimiser of gradients shortened to `clip` unless that is 0.
 
   Equal arguments give the same one, so that a fit is compiled once.
   """
-  adam = optax.adam(learning_rate)
+  optimizer = choose(OPTIMIZERS, name, 'fit.optimizer')(learning_rate)
   if not clip:
-    return adam
-  return optax.chain(optax.clip_by_global_norm(clip), adam)
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(clip), optimizer)
 
 
 def make_penalties(
@@ -279,6 +283,7 @@ def make_monitors(
       patience=stop.patience, warmup=stop.warmup
     ),
     'last': lambda: monitors.last(config.fit.steps),
+    'mean': lambda: monitors.mean(burn_in=stop.warmup, every=stop.window),
   }
   return {stop.rule: choose(rules, stop.rule, 'stop.rule')()}
 

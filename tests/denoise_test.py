@@ -72,6 +72,7 @@ def test_result_has_the_promised_keys(finished):
   assert result['device'] == 'cpu'
   assert {'jax', 'jaxlib', 'flax', 'python'} <= result['versions'].keys()
   assert result['seconds']['compile'] > 0 and result['seconds']['fit'] > 0
+  assert -1 <= result['restored']['deviation_correlation'] <= 1
   np.testing.assert_allclose(
     result['seconds_per_step'], result['seconds']['fit'] / result['steps']
   )
@@ -168,6 +169,19 @@ def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
   said = capsys.readouterr().out.splitlines()[-1]
   assert 'returned to step 0 1 time(s), step 50 2 time(s); its' in said
   assert '8 times smaller' in said
+
+
+def test_samples_give_their_mean_and_deviation(photograph, tmp_path):
+  config = _make_config(photograph)
+  config.fit.update(steps=40, optimizer='langevin', learning_rate=0.001)
+  config.stop.update(rule='mean', warmup=10, window=5)
+  result = denoise.run(config, str(tmp_path))
+  assert set(os.listdir(tmp_path)) == FILES | {'posterior_deviation.png'}
+  (lane,) = result['lanes']
+  assert lane['stopped_at'] == 40 and lane['selected_step'] == 39
+  assert np.isfinite(result['restored']['psnr'])
+  shown = images.read_image(str(tmp_path / 'posterior_deviation.png'))
+  assert shown.max() > 0
 
 
 def test_the_same_config_runs_again_and_another_is_refused(

@@ -123,6 +123,21 @@ def test_psnr_takes_measurements_of_any_shape(shape):
   )
 
 
+def test_a_deviation_is_as_good_as_it_tells_the_error():
+  image, reference = _draw_pair(3)
+  error = np.abs(np.clip(image, 0, 1) - np.clip(reference, 0, 1))
+  correlate = lambda deviation: metrics.correlate_error(
+    deviation, image, reference
+  )
+  assert correlate(2 * error + 1) == pytest.approx(1)
+  assert correlate(-error) == pytest.approx(-1)
+  noise = np.random.RandomState(0).normal(size=error.shape)
+  expected = np.corrcoef(noise.ravel(), error.ravel())[0, 1]
+  assert correlate(noise) == pytest.approx(expected, abs=1e-5)
+  with pytest.raises(ValueError, match='correlate_error of'):
+    correlate(error[1:])
+
+
 @pytest.mark.parametrize('shape', [(4, 3, 4), (4, 4), (1, 4, 3)])
 def test_psnr_of_two_shapes_is_refused(shape):
   with pytest.raises(ValueError, match='psnr of'):

@@ -139,6 +139,7 @@ CASES = {
 }
 MONITORS = {name: case[0] for name, case in CASES.items()} | {
   'mean': monitors.mean(burn_in=10, every=4),
+  'horizon': monitors.at_horizon(monitors.wmv(window=5, patience=8), 0.7),
   'wmv_subset': monitors.wmv(window=5, patience=8, pixels=7),
   'oracle': monitors.oracle(),
   'oracle_output': monitors.oracle(of='output'),
@@ -249,6 +250,11 @@ def test_wmv_survives_a_large_mean():
   np.testing.assert_allclose(states.score[5:], variances[5:], rtol=1e-3)
 
 
+def test_no_deviation_of_one_sample():
+  states = _watch(monitors.mean(burn_in=50, every=30), _make_fit(0))
+  np.testing.assert_array_equal(monitors.compute_deviation(states), 0)
+
+
 def test_mean_is_that_of_the_samples_after_the_burn_in():
   fit = _make_fit(0)
   states = _watch(monitors.mean(burn_in=20, every=7), fit)
@@ -263,6 +269,10 @@ def test_mean_is_that_of_the_samples_after_the_burn_in():
     np.testing.assert_allclose(
       squares / count, samples.var(axis=0), rtol=1e-3, atol=1e-7
     )
+    if end > 26:
+      deviation = monitors.compute_deviation(states)[end]
+      expected = samples.std(axis=0, ddof=1)
+      np.testing.assert_allclose(deviation, expected, rtol=1e-3, atol=1e-6)
   assert not np.any(states.done)
 
 
@@ -304,6 +314,21 @@ def test_oracle_never_asks_for_a_step():
   assert np.all(states.done)
 
 
+@pytest.mark.parametrize('decay', [0.0, 0.7])
+def test_a_horizon_is_the_fit_with_that_decay(decay):
+  fit, rule = _make_fit(0), monitors.wmv(window=5, patience=8)
+  ages = np.arange(len(fit.outputs))
+  weights = np.tril(np.float64(decay) ** np.abs(ages[:, None] - ages))
+  weights /= weights.sum(axis=1, keepdims=True)
+  averages = np.tensordot(weights, np.float64(fit.outputs), axes=1)
+  expected = _watch(rule, fit._replace(estimates=np.float32(averages)))
+  actual = _watch(monitors.at_horizon(rule, decay), fit)
+  for field in ('done', 'spent', 'step', 'image'):
+    np.testing.assert_allclose(
+      getattr(actual, field), getattr(expected, field), rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize('decay', [0.0, 0.5, 0.99])
 def test_average_weights_images_by_their_age(decay):
   images = np.random.RandomState(0).uniform(size=(12, 4))
@@ -334,6 +359,7 @@ def test_average_weights_images_by_their_age(decay):
     lambda: monitors.discrepancy(of='loss'),
     lambda: monitors.pseudo_reference(patience=0),
     lambda: monitors.pseudo_reference(warmup=-1),
+    lambda: monitors.at_horizon(monitors.oracle(), 1.0),
     lambda: monitors.oracle(of='loss'),
     lambda: monitors.oracle().init(jnp.zeros(SHAPE), None),
   ],

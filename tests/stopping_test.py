@@ -21,10 +21,13 @@ def test_a_cell_is_run_once_and_every_rule_has_its_line(
   (row,) = map(json.loads, path.read_text().splitlines())
   rules = row['rules']
   oracle = rules.pop('oracle')
-  assert set(rules) == {*stopping.make_rules(20, 60), 'pseudo_reference'}
+  horizons = {*stopping.make_horizons(20)}
+  expected = {*stopping.make_rules(20, 60), 'pseudo_reference'} | horizons
+  assert set(rules) == expected
+  assert set(oracle['horizons']) == {str(decay) for decay in stopping.DECAYS}
   for name, rule in rules.items():
-    # None of the same fit is better than its best.
-    assert rule['gap'] >= -1e-4 or name == 'pseudo_reference'
+    # None of the same fit and average is better than its best.
+    assert rule['gap'] >= -1e-4 or name in {'pseudo_reference', *horizons}
     assert rule['gap'] == pytest.approx(oracle['psnr'] - rule['psnr'])
     assert rule['step'] < rule['spent'] <= 60
   shown = capsys.readouterr().out
@@ -39,8 +42,12 @@ def test_a_cell_is_run_once_and_every_rule_has_its_line(
 
 def test_the_table_has_medians_and_the_worst(capsys):
   rule = lambda gap: {'gap': gap, 'spent_ratio': 1 + gap, 'done': gap < 0.5}
+  oracle = {
+    'psnr': 30.0,
+    'horizons': dict.fromkeys(map(str, stopping.DECAYS), 31),
+  }
   rows = [
-    {'damage': 'gaussian', 'rules': {'wmv': rule(gap), 'oracle': {}}}
+    {'damage': 'gaussian', 'rules': {'wmv': rule(gap), 'oracle': oracle}}
     for gap in (0.1, 0.25, 2.0)
   ]
   stopping.print_table(rows)
@@ -48,6 +55,11 @@ def test_the_table_has_medians_and_the_worst(capsys):
     'gaussian, 3 fits',
     '  wmv                  gap median  0.25, worst  2.00 dB; steps spent over '
     "the oracle's median  1.25, worst   3.00; not done 1",
+    *(
+      f'  best average of {decay}: median +1.00 dB to that of 0.99, +1.00 to '
+      '+1.00'
+      for decay in stopping.DECAYS
+    ),
   ]
 
 

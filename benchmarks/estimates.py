@@ -1,0 +1,177 @@
+"""What seeds, samples and smaller networks are worth, beside BM3D.
+
+    python -m benchmarks.estimates --images astronaut coffee --sigmas 25 \
+      --variants default,quality fast --json estimates.jsonl
+
+For each picture, sigma and variant of configs/req2.py one blind restoration:
+its PSNR, those of its seeds, and how the deviation between them correlates with
+the true error. Beside them BM3D and non-local means, which are told the true
+sigma (extra `[bench]`). Each is a line of the file; those that are there are
+not run again, so that the same command goes on where it was. The mean of n
+seeds is that of the first n.
+"""
+
+import argparse
+import pathlib
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import dipjax
+from benchmarks import stopping
+from configs import req2
+from dipjax import corruptions, metrics
+from experiments import recorder, wiring
+
+PEERS = ('bm3d', 'nlm')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Runs what is not in the file yet and prints the table."""
+  parser = _make_parser()
+  arguments = parser.parse_args(argv)
+  try:
+    cells = make_cells(arguments)
+    rows = stopping.read_rows(arguments.json)
+    for cell in cells:
+      if not any(stopping.is_of(row, cell) for row in rows):
+        rows.append(cell | run_cell(cell))
+        recorder.append_lines(str(arguments.json), rows[-1:])
+        _print_row(rows[-1])
+  except (ValueError, OSError) as error:
+    parser.error(str(error))
+  print_table(
+    [row for row in rows if any(stopping.is_of(row, cell) for cell in cells)]
+  )
+
+
+def _make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add('--images', nargs='+', default=stopping.SAMPLES, help='samples or files')
+  add('--sigmas', type=float, nargs='+', default=[25.0], help='of 255')
+  add('--crop', type=int, default=128, help='the square in the middle')
+  add(
+    '--variants',
+    nargs='*',
+    default=['default', 'fast', 'quality'],
+    help='words behind the colon of configs/req2.py; default is none',
+  )
+  add('--peers', nargs='*', choices=PEERS, default=[])
+  add('--lanes', type=int, help='seeds of every variant; default: its own')
+  path = pathlib.Path('estimates.jsonl')
+  add('--json', type=pathlib.Path, metavar='FILE', default=path)
+  return parser
+
+
+def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+  """Returns what describes each restoration, in the order of the runs."""
+  methods = [(peer, None) for peer in arguments.peers]
+  methods += [(variant, arguments.lanes) for variant in arguments.variants]
+  return [
+    {'image': image, 'sigma': sigma, 'crop': arguments.crop}
+    | {'method': method, 'lanes': lanes}
+    for method, lanes in methods
+    for sigma in arguments.sigmas
+    for image in arguments.images
+  ]
+
+
+def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns psnr, seconds and, of ours, what its seeds gave.
+
+  Args:
+    cell: of `make_cells`.
+  """
+  clean = stopping.read_middle(cell['image'], cell['crop'])
+  sigma = cell['sigma'] / 255
+  noisy = corruptions.add_gaussian_noise(clean, sigma, seed=0)
+  begin = time.perf_counter()
+  if cell['method'] in PEERS:
+    image, rest = _find_peer(cell['method'])(noisy, sigma), {}
+  else:
+    image, rest = _restore(cell['method'], cell['lanes'], noisy, clean)
+  return {
+    'before': float(metrics.psnr(noisy, clean)),
+    'psnr': float(metrics.psnr(image, clean)),
+    'seconds': time.perf_counter() - begin,
+    **rest,
+  }
+
+
+def _restore(variant, count, noisy, clean):
+  config = req2.get_config('' if variant == 'default' else variant)
+  if count:
+    config.lanes = count
+  arguments = wiring.make_arguments(config, clean.shape[2])
+  result = dipjax.restore(noisy, clean=clean, **arguments)
+  lanes = range(1, len(result.images) + 1)
+  correlation = metrics.correlate_error(result.deviation, result.image, clean)
+  score = lambda image: float(metrics.psnr(image, clean))
+  return result.image, {
+    'seeds': [score(image) for image in result.images],
+    'means': [score(result.images[:n].mean(axis=0)) for n in lanes],
+    'oracles': [float(best) for best in result.monitors['oracle'].best],
+    'selected': result.selected.tolist(),
+    'stopped': result.stopped.tolist(),
+    'correlation': float(correlation) if len(lanes) > 1 else None,
+  }
+
+
+def _find_peer(name: str) -> Callable[[np.ndarray, float], np.ndarray]:
+  """Returns (noisy image, sigma) -> image; ValueError where it is not there."""
+  try:
+    if name == 'bm3d':
+      import bm3d  # pyright: ignore[reportMissingImports]
+
+      return lambda noisy, sigma: (
+        bm3d.bm3d_rgb(noisy, sigma)
+        if noisy.shape[2] == 3
+        else bm3d.bm3d(noisy, sigma).reshape(noisy.shape)
+      )
+    from skimage import restoration
+  except ImportError as error:
+    raise ValueError(
+      f"--peers {name}: {error}; try pip install -e '.[bench]'"
+    ) from error
+  return lambda noisy, sigma: restoration.denoise_nl_means(
+    noisy, sigma=sigma, h=0.8 * sigma, channel_axis=2, fast_mode=False
+  )
+
+
+def _print_row(row: Mapping[str, Any]) -> None:
+  print(
+    f'{row["image"]}, sigma {row["sigma"]:g}, {row["method"]}: '
+    f'{row["before"]:.2f} dB before, {row["psnr"]:.2f} after, '
+    f'{row["seconds"]:.0f} s',
+    flush=True,
+  )
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+  """Prints a line for each method: means over pictures and sigmas."""
+  for method in dict.fromkeys(row['method'] for row in rows):
+    chosen = [row for row in rows if row['method'] == method]
+    mean = lambda values: statistics.fmean(values)
+    line = (
+      f'{method}: {mean(row["psnr"] for row in chosen):.2f} dB over '
+      f'{len(chosen)} pictures, {mean(row["seconds"] for row in chosen):.0f} s'
+    )
+    counts = [len(row['means']) for row in chosen if 'means' in row]
+    for count in range(1, min(counts, default=0) + 1):
+      if count & (count - 1) == 0:
+        values = mean(row['means'][count - 1] for row in chosen)
+        line += f'; {count} seed{"s" * (count > 1)} {values:.2f}'
+    if counts and min(counts) > 1:
+      values = mean(row['correlation'] for row in chosen)
+      line += f'; correlation of deviation and error {values:.2f}'
+    print(line)
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,41 @@
+"""The benchmark of estimates, as small as it runs."""
+
+import json
+
+import pytest
+
+from benchmarks import estimates
+
+SMOKE = ['--images', 'camera', '--crop', '24', '--variants', 'smoke']
+
+
+def test_a_row_is_run_once_and_every_method_has_its_line(
+  tmp_path, capsys, monkeypatch
+):
+  pytest.importorskip('skimage')
+  path = tmp_path / 'rows.jsonl'
+  arguments = [*SMOKE, '--peers', 'nlm', '--lanes', '2', '--json', str(path)]
+  estimates.main(arguments)
+  peer, ours = map(json.loads, path.read_text().splitlines())
+  assert peer['method'] == 'nlm' and ours['method'] == 'smoke'
+  assert peer['psnr'] > peer['before'] == ours['before']
+  assert len(ours['seeds']) == 2 and ours['means'][0] == ours['seeds'][0]
+  assert ours['means'][1] == pytest.approx(ours['psnr'])
+  for seed, oracle in zip(ours['seeds'], ours['oracles'], strict=True):
+    assert seed <= oracle + 1e-4
+  monkeypatch.setattr(estimates, 'run_cell', None)
+  shown = capsys.readouterr().out
+  estimates.main(arguments)
+  again = capsys.readouterr().out
+  assert again in shown and len(path.read_text().splitlines()) == 2
+  assert f'; 2 seeds {ours["means"][1]:.2f}; correlation' in again
+
+
+def test_a_variant_that_is_not_known_is_one_line(tmp_path, capsys):
+  pytest.importorskip('skimage')
+  path = tmp_path / 'rows.jsonl'
+  arguments = ['--images', 'camera', '--variants', 'best', '--json', str(path)]
+  with pytest.raises(SystemExit) as exit_:
+    estimates.main(arguments)
+  assert exit_.value.code == 2 and not path.exists()
+  assert "unknown variant 'best'" in capsys.readouterr().err
