@@ -98,9 +98,8 @@ def make_fit(
 
   def init(key, problem, clean=None):
     key, params_key = jax.random.split(key)
-    params = network.init(params_key, problem.code)['params']
-    _, image = jax.eval_shape(objective, params, problem, key)
-    image = jnp.zeros(image.shape, image.dtype)
+    output, variables = network.init_with_output(params_key, problem.code)
+    params, image = variables['params'], jnp.zeros_like(problem.crop(output))
     state = FitState(
       # No weak types: with other types after a step it would compile twice.
       step=jnp.int32(0),

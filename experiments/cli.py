@@ -74,6 +74,8 @@ def _enable_compilation_cache() -> None:
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     folder = os.path.join(folders.find_cache(), 'compiled')
     jax.config.update('jax_compilation_cache_dir', folder)
+    # The many small programs of a start too.
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def _fail(error: Exception) -> NoReturn:
