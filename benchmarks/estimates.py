@@ -93,7 +93,9 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
   noisy = corruptions.add_gaussian_noise(clean, sigma, seed=0)
   begin = time.perf_counter()
   if cell['method'] in PEERS:
-    image, rest = _find_peer(cell['method'])(noisy, sigma), {}
+    given = noisy[..., 0] if noisy.shape[2] == 1 else noisy
+    image = _find_peer(cell['method'])(given, sigma).reshape(noisy.shape)
+    rest = {}
   else:
     image, rest = _restore(cell['method'], cell['lanes'], noisy, clean)
   return {
@@ -124,15 +126,18 @@ def _restore(variant, count, noisy, clean):
 
 
 def _find_peer(name: str) -> Callable[[np.ndarray, float], np.ndarray]:
-  """Returns (noisy image, sigma) -> image; ValueError where it is not there."""
+  """Returns (image, sigma) -> image; ValueError where it is not installed.
+
+  Images are [H, W] or [H, W, 3].
+  """
   try:
     if name == 'bm3d':
       import bm3d  # pyright: ignore[reportMissingImports]
 
       return lambda noisy, sigma: (
         bm3d.bm3d_rgb(noisy, sigma)
-        if noisy.shape[2] == 3
-        else bm3d.bm3d(noisy, sigma).reshape(noisy.shape)
+        if noisy.ndim == 3
+        else bm3d.bm3d(noisy, sigma)
       )
     from skimage import restoration
   except ImportError as error:
@@ -140,7 +145,11 @@ def _find_peer(name: str) -> Callable[[np.ndarray, float], np.ndarray]:
       f"--peers {name}: {error}; try pip install -e '.[bench]'"
     ) from error
   return lambda noisy, sigma: restoration.denoise_nl_means(
-    noisy, sigma=sigma, h=0.8 * sigma, channel_axis=2, fast_mode=False
+    noisy,
+    sigma=sigma,
+    h=0.8 * sigma,
+    channel_axis=2 if noisy.ndim == 3 else None,
+    fast_mode=False,
   )
 
 

@@ -220,7 +220,10 @@ BAD_INPUT = {
   'workdir_in_a_file': (['--workdir={text}/sub'], 'workdir'),
   'workdir_unwritable': (['--workdir=/proc/no/such'], 'workdir'),
   'unknown_field': (['--config.data.nope=1'], "no config field 'nope'"),
-  'unknown_variant': (['--config=configs/req2.py:smok'], 'known are quick'),
+  'unknown_variant': (
+    ['--config=configs/req2.py:smok'],
+    'known are fast, langevin, quality, quick, smoke',
+  ),
   'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
   'no_config': (['--config='], 'config'),
   'unknown_flag': (['--nope'], 'nope'),
