@@ -25,19 +25,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   """
   setup = stages.make_setup(config)
   seeds, steps = setup.arguments['seeds'], [stage.steps for stage in setup.plan]
+  parallel = config.staged.parallel
+  seeds = seeds * len(steps) if parallel else seeds
+  budget = max(steps) if parallel else sum(steps)
   workdir = recorder.open_workdir(workdir, config)
   print(stages.describe_plan(setup))
-  if config.staged.parallel:
-    seeds, budget, fit_stages = (
-      seeds * len(steps),
-      max(steps),
-      stages.fit_parallel,
-    )
-  else:
-    budget, fit_stages = sum(steps), stages.fit_chain
   with recorder.Recorder(workdir, steps=budget, seeds=seeds) as record:
-    results = fit_stages(setup, record)
-  result = stages.join_stages(results, chained=not config.staged.parallel)
+    if parallel:
+      results = stages.fit_parallel(setup, record)
+    else:
+      (results,) = stages.fit_chain([setup], record)
+  result = stages.join_stages(results, chained=not parallel)
   summary = summarize(setup, results, result, record)
   path = os.path.join(workdir, 'stages.png')
   pictures.draw_stages(path, record.records, title=summary.get('protocol', ''))

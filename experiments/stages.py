@@ -149,83 +149,103 @@ def describe_plan(setup: Setup) -> str:
   )
 
 
-def fit_chain(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
-  """Fits one stage after the other; returns what each gave."""
-  config = setup.config.staged
-  results, states, makers = [], None, [setup.first_code] * len(setup.keys)
-  taken = np.zeros(len(setup.keys), int)
-  for index in range(len(setup.plan)):
+def fit_chain(
+  setups: Sequence[Setup], record: recorder.Recorder
+) -> list[list[Restoration]]:
+  """Fits one stage after the other; returns what each gave, for each setup.
+
+  Args:
+    setups: all fitted at once, lanes setup by setup and in each seed by seed;
+      of one fit, as many stages and seeds, and problems of the same shapes.
+    record: called after each chunk.
+  """
+  config = setups[0].config.staged
+  makers = [setup.first_code for setup in setups for _ in setup.keys]
+  results, states = [[] for _ in setups], None
+  taken = np.zeros(len(makers), int)
+  for index in range(len(setups[0].plan)):
     inherit = states and functools.partial(
       staged.inherit, before=states, keep_optimizer=config.keep_optimizer
     )
-    states, (result,) = _fit_stages(
-      setup, [index], makers, record, before=taken, start=inherit
+    states, fitted = _fit_stages(
+      [(setup, index) for setup in setups],
+      makers,
+      record,
+      before=taken,
+      start=inherit,
     )
-    results.append(result)
-    taken = taken + result.stopped
+    for own, result in zip(results, fitted, strict=True):
+      own.append(result)
+    taken = taken + np.concatenate([result.stopped for result in fitted])
     if config.code != 'fixed':
-      makers = [_make_code_maker(image) for image in result.images]
+      makers = [
+        _make_code_maker(image) for result in fitted for image in result.images
+      ]
   return results
 
 
 def fit_parallel(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
   """Fits all stages at once, each with networks of its own."""
-  makers = [setup.first_code] * len(setup.keys)
-  _, results = _fit_stages(setup, range(len(setup.plan)), makers, record)
-  return results
+  pairs = [(setup, index) for index in range(len(setup.plan))]
+  makers = [setup.first_code] * len(pairs) * len(setup.keys)
+  return _fit_stages(pairs, makers, record)[1]
 
 
 def _make_code_maker(image):
   return lambda key, size: codes.extend_image(jnp.asarray(image), size)
 
 
-def _fit_stages(
-  setup, indices, makers, record, *, before: ArrayLike = 0, start=None
-):
-  """Fits some stages at once, lanes stage by stage and in each seed by seed.
+def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
+  """Fits some stages at once, lanes pair by pair and in each seed by seed.
 
   Args:
-    indices: of the stages.
-    makers: of the code, one for each seed.
-    before: steps that each seed has taken in earlier stages.
+    pairs: of a setup and the index of a stage.
+    makers: of the code, one for each lane.
+    before: steps that each lane has taken in earlier stages.
     start: as of `run_lanes`.
 
   Returns:
-    The states of all lanes, and a Restoration for each stage.
+    The states of all lanes, and a Restoration for each pair.
   """
-  keys, problems = [], []
-  for index in indices:
-    for key, maker in zip(setup.keys, makers, strict=True):
-      keys.append(staged.make_key(key, index))
-      problems.append(_make_stage_problem(setup, key, index, maker))
+  setup, seeds = pairs[0][0], len(pairs[0][0].keys)
+  own = [(*pair, key) for pair in pairs for key in pair[0].keys]
+  problems = [
+    make_stage_problem(setup, key, index, maker)
+    for (setup, index, key), maker in zip(own, makers, strict=True)
+  ]
   cleans = None
   if setup.data.clean is not None:
-    cleans = jnp.stack([jnp.asarray(setup.data.clean)] * len(keys))
-  seeds = len(setup.keys)
+    cleans = jnp.stack([jnp.asarray(setup.data.clean) for setup, *_ in own])
   states, trace = run_lanes(
     setup.fit,
-    jnp.stack(keys),
+    jnp.stack([staged.make_key(key, index) for _, index, key in own]),
     lanes.stack_lanes(problems),
     cleans,
     start=start,
     chunk=setup.arguments['chunk'],
-    watch=_make_watch(
-      setup, np.repeat(indices, seeds), problems, before, record
-    ),
+    watch=_make_watch(own, problems, before, record),
   )
   part = lambda tree, i: jax.tree.map(
     lambda leaf: leaf[i * seeds : (i + 1) * seeds], tree
   )
   rule = setup.arguments['rule']
   return states, [
-    collect(part(states, i), part(trace, i), rule) for i in range(len(indices))
+    collect(part(states, i), part(trace, i), rule) for i in range(len(pairs))
   ]
 
 
-def _make_stage_problem(setup, key, index, maker):
+def make_stage_problem(setup: Setup, key: Array, index: int, maker: Any):
+  """Returns the problem of a stage, for the key of a seed.
+
+  Args:
+    setup: of the stages.
+    key: of the seed: a code that is drawn is the same in all stages.
+    index: of the stage.
+    maker: of the code, see Setup.first_code.
+  """
   arguments, stage = setup.arguments, setup.plan[index]
   return make_problem(
-    key,  # Of the seed: a code that is drawn is the same in all stages.
+    key,
     make_target(setup, key, index),
     operators.Identity(),
     arguments['network'],
@@ -245,21 +265,21 @@ def make_target(setup: Setup, key: Array, index: int) -> Array:
   return staged.make_target(key, setup.reference, level)
 
 
-def _make_watch(setup, stages, problems, before, record):
+def _make_watch(own, problems, before, record):
   """Records each chunk, with the scores of the average against the targets."""
   targets = [np.asarray(problem.measurement) for problem in problems]
+  decay = own[0][0].arguments['decay']
 
   def watch(states, trace):
     estimates = monitors.unbias_average(
-      states.average,
-      states.step[:, None, None, None],
-      decay=setup.arguments['decay'],
+      states.average, states.step[:, None, None, None], decay=decay
     )
     notes = []
     for lane, image in enumerate(np.asarray(estimates)):
+      setup, index, _ = own[lane]
       notes.append(
         {
-          'stage': int(stages[lane]),
+          'stage': index,
           'stage_step': int(states.step[lane]) - 1,
           **score_target(image, targets[lane]),
           **report.score_step(image, setup.data.clean),

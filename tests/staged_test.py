@@ -209,11 +209,11 @@ def test_targets_never_depend_on_the_clean_image(photograph, tmp_path):
 
 def _fit(config):
   """The Restorations of the stages, recorded nowhere."""
-  setup = stages.make_setup(config)
-  fit = stages.fit_chain
+  setup, record = stages.make_setup(config), lambda *chunk: None
   if config.staged.parallel:
-    fit = stages.fit_parallel
-  return setup, fit(setup, lambda *chunk: None)
+    return setup, stages.fit_parallel(setup, record)
+  (results,) = stages.fit_chain([setup], record)
+  return setup, results
 
 
 def test_one_stage_at_level_zero_is_a_plain_fit(photograph):
