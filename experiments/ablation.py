@@ -177,17 +177,13 @@ def write(
   images.write_atomic(path('table.csv'), csv.encode())
   if not pictures.draw_arms(path('arms.png'), lines):
     print("for arms.png: pip install 'dipjax[plots]'")
+  # A plain fit that was stopped is a part of that with fixed steps.
+  fits = [row for row in rows if row['method'] != ablation_table.STOPPED]
   summary = {
     'experiment': 'ablation',
     'budget': budget,
-    'steps': sum(
-      lane['spent']
-      for row in rows
-      for lane in row['lanes']
-      # It is a part of the fit with fixed steps.
-      if row['method'] != ablation_table.STOPPED
-    ),
-    'seconds': {'fit': sum(row['seconds'] for row in rows)},
+    'steps': sum(lane['spent'] for row in fits for lane in row['lanes']),
+    'seconds': {'fit': sum(row['seconds'] for row in fits)},
     'device': jax.devices()[0].platform,
     'hardware': recorder.describe_device(),
     'versions': recorder.describe_versions(),
