@@ -97,7 +97,9 @@ def fit_arms(
   """
   setups = [ablation_arms.make_setup(config, arm) for arm in arms]
   print(f'{", ".join(arm.name for arm in arms)}:')
-  steps = max(map(ablation_arms.count_steps, setups))
+  # Each stage lasts as long as its longest.
+  together = zip(*(setup.plan for setup in setups), strict=True)
+  steps = sum(max(stage.steps for stage in alike) for alike in together)
   seeds = setups[0].arguments['seeds'] * len(arms)
   with recorder.Recorder(
     workdir, steps=steps, seeds=seeds, append=True

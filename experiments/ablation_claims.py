@@ -110,14 +110,14 @@ def _judge(claim, staged, plain):
     'pairs_that_agree': agree,
   }
   holds = 'holds' if difference > 0 else 'does not hold'
-  text = f'{mark}{claim.text}: {holds}, {difference:+.2f} dB'
+  text = f'{mark}{claim.text}: {holds}, {difference:+z.2f} dB'
   if deviation is not None:
-    text += f' ± {deviation:.2f} over {len(seeds)} seeds'
+    text += f' ± {deviation:z.2f} over {len(seeds)} seeds'
     if abs(difference) <= deviation:
       text += ', no more than they differ'
   text += f'; in {agree} of {len(pairs)} pairs of arms'
   if claim.published:
-    text += f'; published {claim.published:+.2f} dB'
+    text += f'; published {claim.published:+z.2f} dB'
   return verdict | {'text': text}
 
 
@@ -150,10 +150,11 @@ def describe_stopping(lines: Sequence[Row]) -> list[str]:
   for kind in kinds:
     own = [x for x in known if (x['protocol'], x['method']) == kind]
     mean = lambda name, own=own: statistics.fmean(line[name] for line in own)
+    worst = max(line['gap'] for line in own)
     mark = f'{ORACLE}: ' if kind[0] == ORACLE else ''
     texts.append(
-      f'{mark}{kind[1]}: final image {mean("psnr"):.2f} dB, best of the run '
-      f'{mean("best"):.2f} dB; the gap is {mean("gap"):.2f} dB on average and '
-      f'{max(line["gap"] for line in own):.2f} dB at worst over {len(own)} arms'
+      f'{mark}{kind[1]}: final image {mean("psnr"):z.2f} dB, best of the run '
+      f'{mean("best"):z.2f} dB; the gap is {mean("gap"):z.2f} dB on average '
+      f'and {worst:z.2f} dB at worst over {len(own)} arms'
     )
   return texts

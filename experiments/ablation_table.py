@@ -137,10 +137,10 @@ def format_markdown(lines: Sequence[Row]) -> str:
     **{name: lambda line, name=name: _show(line[name]) for name in FACTORS},
     'planned': lambda line: _show(line['planned']),
     'spent': lambda line: _show(line['spent'], '.0f'),
-    'PSNR, dB': lambda line: _show_spread(line, 'psnr', '.2f'),
-    'SSIM': lambda line: _show_spread(line, 'ssim', '.4f'),
-    'best of run, dB': lambda line: _show_spread(line, 'best', '.2f'),
-    'gap, dB': lambda line: _show_spread(line, 'gap', '.2f'),
+    'PSNR, dB': lambda line: _show_spread(line, 'psnr', 'z.2f'),
+    'SSIM': lambda line: _show_spread(line, 'ssim', 'z.4f'),
+    'best of run, dB': lambda line: _show_spread(line, 'best', 'z.2f'),
+    'gap, dB': lambda line: _show_spread(line, 'gap', 'z.2f'),
     'note': lambda line: line['note'],
   }
   cells = [[show(line) for show in columns.values()] for line in lines]
@@ -170,5 +170,6 @@ def describe_table(seeds: int, budget: int) -> str:
     "the targets' noise, for one measurement. `best of run` is found with the "
     'clean image, for comparison alone, in all steps of the fit; `gap` is how '
     f'far the final image is below. "{ORACLE}": the targets are made of the '
-    'clean image itself.'
+    'clean image itself. The input of a plain fit is its code, that of a '
+    'staged one what staged.code says.'
   )

@@ -1,5 +1,6 @@
 """The ablation: arms, budgets, tables and claims; runs that go on."""
 
+import copy
 import csv
 import json
 import os
@@ -235,10 +236,27 @@ def photograph(tmp_path_factory) -> str:
   return str(path)
 
 
+@pytest.fixture(scope='module')
+def vgg16(tmp_path_factory) -> str:
+  """A file with a feature network, random and small."""
+  draw = jax.jit(features.draw_params, static_argnums=1)
+  params = draw(jax.random.key(0), (4, 4, 4, 4, 4))
+  path = tmp_path_factory.mktemp('weights') / 'vgg16.npz'
+  arrays = {
+    f'{conv}/{name}': array
+    for conv, both in params.items()
+    for name, array in both.items()
+  }
+  np.savez(path, **arrays)
+  return str(path)
+
+
 def _make_config(image, **changes):
+  """A plain arm and 4 staged ones."""
   config = ablation_config.get_config('smoke')
   config.data.update(image=image, crop=())
   config.cases.unet.network.channels = (8, 8)
+  config.arms.beta_max = (0.02,)
   config.update_from_flattened_dict(changes)
   return config
 
@@ -257,11 +275,16 @@ def _read_arms(workdir):
 
 
 @pytest.fixture(scope='module')
-def finished(photograph, tmp_path_factory):
-  """A run of 8 staged arms: its folder, its result, programs compiled."""
+def config(photograph):
+  return _make_config(photograph).lock()
+
+
+@pytest.fixture(scope='module')
+def finished(config, tmp_path_factory):
+  """A run of all arms: its folder, its result, programs compiled."""
   workdir = tmp_path_factory.mktemp('finished')
   lanes.advance.clear_cache()
-  result = _run(_make_config(photograph), workdir)
+  result = _run(config, workdir)
   return workdir, result, lanes.advance._cache_size()
 
 
@@ -270,10 +293,24 @@ def test_one_program_for_each_shape(finished):
   assert finished[2] == 2
 
 
+def test_weights_of_the_perceptual_loss_are_data_too(
+  photograph, vgg16, tmp_path
+):
+  changes = {'fit.steps': 12, 'fit.perceptual_weights': vgg16, 'lanes': 1}
+  config = _make_config(photograph, **changes)
+  before, psnrs = lanes.advance._cache_size(), set()
+  for weight, beta_max in ((0.1, 0.01), (0.2, 0.01), (0.2, 0.02)):
+    arm = Arm('unet', weight, 'clean', 'linear', beta_max)
+    (row,) = ablation.fit_arms(config, [arm], str(tmp_path))
+    psnrs.add(row['lanes'][0]['psnr'])
+  assert lanes.advance._cache_size() == before + 1
+  assert len(psnrs) == 3
+
+
 def test_a_run_leaves_a_line_for_each_arm(finished):
   workdir, result, _ = finished
   rows = _read_arms(workdir)
-  assert [row['method'] for row in rows] == [FIXED, STOPPED, *[STAGED] * 8]
+  assert [row['method'] for row in rows] == [FIXED, STOPPED, *[STAGED] * 4]
   names = {row['arm'] for row in rows}
   assert {f'{name}.png' for name in names} <= set(os.listdir(workdir))
   records = recorder.read_lines(str(workdir / 'metrics.jsonl'))
@@ -289,10 +326,10 @@ def test_a_run_leaves_a_line_for_each_arm(finished):
       assert lane['psnr'] < lane['oracle']['psnr'] + 1e-3
   for record in records:
     assert (record.get('protocol') == ORACLE) == ('clean' in record['arm'])
-  assert [lane['spent'] for lane in rows[0]['lanes']] == [60, 60]
-  assert result['steps'] == sum(
-    lane['spent'] for row in [rows[0], *rows[2:]] for lane in row['lanes']
-  )
+  fits = [row for row in rows if row['method'] != STOPPED]
+  taken = [[lane['spent'] for lane in row['lanes']] for row in fits]
+  assert taken[0] == [60, 60]
+  assert result['steps'] == np.sum(taken)
 
 
 def test_the_table_is_in_three_forms(finished):
@@ -301,9 +338,9 @@ def test_the_table_is_in_three_forms(finished):
   for line in result['table']:
     assert (line['protocol'] == ORACLE) == (line['note'] == ORACLE)
   methods = [line['method'] for line in result['table']]
-  assert methods[:4] == ['measurement', 'DDPM', 'BM3D', FIXED]
-  assert table.count('| staged |') == 8
-  assert table.count(f'| {ORACLE} |') == 4
+  assert methods[:5] == ['measurement', 'DDPM', 'BM3D', FIXED, STOPPED]
+  assert table.count('| staged |') == 4
+  assert table.count(f'| {ORACLE} |') == 2
   for claim in result['claims']:
     assert f'- {claim["text"]}\n' in table
   assert len(result['claims']) == 2 * 5 and len(result['stopping']) == 4
@@ -315,7 +352,7 @@ def test_the_table_is_in_three_forms(finished):
   assert 'arms.png' in os.listdir(workdir)
 
 
-def test_scores_are_those_of_the_pictures(finished, photograph):
+def test_scores_are_those_of_the_pictures(finished, photograph, config):
   workdir, result, _ = finished
   clean = images.read_image(photograph)
   for row in _read_arms(workdir):
@@ -323,17 +360,15 @@ def test_scores_are_those_of_the_pictures(finished, photograph):
       image = images.read_image(str(workdir / f'{row["arm"]}.png'))
       psnr = float(metrics.psnr(image, clean))
       assert row['lanes'][0]['psnr'] == pytest.approx(psnr, abs=0.05)
-  config = _make_config(photograph)
   noisy = wiring.load_denoising(config.data).measurement
   measured = result['table'][0]['psnr']
   assert measured == pytest.approx(float(metrics.psnr(noisy, clean)), abs=1e-3)
 
 
-def test_the_plain_fit_is_that_of_the_library(finished, photograph):
-  config = _make_config(photograph)
+def test_the_plain_fit_is_that_of_the_library(finished, config):
   setup = ablation_arms.make_setup(config, Arm('unet', 0.0))
   data, arguments = setup.data, setup.arguments
-  arguments = arguments | {'steps': 60, 'rule': FIXED}
+  arguments = arguments | {'steps': 60, 'rule': FIXED, 'sigma': 0.0}
   plain = dipjax.restore(data.measurement, clean=data.clean, **arguments)
   fixed = _read_arms(finished[0])[0]
   for lane, image in zip(fixed['lanes'], plain.images, strict=True):
@@ -342,7 +377,7 @@ def test_the_plain_fit_is_that_of_the_library(finished, photograph):
 
 
 def test_a_killed_run_goes_on_at_the_next_arm(
-  finished, photograph, tmp_path, monkeypatch, capsys
+  finished, config, tmp_path, monkeypatch, capsys
 ):
   fit_chain, fitted = stages.fit_chain, []
 
@@ -356,17 +391,16 @@ def test_a_killed_run_goes_on_at_the_next_arm(
     return fit_chain(setups, record)
 
   monkeypatch.setattr(stages, 'fit_chain', break_off)
-  config = _make_config(photograph)
   with pytest.raises(KeyboardInterrupt):
     ablation.run(config, str(tmp_path))
   assert not (tmp_path / 'result.json').exists()
   assert len({row['arm'] for row in _read_arms(tmp_path)}) == 3
   said = capsys.readouterr().out.splitlines()[0]
-  assert said.startswith('9 arms of 2 seeds, a budget of 60 steps for each')
+  assert said.startswith('5 arms of 2 seeds, a budget of 60 steps for each')
   assert said.endswith('0 arms are finished')
   result = _run(config, tmp_path)
   assert '3 arms are finished' in capsys.readouterr().out
-  assert len(fitted) == 4 + 6 and fitted[4] == fitted[3]
+  assert len(fitted) == 4 + 2 and fitted[4] == fitted[3]
   assert _read_arms(tmp_path) == _read_arms(finished[0])
   records = [
     recorder.read_lines(str(workdir / 'metrics.jsonl'))
@@ -375,41 +409,23 @@ def test_a_killed_run_goes_on_at_the_next_arm(
   assert records[0] == records[1]
   # And a finished one only writes the tables anew.
   assert _run(config, tmp_path)['table'] == result['table']
-  assert len(fitted) == 10
+  assert len(fitted) == 6
+  config = copy.deepcopy(config)
   config.schedule.stages = 4
   with pytest.raises(ValueError, match=r'with schedule\.stages=3'):
     ablation.run(config, str(tmp_path))
 
 
-def test_arms_at_once_give_what_they_give_alone(finished, photograph, tmp_path):
-  _run(_make_config(photograph, **{'arms.together': 3}), tmp_path)
-  for row, alone in zip(
-    _read_arms(tmp_path), _read_arms(finished[0]), strict=True
-  ):
-    assert row['arm'] == alone['arm'] and row['method'] == alone['method']
-    for a, b in zip(row['lanes'], alone['lanes'], strict=True):
-      assert a == pytest.approx(b, abs=1e-3)
-
-
-def test_weights_of_the_perceptual_loss_share_a_program(photograph, tmp_path):
-  draw = jax.jit(features.draw_params, static_argnums=1)
-  params = draw(jax.random.key(0), (4, 4, 4, 4, 4))
-  arrays = {
-    f'{conv}/{name}': array
-    for conv, both in params.items()
-    for name, array in both.items()
-  }
-  np.savez(tmp_path / 'vgg16.npz', **arrays)
-  config = _make_config(photograph, **{'fit.steps': 12})
-  config.fit.perceptual_weights = str(tmp_path / 'vgg16.npz')
-  config.arms.update(
-    perceptual=(0.1, 0.2), references=('clean',), schedules=('linear',)
-  )
-  lanes.advance.clear_cache()
-  result = _run(config, tmp_path / 'run')
-  assert lanes.advance._cache_size() == 2
-  staged = [x['psnr'] for x in result['table'] if x['method'] == STAGED]
-  assert len(set(staged)) == 4
+def test_arms_at_once_give_what_they_give_alone(finished, config, tmp_path):
+  config = copy.deepcopy(config)
+  config.lanes = 1
+  *_, a, b = ablation_arms.plan_arms(config)
+  rows = ablation.fit_arms(config, [b, a], str(tmp_path))
+  alone = {row['arm']: row['lanes'][0] for row in _read_arms(finished[0])}
+  assert [row['arm'] for row in rows] == [b.name, a.name]
+  for row in rows:
+    (lane,) = row['lanes']
+    assert lane == alone[row['arm']]
 
 
 # --- Baselines.
@@ -438,7 +454,7 @@ def test_bm3d_is_told_the_noise_and_may_be_missing(channels, monkeypatch):
 def _write_ddpm(workdir):
   """What a run of experiments.ddpm leaves after its seventh step."""
   config = ddpm_config.get_config('smoke')
-  config.network.channels = (8, 8)
+  config.network.channels = (8,)
   workdir.mkdir()
   recorder.write_json(str(workdir / 'config.json'), config.to_dict())
   model = ddpm.make_model(config, 3)
@@ -473,10 +489,6 @@ def test_the_ddpm_is_that_of_the_checkpoint(tmp_path):
   assert rows[1]['lanes'][0]['psnr'] == pytest.approx(psnr, abs=1e-3)
 
 
-def _break_nothing(folder):
-  _write_ddpm(folder)
-
-
 def _write_no_checkpoint(folder):
   folder.mkdir()
   config = ddpm_config.get_config('smoke').to_dict()
@@ -495,7 +507,7 @@ def _write_another(folder):
     (_write_another, (8, 8, 3), 'is no folder of a run'),
     (_write_no_checkpoint, (8, 8, 3), 'has no checkpoint yet'),
     (_write_no_checkpoint, (8, 9, 3), 'must have sides that are multiples'),
-    (_break_nothing, (8, 8, 1), ''),
+    (_write_ddpm, (8, 8, 1), 'does not fit images .8, 8, 1.'),
   ],
 )
 def test_a_ddpm_that_cannot_be_used_is_refused(write, shape, message, tmp_path):
@@ -509,11 +521,11 @@ def test_a_ddpm_that_cannot_be_used_is_refused(write, shape, message, tmp_path):
 BAD_INPUT = {
   'network': (
     {'arms.networks': ('unet', 'vit', 'skip')},
-    ['3 of 9 arms cannot run: plain-vit-perceptual0, vit-perc', 'is not one'],
+    ['5 of 15 arms cannot run: plain-vit-perceptual0, vit-perc', 'is not one'],
   ),
   'schedule': (
-    {'arms.schedules': ('linear', 'sigmoid'), 'arms.beta_max': (0.01,)},
-    ['2 of 5 arms', 'unet-perceptual0-clean-sigmoid-0.01: ', "'sigmoid' is"],
+    {'arms.schedules': ('linear', 'sigmoid')},
+    ['2 of 5 arms', 'unet-perceptual0-clean-sigmoid-0.02: ', "'sigmoid' is"],
   ),
   'beta_max': (
     {'arms.beta_max': (0.0, 0.01, 1.0)},
@@ -521,27 +533,27 @@ BAD_INPUT = {
   ),
   'reference': (
     {'arms.references': ('truth',)},
-    ['4 of 5 arms cannot run: unet-perceptual0-truth-linear-0.01, '],
+    ['2 of 3 arms cannot run: unet-perceptual0-truth-linear-0.02, '],
   ),
   'perceptual': (
     {'arms.perceptual': (0.0, -0.1)},
-    ['9 of 18 arms', 'fit.perceptual must be at least 0, got -0.1'],
+    ['5 of 10 arms', 'fit.perceptual must be at least 0, got -0.1'],
   ),
   'weights': (
     {'arms.perceptual': (0.1,), 'fit.perceptual_weights': '/no/such.npz'},
-    ['9 of 9 arms', '/no/such.npz'],
+    ['5 of 5 arms', '/no/such.npz'],
   ),
   'residual': (
     {
       'arms.networks': ('unet', 'dncnn'),
       'cases.dncnn.network.residual': True,
     },
-    ['1 of 18 arms cannot run: plain-dncnn-perceptual0: ', 'got 4'],
+    ['1 of 10 arms cannot run: plain-dncnn-perceptual0: ', 'got 4'],
   ),
-  'no_steps': ({'fit.steps': 0}, ['9 of 9 arms', 'would have 0 steps']),
+  'no_steps': ({'fit.steps': 0}, ['5 of 5 arms', 'would have 0 steps']),
   'no_networks': ({'arms.networks': ()}, ['must not be empty']),
   'together': ({'arms.together': 0}, ['arms.together be at least 1']),
-  'no_seeds': ({'lanes': 0}, ['9 of 9 arms', 'lanes must be at least 1']),
+  'no_seeds': ({'lanes': 0}, ['5 of 5 arms', 'lanes must be at least 1']),
   'no_clean': ({'data.sigma': 0.0}, ['needs the clean image']),
   'rule': ({'stop.rule': 'last'}, ["'last' is not one of wmv, emv"]),
   'ddpm': ({'baselines.ddpm': '/no/such'}, ["'/no/such' is no folder"]),
@@ -552,8 +564,6 @@ BAD_INPUT = {
 def test_bad_input_is_named_before_anything_starts(name, photograph, tmp_path):
   changes, parts = BAD_INPUT[name]
   config = _make_config(photograph)
-  if 'arms.beta_max' not in changes:
-    config.arms.beta_max = (0.01, 0.02)
   config.update_from_flattened_dict(changes)
   with pytest.raises(ValueError) as error:
     ablation.run(config, str(tmp_path / 'run'))
