@@ -114,7 +114,7 @@ def _judge(claim, staged, plain):
   if deviation is not None:
     text += f' ± {deviation:z.2f} over {len(seeds)} seeds'
     if abs(difference) <= deviation:
-      text += ', no more than they differ'
+      text += ', within their spread'
   text += f'; in {agree} of {len(pairs)} pairs of arms'
   if claim.published:
     text += f'; published {claim.published:+z.2f} dB'

@@ -265,7 +265,7 @@ def draw_arms(path: str | os.PathLike, lines: Sequence[Mapping]) -> bool:
     True; or False, with nothing written, where matplotlib is not installed.
   """
   shown = [line for line in lines if line['psnr'] is not None]
-  figure = _make_figure(height=1.6 + 0.2 * len(shown))
+  figure = _make_figure(height=1.8 + 0.2 * len(shown))
   if figure is None:
     return False
   axis = figure.subplots()
@@ -297,7 +297,7 @@ def draw_arms(path: str | os.PathLike, lines: Sequence[Mapping]) -> bool:
   axis.set(yticks=range(len(shown)), yticklabels=names, xlabel='PSNR, dB')
   axis.invert_yaxis()
   axis.grid(alpha=0.3)
-  axis.legend(framealpha=1, edgecolor='none')
+  figure.legend(loc='outside lower center', ncols=3, edgecolor='none')
   _save_figure(path, figure)
   return True
 
