@@ -28,7 +28,8 @@ class Claim(NamedTuple):
   text: str
   factor: str  # Of FACTORS, or 'method'.
   is_better: Callable[[Any, Any], bool]  # Whether the claim prefers the first.
-  published: float | None = None  # Its mean in the source's table, dB.
+  # Its mean in the source's table in dB, of targets made of the clean image.
+  published: float | None = None
 
 
 CLAIMS = (
@@ -117,7 +118,7 @@ def _judge(claim, staged, plain):
       text += ', within their spread'
   text += f'; in {agree} of {len(pairs)} pairs of arms'
   if claim.published:
-    text += f'; published {claim.published:+z.2f} dB'
+    text += f'; published {claim.published:+z.2f} dB ({ORACLE})'
   return verdict | {'text': text}
 
 

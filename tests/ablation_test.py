@@ -171,7 +171,7 @@ def test_a_claim_compares_seeds_of_arms_that_differ_in_it_alone():
   assert schedule['text'] == (
     'scaled-linear levels beat linear ones: does not hold, -0.08 dB ± 0.52 '
     'over 3 seeds, within their spread; in 1 of 2 pairs of arms; '
-    'published +0.58 dB'
+    'published +0.58 dB (oracle protocol)'
   )
   assert not plain['holds'] and plain['pairs'] == 4
   assert beta['holds'] and beta['pairs_that_agree'] == 2
