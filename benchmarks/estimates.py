@@ -15,7 +15,7 @@ import argparse
 import pathlib
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,9 +24,7 @@ import dipjax
 from benchmarks import stopping
 from configs import req2
 from dipjax import corruptions, metrics
-from experiments import recorder, wiring
-
-PEERS = ('bm3d', 'nlm')
+from experiments import baselines, recorder, wiring
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   arguments = parser.parse_args(argv)
   try:
     cells = make_cells(arguments)
-    rows = stopping.read_rows(arguments.json)
+    rows = recorder.read_lines(str(arguments.json))
     for cell in cells:
       if not any(stopping.is_of(row, cell) for row in rows):
         rows.append(cell | run_cell(cell))
@@ -62,7 +60,7 @@ def _make_parser() -> argparse.ArgumentParser:
     default=['default', 'fast', 'quality'],
     help='words behind the colon of configs/req2.py; default is none',
   )
-  add('--peers', nargs='*', choices=PEERS, default=[])
+  add('--peers', nargs='*', choices=list(PEERS), default=[])
   add('--lanes', type=int, help='seeds of every variant; default: its own')
   path = pathlib.Path('estimates.jsonl')
   add('--json', type=pathlib.Path, metavar='FILE', default=path)
@@ -93,9 +91,11 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
   noisy = corruptions.add_gaussian_noise(clean, sigma, seed=0)
   begin = time.perf_counter()
   if cell['method'] in PEERS:
-    given = noisy[..., 0] if noisy.shape[2] == 1 else noisy
-    image = _find_peer(cell['method'])(given, sigma).reshape(noisy.shape)
-    rest = {}
+    image, rest = PEERS[cell['method']](noisy, sigma), {}
+    if image is None:
+      raise ValueError(
+        f"--peers {cell['method']}: try pip install -e '.[bench]'"
+      )
   else:
     image, rest = _restore(cell['method'], cell['lanes'], noisy, clean)
   return {
@@ -125,32 +125,29 @@ def _restore(variant, count, noisy, clean):
   }
 
 
-def _find_peer(name: str) -> Callable[[np.ndarray, float], np.ndarray]:
-  """Returns (image, sigma) -> image; ValueError where it is not installed.
+def denoise_means(noisy: np.ndarray, sigma: float) -> np.ndarray | None:
+  """Returns the image by non-local means, or None without scikit-image.
 
-  Images are [H, W] or [H, W, 3].
+  Args:
+    noisy: [H, W, C] in [0, 1].
+    sigma: standard deviation of the noise.
   """
   try:
-    if name == 'bm3d':
-      import bm3d  # pyright: ignore[reportMissingImports]
-
-      return lambda noisy, sigma: (
-        bm3d.bm3d_rgb(noisy, sigma)
-        if noisy.ndim == 3
-        else bm3d.bm3d(noisy, sigma)
-      )
     from skimage import restoration
-  except ImportError as error:
-    raise ValueError(
-      f"--peers {name}: {error}; try pip install -e '.[bench]'"
-    ) from error
-  return lambda noisy, sigma: restoration.denoise_nl_means(
-    noisy,
+  except ImportError:
+    return None
+  grey = noisy.shape[2] == 1
+  restored = restoration.denoise_nl_means(
+    noisy[..., 0] if grey else noisy,
     sigma=sigma,
     h=0.8 * sigma,
-    channel_axis=2 if noisy.ndim == 3 else None,
+    channel_axis=None if grey else 2,
     fast_mode=False,
   )
+  return restored.reshape(noisy.shape)
+
+
+PEERS = {'bm3d': baselines.denoise_bm3d, 'nlm': denoise_means}
 
 
 def _print_row(row: Mapping[str, Any]) -> None:

@@ -18,7 +18,6 @@ are there are not run again, so that the same command goes on where it was.
 
 import argparse
 import io
-import json
 import pathlib
 import statistics
 from collections.abc import Mapping, Sequence
@@ -50,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.crop, arguments.steps, arguments.patience = 24, 60, 20
   try:
     cells = make_cells(arguments)
-    rows = read_rows(arguments.json)
+    rows = recorder.read_lines(str(arguments.json))
     for cell in cells:
       if not any(is_of(row, cell) for row in rows):
         row = cell | {'rules': run_cell(cell)}
@@ -100,17 +99,6 @@ def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
 def is_of(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
   """Returns whether a row is the result of a cell."""
   return all(row.get(name) == value for name, value in cell.items())
-
-
-def read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Returns the rows of a file of JSON lines, none where there is no file."""
-  if not path.exists():
-    return []
-  lines = path.read_text().splitlines()
-  try:
-    return [json.loads(line) for line in lines]
-  except json.JSONDecodeError:
-    raise ValueError(f'--json {path} is no file of rows') from None
 
 
 def make_rules(patience: int, steps: int) -> dict[str, monitors.Monitor]:

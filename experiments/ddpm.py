@@ -3,7 +3,6 @@
 python -m experiments.ddpm --config=configs/ddpm.py --workdir=DIR
 """
 
-import json
 import math
 import os
 import time
@@ -254,11 +253,7 @@ def fit_model(
 
 def _keep_records(path: str, step: int) -> list[dict]:
   """Returns the records before a step; the file holds these and no others."""
-  records = []
-  if step and os.path.exists(path):
-    with open(path) as file:
-      records = [json.loads(line) for line in file]
-  records = [record for record in records if record['step'] < step]
+  records = [r for r in recorder.read_lines(path) if r['step'] < step]
   images.write_atomic(path, b'')
   recorder.append_lines(path, records)
   return records

@@ -51,6 +51,13 @@ _STAGE_CURVES = (
   ('', 'against the clean image', 'tab:blue'),
 )
 
+# Of the arms of an ablation, by kind.
+_ARM_COLOURS = {
+  'not staged': 'tab:gray',
+  'staged': 'tab:blue',
+  'oracle protocol': 'tab:orange',
+}
+
 
 def draw_comparison(panels: Mapping[str, np.ndarray]) -> np.ndarray:
   """Returns the panels in one row, each below its key as a caption.
@@ -247,7 +254,61 @@ def draw_stages(
   return True
 
 
-def _make_figure():
+def draw_arms(path: str | os.PathLike, lines: Sequence[Mapping]) -> bool:
+  """Writes the final image's PSNR of each arm and the best of its run, a PNG.
+
+  Args:
+    path: the file to write or replace.
+    lines: of `ablation_table.summarize_row`; those without a psnr are left out.
+
+  Returns:
+    True; or False, with nothing written, where matplotlib is not installed.
+  """
+  shown = [line for line in lines if line['psnr'] is not None]
+  figure = _make_figure(height=1.8 + 0.2 * len(shown))
+  if figure is None:
+    return False
+  axis = figure.subplots()
+  for name, colour in _ARM_COLOURS.items():
+    own = [i for i, line in enumerate(shown) if _find_kind(line) == name]
+    if not own:
+      continue
+    column = lambda key, own=own: np.array(
+      [shown[i][key] for i in own], np.float64
+    )
+    axis.errorbar(
+      column('psnr'),
+      own,
+      xerr=column('psnr_std'),
+      fmt='o',
+      color=colour,
+      label=f'{name}, final image',
+    )
+    if np.isfinite(column('best')).any():
+      best = f'{name}, best of the run'
+      axis.plot(column('best'), own, '|', color=colour, ms=12, label=best)
+  names = [
+    line['arm']
+    if line['method'] in ('staged', line['arm'])
+    # A plain fit has two.
+    else f'{line["arm"]}, {line["method"].removeprefix("plain, ")}'
+    for line in shown
+  ]
+  axis.set(yticks=range(len(shown)), yticklabels=names, xlabel='PSNR, dB')
+  axis.invert_yaxis()
+  axis.grid(alpha=0.3)
+  figure.legend(loc='outside lower center', ncols=3, edgecolor='none')
+  _save_figure(path, figure)
+  return True
+
+
+def _find_kind(line):
+  if line['protocol'] in _ARM_COLOURS:
+    return line['protocol']
+  return 'staged' if line['method'] == 'staged' else 'not staged'
+
+
+def _make_figure(height: float = 4.2):
   """A figure of its own: it draws off screen and leaves pyplot's state alone.
 
   None where matplotlib is not installed.
@@ -256,7 +317,7 @@ def _make_figure():
     from matplotlib.figure import Figure
   except ImportError:
     return None
-  return Figure(figsize=(11, 4.2), dpi=120, layout='constrained')
+  return Figure(figsize=(11, height), dpi=120, layout='constrained')
 
 
 def _save_figure(path, figure):

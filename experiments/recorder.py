@@ -94,6 +94,21 @@ def append_lines(path: str, records: Sequence[Mapping[str, Any]]) -> None:
     file.write(lines.encode())
 
 
+def read_lines(path: str) -> list[dict[str, Any]]:
+  """Returns the records of a file, none where there is no file.
+
+  Raises:
+    ValueError: a line that is no JSON, with the file named.
+  """
+  if not os.path.exists(path):
+    return []
+  try:
+    with open(path) as file:
+      return [json.loads(line) for line in file]
+  except ValueError:
+    raise ValueError(f'{path!r} is no file of records: name another') from None
+
+
 class Recorder:
   """Records a run in a folder and shows its progress.
 
@@ -103,11 +118,15 @@ class Recorder:
     seconds: {'compile': ., 'fit': .} so far.
   """
 
-  def __init__(self, workdir: str, *, steps: int, seeds: list[int]):
+  def __init__(
+    self, workdir: str, *, steps: int, seeds: list[int], append: bool = False
+  ):
+    """Begins a metrics.jsonl, or goes on with one where `append` is true."""
     self.records: list[dict] = []
     self.seeds = seeds
-    self._metrics = os.path.join(workdir, 'metrics.jsonl')
-    images.write_atomic(self._metrics, b'')
+    self._metrics, self._append = os.path.join(workdir, 'metrics.jsonl'), append
+    if not append:
+      images.write_atomic(self._metrics, b'')
     lanes = f'{len(seeds)} lanes' if len(seeds) > 1 else 'one lane'
     print(
       f'compiling for {lanes} on {describe_device()}: seconds to a minute, '
@@ -153,7 +172,8 @@ class Recorder:
   def __exit__(self, kind, *exception):
     if self._bar:
       self._bar.close()
-    if kind and issubclass(kind, ValueError) and not self.records:
+    failed = kind and issubclass(kind, ValueError)
+    if failed and not self.records and not self._append:
       self._remove()
 
   def _remove(self):

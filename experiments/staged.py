@@ -3,53 +3,14 @@
 python -m experiments.staged --config=configs/staged.py --workdir=DIR
 """
 
-import functools
-import math
 import os
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from numpy.typing import ArrayLike
 
-from dipjax import (
-  codes,
-  fit,
-  lanes,
-  monitors,
-  operators,
-  schedules,
-  staged,
-)
-from dipjax.restore import (
-  Restoration,
-  collect,
-  make_fit,
-  make_problem,
-  run_lanes,
-)
-from experiments import cli, pictures, recorder, report, wiring
-
-Array = jax.Array
-
-ORACLE = 'oracle protocol'
-
-
-class Setup(NamedTuple):
-  """What all stages of a run share."""
-
-  config: ml_collections.ConfigDict
-  fit: fit.Fit
-  arguments: dict[str, Any]  # Of `dipjax.restore`.
-  data: wiring.Data
-  reference: Array  # [H, W, C], what the targets are made of.
-  plan: list[staged.Stage]
-  first_code: Any  # (key, (height, width)) -> [height, width, I].
-  keys: list[Array]  # Of the seeds.
-  marks: dict[str, str]  # That every record has.
+from dipjax.restore import Restoration
+from experiments import cli, pictures, recorder, report, stages
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
@@ -62,17 +23,19 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   Raises:
     ValueError: bad input, in one line; nothing is left behind.
   """
-  setup = make_setup(config)
+  setup = stages.make_setup(config)
   seeds, steps = setup.arguments['seeds'], [stage.steps for stage in setup.plan]
+  parallel = config.staged.parallel
+  seeds = seeds * len(steps) if parallel else seeds
+  budget = max(steps) if parallel else sum(steps)
   workdir = recorder.open_workdir(workdir, config)
-  print(describe_plan(setup))
-  if config.staged.parallel:
-    seeds, budget, fit_stages = seeds * len(steps), max(steps), fit_parallel
-  else:
-    budget, fit_stages = sum(steps), fit_chain
+  print(stages.describe_plan(setup))
   with recorder.Recorder(workdir, steps=budget, seeds=seeds) as record:
-    results = fit_stages(setup, record)
-  result = join_stages(results, chained=not config.staged.parallel)
+    if parallel:
+      results = stages.fit_parallel(setup, record)
+    else:
+      (results,) = stages.fit_chain([setup], record)
+  result = stages.join_stages(results, chained=not parallel)
   summary = summarize(setup, results, result, record)
   path = os.path.join(workdir, 'stages.png')
   pictures.draw_stages(path, record.records, title=summary.get('protocol', ''))
@@ -81,258 +44,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   return summary
 
 
-def make_setup(config: ml_collections.ConfigDict) -> Setup:
-  """Returns what the stages share; ValueError for what no run can have."""
-  data = wiring.load_denoising(config.data)
-  channels = data.measurement.shape[-1]
-  arguments = wiring.make_arguments(config, channels)
-  marks, reference = {}, data.measurement
-  if config.staged.reference == 'clean':
-    if data.clean is None:
-      raise ValueError(
-        "staged.reference='clean' needs the clean image: give data.clean, or "
-        'set data.sigma above 0'
-      )
-    marks, reference = {'protocol': ORACLE}, data.clean
-  keys = [jax.random.key(seed) for seed in arguments['seeds']]
-  return Setup(
-    config=config,
-    fit=make_stage_fit(
-      arguments, config.staged.residual, data.clean is not None
-    ),
-    arguments=arguments,
-    data=data,
-    reference=jnp.asarray(reference),
-    plan=make_plan(config),
-    first_code=make_first_code(config, data.measurement),
-    keys=keys,
-    marks=marks,
-  )
-
-
-def make_plan(config: ml_collections.ConfigDict) -> list[staged.Stage]:
-  """Returns the stages, from the noisiest to the cleanest."""
-  schedule = config.schedule
-  levels = schedules.make_levels(
-    schedule.name,
-    schedule.stages,
-    beta_min=schedule.beta_min,
-    beta_max=schedule.beta_max,
-  )
-  return staged.plan_stages(
-    levels,
-    reference=config.staged.reference,
-    steps=config.fit.steps,
-    alpha=schedule.alpha,
-    k=schedule.k,
-    sigma=wiring.check_sigma(config.staged.sigma, 'staged.sigma') / 255,
-  )
-
-
-def make_stage_fit(
-  arguments: dict[str, Any], residual: bool, with_oracle: bool
-) -> fit.Fit:
-  """Returns the fit of every stage: one program serves them all."""
-  watchers = dict(arguments['monitors'])
-  if residual:
-    rule = arguments['rule']
-    watchers[rule] = staged.reach_noise(watchers[rule])
-  if with_oracle:
-    watchers |= {
-      'oracle': monitors.oracle(),
-      'oracle_output': monitors.oracle(of='output'),
-    }
-  return make_fit(
-    arguments['network'],
-    tuple(penalty for penalty, _ in arguments['penalties']),
-    arguments['optimizer'],
-    tuple(watchers.items()),
-    arguments['decay'],
-    arguments['precision'],
-  )
-
-
-def make_first_code(config: ml_collections.ConfigDict, image: np.ndarray):
-  """Returns the maker of the first stage's code."""
-  makers = {
-    'measurement': _make_code_maker(image),
-    # As many channels as the image that takes its place has.
-    'noise': functools.partial(
-      codes.draw_uniform_noise, channels=image.shape[-1]
-    ),
-    'fixed': wiring.make_code(config.network),
-  }
-  return wiring.choose(makers, config.staged.code, 'staged.code')
-
-
-def describe_plan(setup: Setup) -> str:
-  """Returns what will be done, with the budget, in one line."""
-  config, steps = setup.config, [stage.steps for stage in setup.plan]
-  first, last = setup.plan[0].level, setup.plan[-1].level
-  how = 'all at once' if config.staged.parallel else 'one after the other'
-  mark = f'{ORACLE}: ' if setup.marks else ''
-  return (
-    f'{mark}{len(steps)} stages {how}, {config.schedule.name} levels '
-    f'{first:g} to {last:g}, with targets from the {config.staged.reference}, '
-    f'{min(steps)} to {max(steps)} steps each: at most {sum(steps)} steps in '
-    'all for each seed'
-  )
-
-
-def fit_chain(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
-  """Fits one stage after the other; returns what each gave."""
-  config = setup.config.staged
-  results, states, makers = [], None, [setup.first_code] * len(setup.keys)
-  taken = np.zeros(len(setup.keys), int)
-  for index in range(len(setup.plan)):
-    inherit = states and functools.partial(
-      staged.inherit, before=states, keep_optimizer=config.keep_optimizer
-    )
-    states, (result,) = _fit_stages(
-      setup, [index], makers, record, before=taken, start=inherit
-    )
-    results.append(result)
-    taken = taken + result.stopped
-    if config.code != 'fixed':
-      makers = [_make_code_maker(image) for image in result.images]
-  return results
-
-
-def fit_parallel(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
-  """Fits all stages at once, each with networks of its own."""
-  makers = [setup.first_code] * len(setup.keys)
-  _, results = _fit_stages(setup, range(len(setup.plan)), makers, record)
-  return results
-
-
-def _make_code_maker(image):
-  return lambda key, size: codes.extend_image(jnp.asarray(image), size)
-
-
-def _fit_stages(
-  setup, indices, makers, record, *, before: ArrayLike = 0, start=None
-):
-  """Fits some stages at once, lanes stage by stage and in each seed by seed.
-
-  Args:
-    indices: of the stages.
-    makers: of the code, one for each seed.
-    before: steps that each seed has taken in earlier stages.
-    start: as of `run_lanes`.
-
-  Returns:
-    The states of all lanes, and a Restoration for each stage.
-  """
-  keys, problems = [], []
-  for index in indices:
-    for key, maker in zip(setup.keys, makers, strict=True):
-      keys.append(staged.make_key(key, index))
-      problems.append(_make_stage_problem(setup, key, index, maker))
-  cleans = None
-  if setup.data.clean is not None:
-    cleans = jnp.stack([jnp.asarray(setup.data.clean)] * len(keys))
-  seeds = len(setup.keys)
-  states, trace = run_lanes(
-    setup.fit,
-    jnp.stack(keys),
-    lanes.stack_lanes(problems),
-    cleans,
-    start=start,
-    chunk=setup.arguments['chunk'],
-    watch=_make_watch(
-      setup, np.repeat(indices, seeds), problems, before, record
-    ),
-  )
-  part = lambda tree, i: jax.tree.map(
-    lambda leaf: leaf[i * seeds : (i + 1) * seeds], tree
-  )
-  rule = setup.arguments['rule']
-  return states, [
-    collect(part(states, i), part(trace, i), rule) for i in range(len(indices))
-  ]
-
-
-def _make_stage_problem(setup, key, index, maker):
-  arguments, stage = setup.arguments, setup.plan[index]
-  return make_problem(
-    key,  # Of the seed: a code that is drawn is the same in all stages.
-    _make_target(setup, key, index),
-    operators.Identity(),
-    arguments['network'],
-    setup.reference.shape,
-    code=maker,
-    jitter=arguments['jitter'],
-    steps=stage.steps,
-    weights=[weight for _, weight in arguments['penalties']],
-    sigma=math.sqrt(stage.noise),
-    perceptual=arguments['perceptual'],
-  )
-
-
-def _make_target(setup, key, index):
-  key, level = staged.make_key(key, index), setup.plan[index].level
-  return staged.make_target(key, setup.reference, level)
-
-
-def _make_watch(setup, stages, problems, before, record):
-  """Records each chunk, with the scores of the average against the targets."""
-  targets = [np.asarray(problem.measurement) for problem in problems]
-
-  def watch(states, trace):
-    estimates = monitors.unbias_average(
-      states.average,
-      states.step[:, None, None, None],
-      decay=setup.arguments['decay'],
-    )
-    notes = []
-    for lane, image in enumerate(np.asarray(estimates)):
-      notes.append(
-        {
-          'stage': int(stages[lane]),
-          'stage_step': int(states.step[lane]) - 1,
-          **_score_target(image, targets[lane]),
-          **report.score_step(image, setup.data.clean),
-          **setup.marks,
-        }
-      )
-    shifted = trace.step + np.broadcast_to(before, len(notes))[:, None]
-    record(states, trace._replace(step=shifted), notes)
-
-  return watch
-
-
-def _score_target(image, target):
-  scores = report.score_step(image, target)
-  return {f'{name}_target': value for name, value in scores.items()}
-
-
-def join_stages(
-  results: Sequence[Restoration], *, chained: bool
-) -> Restoration:
-  """Returns the cleanest stage's result, with the best oracles of all stages.
-
-  Args:
-    results: of the stages.
-    chained: whether steps count on from stage to stage.
-  """
-  last = results[-1]
-  stopped = np.stack([result.stopped for result in results])
-  before = (np.cumsum(stopped, axis=0) - stopped) * chained
-  watchers = dict(last.monitors)
-  for name in watchers.keys() & {'oracle', 'oracle_output'}:
-    seen = lanes.stack_lanes([result.monitors[name] for result in results])
-    seen = seen.replace(step=seen.step + before)
-    best = np.argmax(seen.best, axis=0), np.arange(stopped.shape[1])
-    watchers[name] = jax.tree.map(lambda leaf, best=best: leaf[best], seen)
-  return last._replace(
-    selected=last.selected + before[-1],
-    stopped=last.stopped + before[-1],
-    monitors=watchers,
-  )
-
-
 def summarize(
-  setup: Setup,
+  setup: stages.Setup,
   results: Sequence[Restoration],
   result: Restoration,
   record: recorder.Recorder,
@@ -361,13 +74,13 @@ def _summarize_stage(setup, index, result):
   stage = setup.plan[index]
   lanes_of_stage = []
   for lane, (key, image) in enumerate(zip(setup.keys, result.images)):
-    target = _make_target(setup, key, index)
+    target = stages.make_target(setup, key, index)
     lanes_of_stage.append(
       {
         'seed': setup.arguments['seeds'][lane],
         'steps': int(result.stopped[lane]),
         'selected_step': int(result.selected[lane]),
-        **_score_target(image, np.asarray(target)),
+        **stages.score_target(image, np.asarray(target)),
         **report.score(image, setup.data),
       }
     )

@@ -13,7 +13,7 @@ import dipjax
 from configs import staged as staged_config
 from dipjax import codes, lanes, metrics, monitors, operators, staged
 from dipjax.restore import run_lanes
-from experiments import images, wiring
+from experiments import images, stages, wiring
 from experiments import staged as experiment
 
 LEVELS = [0.001, 0.004, 0.01]
@@ -209,11 +209,11 @@ def test_targets_never_depend_on_the_clean_image(photograph, tmp_path):
 
 def _fit(config):
   """The Restorations of the stages, recorded nowhere."""
-  setup = experiment.make_setup(config)
-  fit = experiment.fit_chain
+  setup, record = stages.make_setup(config), lambda *chunk: None
   if config.staged.parallel:
-    fit = experiment.fit_parallel
-  return setup, fit(setup, lambda *chunk: None)
+    return setup, stages.fit_parallel(setup, record)
+  (results,) = stages.fit_chain([setup], record)
+  return setup, results
 
 
 def test_one_stage_at_level_zero_is_a_plain_fit(photograph):
@@ -253,7 +253,7 @@ def test_parameters_and_images_go_on(photograph, monkeypatch):
     calls.append((problems, begun[0], _copy(states)))
     return states, trace
 
-  monkeypatch.setattr(experiment, 'run_lanes', watch_run)
+  monkeypatch.setattr(stages, 'run_lanes', watch_run)
   images_of = {}
   for keep in (False, True):
     calls.clear()
@@ -282,7 +282,7 @@ def test_a_fixed_code_stays(photograph, monkeypatch):
     seen.append(np.asarray(problems.code))
     return run_lanes(fit, keys, problems, *rest, **arguments)
 
-  monkeypatch.setattr(experiment, 'run_lanes', watch_run)
+  monkeypatch.setattr(stages, 'run_lanes', watch_run)
   config = _make_config(photograph, lanes=2, **{'staged.code': 'fixed'})
   config.fit.steps = 12
   _fit(config)

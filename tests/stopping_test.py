@@ -101,5 +101,5 @@ def test_a_file_of_something_else_is_refused(tmp_path, capsys):
   path.write_text('no rows')
   with pytest.raises(SystemExit):
     stopping.main([*SMOKE, '--json', str(path)])
-  assert 'no file of rows' in capsys.readouterr().err
+  assert 'no file of records' in capsys.readouterr().err
   assert path.read_text() == 'no rows'

@@ -1,0 +1,80 @@
+"""The ablation of staged fitting: networks, losses, targets and schedules.
+
+    python -m experiments.ablation --config=configs/ablation.py \
+      --config.data.image=BUTTERFLY --config.baselines.ddpm=DIR --workdir=DIR
+
+DIR of the DDPM is the workdir of a run of experiments.ddpm. The same command
+and workdir go on after the last finished arm.
+"""
+
+import ml_collections
+
+from configs import common, networks, staged
+
+
+def get_config(variant: str = '') -> ml_collections.ConfigDict:
+  """Returns the config; variants: quick, smoke."""
+  config = staged.get_config()
+  config.data.image = 'chelsea'
+  config.data.crop = (48, 48, 128, 128)
+  config.lanes = 3  # Seeds of each arm.
+  config.fit.steps = 5000  # Of each seed of each arm, all its stages together.
+
+  config.arms = arms = ml_collections.ConfigDict()
+  arms.networks = ('unet', 'dncnn', 'resnet')
+  arms.perceptual = (0.0, 0.1)
+  arms.references = ('measurement', 'clean')
+  arms.schedules = ('linear', 'scaled-linear')
+  arms.beta_max = (0.01, 0.02)
+  # Of one program, at once: a killed run loses what was at work. More than one
+  # fills a GPU; on a CPU it gains nothing.
+  arms.together = 1
+
+  config.baselines = ml_collections.ConfigDict()
+  config.baselines.ddpm = ''  # The workdir of a DDPM; '': without.
+
+  # What an arm may take, with the fit that goes with it.
+  config.cases = ml_collections.ConfigDict()
+  for name in networks.NETWORKS:
+    fit = {'learning_rate': 0.01, 'jitter': config.fit.jitter}
+    fit |= networks.FITS.get(name, {})
+    config.cases[name] = {'network': networks.make_network(name), 'fit': fit}
+  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  common.apply_variant(config, variant, words)
+  if 'network=' in (variant or ''):
+    arms.networks = (config.network.name,)
+  # These are the arms' own.
+  del config.network, config.schedule.name, config.schedule.beta_max
+  del config.staged.reference, config.staged.parallel, config.fit.perceptual
+  del config.fit.learning_rate, config.fit.jitter
+  return config
+
+
+def _shrink(config, size):
+  for case in config.cases.values():
+    networks.shrink(case.network, size)
+
+
+def _make_quick(config):
+  """Tens of minutes on a laptop: one network, two seeds, no oracle protocol."""
+  _shrink(config, 'quick')
+  config.data.crop = (80, 80, 64, 64)
+  config.lanes = 2
+  config.schedule.stages = 5
+  config.fit.steps = 2000
+  config.fit.perceptual_factor = 2
+  config.arms.networks = ('unet',)
+  config.arms.references = ('measurement',)
+
+
+def _make_smoke(config):
+  """Seconds: a thumbnail and a small network; what the tests run."""
+  _shrink(config, 'smoke')
+  config.data.image = 'astronaut'
+  config.data.crop = (64, 96, 32, 40)
+  config.lanes = 2
+  config.schedule.stages = 3
+  config.fit.steps = 60
+  config.record.every = 10
+  config.arms.networks = ('unet',)
+  config.arms.perceptual = (0.0,)

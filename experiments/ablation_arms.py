@@ -1,0 +1,148 @@
+"""The arms of an ablation: their configs, their budget, what they share.
+
+All checks are here: an arm that is planned can run.
+"""
+
+import itertools
+from collections.abc import Collection, Iterator, Mapping
+
+import jax
+import ml_collections
+
+from dipjax import monitors
+from experiments import ablation_table, stages, wiring
+from experiments.ablation_table import Arm
+
+_ENOUGH = 10**9  # Steps, so many that rounding is no share of them.
+
+
+def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
+  """Returns the steps that each arm has at most, for each seed.
+
+  Raises:
+    ValueError: no arms; or all that cannot run and why, in one line.
+  """
+  arms = config.arms
+  crossed = ablation_table.cross_arms(
+    networks=arms.networks,
+    perceptual=arms.perceptual,
+    references=arms.references,
+    schedules=arms.schedules,
+    beta_max=arms.beta_max,
+  )
+  if not crossed or arms.together < 1:
+    raise ValueError(
+      'arms.networks and arms.perceptual must not be empty and arms.together '
+      f'be at least 1, got {arms.networks}, {arms.perceptual}, {arms.together}'
+    )
+  planned, wrong = {}, {}
+  for arm in crossed:
+    try:
+      setup = make_setup(config, arm)
+      _trace_fit(setup)
+      planned[arm] = count_steps(setup)
+    except ValueError as error:
+      wrong.setdefault(' '.join(str(error).split()), []).append(arm.name)
+  if wrong:
+    count = len(crossed) - len(planned)
+    reasons = [f'{", ".join(who)}: {why}' for why, who in wrong.items()]
+    raise ValueError(
+      f'{count} of {len(crossed)} arms cannot run: {"; ".join(reasons)}'
+    )
+  return planned
+
+
+def make_setup(config: ml_collections.ConfigDict, arm: Arm) -> stages.Setup:
+  """Returns what an arm's stages share; a plain fit is a stage without noise.
+
+  Raises:
+    ValueError: an arm that cannot run.
+  """
+  setup = stages.make_setup(make_config(config, arm))
+  marks = {'arm': arm.name, **setup.marks}
+  if not arm.is_plain:
+    return setup._replace(marks=marks)
+  last = {ablation_table.FIXED: monitors.last(count_steps(setup))}
+  arguments = setup.arguments
+  arguments = arguments | {'monitors': arguments['monitors'] | last}
+  fit = stages.make_stage_fit(arguments, residual=False, with_oracle=True)
+  return setup._replace(arguments=arguments, fit=fit, marks=marks)
+
+
+def make_config(
+  config: ml_collections.ConfigDict, arm: Arm
+) -> ml_collections.ConfigDict:
+  """Returns the config of one arm, as configs/staged.py has it.
+
+  Its fit.steps is the largest with which all stages keep to the ablation's.
+  """
+  case = wiring.choose(config.cases, arm.network, 'arms.networks')
+  own = ml_collections.ConfigDict(config.to_dict())
+  own.network = case.network
+  own.fit.update(case.fit)
+  own.fit.perceptual = arm.perceptual
+  own.staged.update(reference=arm.reference, parallel=False)
+  own.schedule.update(name=arm.schedule, beta_max=arm.beta_max)
+  if arm.is_plain:
+    plain = {'name': 'linear', 'beta_max': own.schedule.beta_min, 'stages': 1}
+    own.schedule.update(plain)
+    own.staged.update(code='fixed', residual=False)
+  own.fit.steps = _spend_budget(own)
+  return own
+
+
+def _spend_budget(own):
+  budget = own.fit.steps
+
+  def count(most):
+    own.fit.steps = most
+    return sum(stage.steps for stage in stages.make_plan(own))
+
+  most = int(budget * _ENOUGH / count(_ENOUGH))
+  while count(most + 1) <= budget:
+    most += 1
+  return most
+
+
+def count_steps(setup: stages.Setup) -> int:
+  """Returns the steps that an arm has at most, for each seed."""
+  return sum(stage.steps for stage in setup.plan)
+
+
+def _trace_fit(setup):
+  """Raises what a fit would in its first step, without computing anything."""
+
+  def begin(key):
+    maker = setup.first_code
+    problem = stages.make_stage_problem(setup, key, 0, maker)
+    return setup.fit.init(key, problem, setup.data.clean)
+
+  jax.eval_shape(begin, setup.keys[0])
+
+
+def describe_budget(
+  config: ml_collections.ConfigDict,
+  planned: Mapping[Arm, int],
+  done: Collection[str],
+) -> str:
+  """Returns how many arms there are and what they may spend, in one line."""
+  steps, lanes = list(planned.values()), config.lanes
+  finished = sum(arm.name in done for arm in planned)
+  return (
+    f'{len(steps)} arms of {lanes} seed{"s" * (lanes > 1)}, a budget of '
+    f'{config.fit.steps} steps for each seed of each (whole stages are '
+    f'{min(steps)} to {max(steps)}): at most {lanes * sum(steps)} steps in all'
+    f'; {finished} arms are finished'
+  )
+
+
+def group_arms(arms: Collection[Arm], together: int) -> Iterator[list[Arm]]:
+  """Yields the arms, up to `together` of one program at a time.
+
+  Plain fits come before the staged ones of their network.
+  """
+  program = lambda arm: (arm.network, arm.perceptual > 0, arm.schedule > '')
+  for _, alike in itertools.groupby(sorted(arms, key=program), program):
+    alike = list(alike)
+    for start in range(0, len(alike), together):
+      yield alike[start : start + together]

@@ -1,0 +1,325 @@
+"""Stages of a fit, from a config: what they share, their plan, their fits.
+
+What `experiments.staged` and `experiments.ablation` have in common.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from numpy.typing import ArrayLike
+
+from dipjax import (
+  codes,
+  fit,
+  lanes,
+  monitors,
+  operators,
+  schedules,
+  staged,
+)
+from dipjax.restore import (
+  Restoration,
+  collect,
+  make_fit,
+  make_problem,
+  run_lanes,
+)
+from experiments import recorder, report, wiring
+
+Array = jax.Array
+
+ORACLE = 'oracle protocol'
+
+
+class Setup(NamedTuple):
+  """What all stages of a run share."""
+
+  config: ml_collections.ConfigDict
+  fit: fit.Fit
+  arguments: dict[str, Any]  # Of `dipjax.restore`.
+  data: wiring.Data
+  reference: Array  # [H, W, C], what the targets are made of.
+  plan: list[staged.Stage]
+  first_code: Any  # (key, (height, width)) -> [height, width, I].
+  keys: list[Array]  # Of the seeds.
+  marks: dict[str, str]  # That every record has.
+
+
+def make_setup(config: ml_collections.ConfigDict) -> Setup:
+  """Returns what the stages share; ValueError for what no run can have."""
+  data = wiring.load_denoising(config.data)
+  channels = data.measurement.shape[-1]
+  arguments = wiring.make_arguments(config, channels)
+  marks, reference = {}, data.measurement
+  if config.staged.reference == 'clean':
+    if data.clean is None:
+      raise ValueError(
+        "staged.reference='clean' needs the clean image: give data.clean, or "
+        'set data.sigma above 0'
+      )
+    marks, reference = {'protocol': ORACLE}, data.clean
+  keys = [jax.random.key(seed) for seed in arguments['seeds']]
+  return Setup(
+    config=config,
+    fit=make_stage_fit(
+      arguments, config.staged.residual, data.clean is not None
+    ),
+    arguments=arguments,
+    data=data,
+    reference=jnp.asarray(reference),
+    plan=make_plan(config),
+    first_code=make_first_code(config, data.measurement),
+    keys=keys,
+    marks=marks,
+  )
+
+
+def make_plan(config: ml_collections.ConfigDict) -> list[staged.Stage]:
+  """Returns the stages, from the noisiest to the cleanest."""
+  schedule = config.schedule
+  levels = schedules.make_levels(
+    schedule.name,
+    schedule.stages,
+    beta_min=schedule.beta_min,
+    beta_max=schedule.beta_max,
+  )
+  return staged.plan_stages(
+    levels,
+    reference=config.staged.reference,
+    steps=config.fit.steps,
+    alpha=schedule.alpha,
+    k=schedule.k,
+    sigma=wiring.check_sigma(config.staged.sigma, 'staged.sigma') / 255,
+  )
+
+
+def make_stage_fit(
+  arguments: dict[str, Any], residual: bool, with_oracle: bool
+) -> fit.Fit:
+  """Returns the fit of every stage: one program serves them all."""
+  watchers = dict(arguments['monitors'])
+  if residual:
+    rule = arguments['rule']
+    watchers[rule] = staged.reach_noise(watchers[rule])
+  if with_oracle:
+    watchers |= {
+      'oracle': monitors.oracle(),
+      'oracle_output': monitors.oracle(of='output'),
+    }
+  return make_fit(
+    arguments['network'],
+    tuple(penalty for penalty, _ in arguments['penalties']),
+    arguments['optimizer'],
+    tuple(watchers.items()),
+    arguments['decay'],
+    arguments['precision'],
+  )
+
+
+def make_first_code(config: ml_collections.ConfigDict, image: np.ndarray):
+  """Returns the maker of the first stage's code."""
+  makers = {
+    'measurement': _make_code_maker(image),
+    # As many channels as the image that takes its place has.
+    'noise': functools.partial(
+      codes.draw_uniform_noise, channels=image.shape[-1]
+    ),
+    'fixed': wiring.make_code(config.network),
+  }
+  return wiring.choose(makers, config.staged.code, 'staged.code')
+
+
+def describe_plan(setup: Setup) -> str:
+  """Returns what will be done, with the budget, in one line."""
+  config, steps = setup.config, [stage.steps for stage in setup.plan]
+  first, last = setup.plan[0].level, setup.plan[-1].level
+  how = 'all at once' if config.staged.parallel else 'one after the other'
+  mark = f'{ORACLE}: ' if setup.marks else ''
+  return (
+    f'{mark}{len(steps)} stages {how}, {config.schedule.name} levels '
+    f'{first:g} to {last:g}, with targets from the {config.staged.reference}, '
+    f'{min(steps)} to {max(steps)} steps each: at most {sum(steps)} steps in '
+    'all for each seed'
+  )
+
+
+def fit_chain(
+  setups: Sequence[Setup], record: recorder.Recorder
+) -> list[list[Restoration]]:
+  """Fits one stage after the other; returns what each gave, for each setup.
+
+  Args:
+    setups: all fitted at once, lanes setup by setup and in each seed by seed;
+      of one fit, as many stages and seeds, and problems of the same shapes.
+    record: called after each chunk.
+  """
+  config = setups[0].config.staged
+  makers = [setup.first_code for setup in setups for _ in setup.keys]
+  results, states = [[] for _ in setups], None
+  taken = np.zeros(len(makers), int)
+  for index in range(len(setups[0].plan)):
+    inherit = states and functools.partial(
+      staged.inherit, before=states, keep_optimizer=config.keep_optimizer
+    )
+    states, fitted = _fit_stages(
+      [(setup, index) for setup in setups],
+      makers,
+      record,
+      before=taken,
+      start=inherit,
+    )
+    for own, result in zip(results, fitted, strict=True):
+      own.append(result)
+    taken = taken + np.concatenate([result.stopped for result in fitted])
+    if config.code != 'fixed':
+      makers = [
+        _make_code_maker(image) for result in fitted for image in result.images
+      ]
+  return results
+
+
+def fit_parallel(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
+  """Fits all stages at once, each with networks of its own."""
+  pairs = [(setup, index) for index in range(len(setup.plan))]
+  makers = [setup.first_code] * len(pairs) * len(setup.keys)
+  return _fit_stages(pairs, makers, record)[1]
+
+
+def _make_code_maker(image):
+  return lambda key, size: codes.extend_image(jnp.asarray(image), size)
+
+
+def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
+  """Fits some stages at once, lanes pair by pair and in each seed by seed.
+
+  Args:
+    pairs: of a setup and the index of a stage.
+    makers: of the code, one for each lane.
+    before: steps that each lane has taken in earlier stages.
+    start: as of `run_lanes`.
+
+  Returns:
+    The states of all lanes, and a Restoration for each pair.
+  """
+  setup, seeds = pairs[0][0], len(pairs[0][0].keys)
+  own = [(*pair, key) for pair in pairs for key in pair[0].keys]
+  problems = [
+    make_stage_problem(setup, key, index, maker)
+    for (setup, index, key), maker in zip(own, makers, strict=True)
+  ]
+  cleans = None
+  if setup.data.clean is not None:
+    cleans = jnp.stack([jnp.asarray(setup.data.clean) for setup, *_ in own])
+  states, trace = run_lanes(
+    setup.fit,
+    jnp.stack([staged.make_key(key, index) for _, index, key in own]),
+    lanes.stack_lanes(problems),
+    cleans,
+    start=start,
+    chunk=setup.arguments['chunk'],
+    watch=_make_watch(own, problems, before, record),
+  )
+  part = lambda tree, i: jax.tree.map(
+    lambda leaf: leaf[i * seeds : (i + 1) * seeds], tree
+  )
+  rule = setup.arguments['rule']
+  return states, [
+    collect(part(states, i), part(trace, i), rule) for i in range(len(pairs))
+  ]
+
+
+def make_stage_problem(setup: Setup, key: Array, index: int, maker: Any):
+  """Returns the problem of a stage, for the key of a seed.
+
+  Args:
+    setup: of the stages.
+    key: of the seed: a code that is drawn is the same in all stages.
+    index: of the stage.
+    maker: of the code, see Setup.first_code.
+  """
+  arguments, stage = setup.arguments, setup.plan[index]
+  return make_problem(
+    key,
+    make_target(setup, key, index),
+    operators.Identity(),
+    arguments['network'],
+    setup.reference.shape,
+    code=maker,
+    jitter=arguments['jitter'],
+    steps=stage.steps,
+    weights=[weight for _, weight in arguments['penalties']],
+    sigma=math.sqrt(stage.noise),
+    perceptual=arguments['perceptual'],
+  )
+
+
+def make_target(setup: Setup, key: Array, index: int) -> Array:
+  """Returns the target of a stage for the key of a seed, [H, W, C]."""
+  key, level = staged.make_key(key, index), setup.plan[index].level
+  return staged.make_target(key, setup.reference, level)
+
+
+def _make_watch(own, problems, before, record):
+  """Records each chunk, with the scores of the average against the targets."""
+  targets = [np.asarray(problem.measurement) for problem in problems]
+  decay = own[0][0].arguments['decay']
+
+  def watch(states, trace):
+    estimates = monitors.unbias_average(
+      states.average, states.step[:, None, None, None], decay=decay
+    )
+    notes = []
+    for lane, image in enumerate(np.asarray(estimates)):
+      setup, index, _ = own[lane]
+      notes.append(
+        {
+          'stage': index,
+          'stage_step': int(states.step[lane]) - 1,
+          **score_target(image, targets[lane]),
+          **report.score_step(image, setup.data.clean),
+          **setup.marks,
+        }
+      )
+    shifted = trace.step + np.broadcast_to(before, len(notes))[:, None]
+    record(states, trace._replace(step=shifted), notes)
+
+  return watch
+
+
+def score_target(
+  image: np.ndarray, target: np.ndarray
+) -> dict[str, float | None]:
+  """Returns psnr_target and ssim_target, see `report.score_step`."""
+  scores = report.score_step(image, target)
+  return {f'{name}_target': value for name, value in scores.items()}
+
+
+def join_stages(
+  results: Sequence[Restoration], *, chained: bool
+) -> Restoration:
+  """Returns the cleanest stage's result, with the best oracles of all stages.
+
+  Args:
+    results: of the stages.
+    chained: whether steps count on from stage to stage.
+  """
+  last = results[-1]
+  stopped = np.stack([result.stopped for result in results])
+  before = (np.cumsum(stopped, axis=0) - stopped) * chained
+  watchers = dict(last.monitors)
+  for name in watchers.keys() & {'oracle', 'oracle_output'}:
+    seen = lanes.stack_lanes([result.monitors[name] for result in results])
+    seen = seen.replace(step=seen.step + before)
+    best = np.argmax(seen.best, axis=0), np.arange(stopped.shape[1])
+    watchers[name] = jax.tree.map(lambda leaf, best=best: leaf[best], seen)
+  return last._replace(
+    selected=last.selected + before[-1],
+    stopped=last.stopped + before[-1],
+    monitors=watchers,
+  )
