@@ -19,7 +19,7 @@ from experiments import (
   baselines,
   cli,
   images,
-  pictures,
+  plots,
   recorder,
   report,
   stages,
@@ -177,7 +177,7 @@ def write(
   images.write_atomic(path('table.md'), f'{said}\n\n{table}\n{listed}'.encode())
   csv = ablation_table.format_csv(lines)
   images.write_atomic(path('table.csv'), csv.encode())
-  if not pictures.draw_arms(path('arms.png'), lines):
+  if not plots.draw_arms(path('arms.png'), lines):
     print("for arms.png: pip install 'dipjax[plots]'")
   # A plain fit that was stopped is a part of that with fixed steps.
   fits = [row for row in rows if row['method'] != ablation_table.STOPPED]

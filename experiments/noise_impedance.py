@@ -12,7 +12,7 @@ import numpy as np
 
 from dipjax import corruptions, fit, lanes, monitors, objectives, operators
 from dipjax.restore import make_problem, run_lanes
-from experiments import cli, images, pictures, recorder, report, wiring
+from experiments import cli, images, pictures, plots, recorder, report, wiring
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
@@ -152,7 +152,7 @@ def _write(workdir, targets, shown, losses, summary):
   rows = [pictures.widen(row, width) for row in rows]
   path = lambda name: os.path.join(workdir, name)
   images.write_image(path('fits.png'), np.concatenate(rows))
-  if not pictures.draw_losses(path('curves.png'), losses):
+  if not plots.draw_losses(path('curves.png'), losses):
     print("for curves.png: pip install 'dipjax[plots]'")
   recorder.write_json(path('result.json'), summary)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 import dipjax
 from dipjax import features, metrics, monitors
-from experiments import images, pictures, recorder, weights, wiring
+from experiments import images, pictures, plots, recorder, weights, wiring
 
 
 def write_report(
@@ -46,7 +46,7 @@ def write_report(
     deviation = np.asarray(samples).mean(axis=0)
     write('posterior_deviation.png', pictures.draw_deviation(deviation))
   selected = [lane['selected_step'] for lane in summary['lanes']]
-  if not pictures.draw_curves(
+  if not plots.draw_curves(
     os.path.join(workdir, 'curves.png'),
     records,
     selected=selected,

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from dipjax.restore import Restoration
-from experiments import cli, pictures, recorder, report, stages
+from experiments import cli, plots, recorder, report, stages
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
@@ -38,7 +38,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   result = stages.join_stages(results, chained=not parallel)
   summary = summarize(setup, results, result, record)
   path = os.path.join(workdir, 'stages.png')
-  pictures.draw_stages(path, record.records, title=summary.get('protocol', ''))
+  plots.draw_stages(path, record.records, title=summary.get('protocol', ''))
   report.write_report(workdir, summary, setup.data, result, record.records)
   report.print_summary(workdir, summary)
   return summary

@@ -25,7 +25,7 @@ from experiments import (
   checkpoints,
   ddpm,
   images,
-  pictures,
+  plots,
   recorder,
   stages,
   wiring,
@@ -212,13 +212,13 @@ def test_arms_are_drawn(tmp_path, monkeypatch):
   rows += [_make_row([19.0, 20.0], FIXED)]
   rows += [{'arm': 'BM3D', 'method': 'BM3D', 'lanes': []}]
   lines = [ablation_table.summarize_row(row, 1) for row in rows]
-  assert pictures.draw_arms(tmp_path / 'arms.png', lines)
+  assert plots.draw_arms(tmp_path / 'arms.png', lines)
   few = images.read_image(str(tmp_path / 'arms.png'))
-  assert pictures.draw_arms(tmp_path / 'arms.png', lines * 5)
+  assert plots.draw_arms(tmp_path / 'arms.png', lines * 5)
   many = images.read_image(str(tmp_path / 'arms.png'))
   assert few.std() > 0.01 and many.shape[0] > few.shape[0]
   monkeypatch.setitem(sys.modules, 'matplotlib.figure', None)
-  assert not pictures.draw_arms(tmp_path / 'none.png', lines)
+  assert not plots.draw_arms(tmp_path / 'none.png', lines)
   assert os.listdir(tmp_path) == ['arms.png']
 
 
