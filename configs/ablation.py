@@ -38,7 +38,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   for name in networks.NETWORKS:
     fit = {'learning_rate': 0.01, 'jitter': config.fit.jitter}
     fit |= networks.FITS.get(name, {})
-    config.cases[name] = {'network': networks.make_network(name), 'fit': fit}
+    stop = {'patience': config.stop.patience} | networks.STOPS.get(name, {})
+    network = networks.make_network(name)
+    config.cases[name] = {'network': network, 'fit': fit, 'stop': stop}
   words = {'quick': _make_quick, 'smoke': _make_smoke}
   common.apply_variant(config, variant, words)
   if 'network=' in (variant or ''):
@@ -46,7 +48,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   # These are the arms' own.
   del config.network, config.schedule.name, config.schedule.beta_max
   del config.staged.reference, config.staged.parallel, config.fit.perceptual
-  del config.fit.learning_rate, config.fit.jitter
+  del config.fit.learning_rate, config.fit.jitter, config.stop.patience
   return config
 
 

@@ -85,6 +85,10 @@ FITS = {
   'pixels': {'jitter': 0.0},
 }
 
+# How long a rule waits where steps are ten times smaller: there the usual 300
+# steps can end in an early valley.
+STOPS = dict.fromkeys(('unet', 'dncnn', 'resnet'), {'patience': 1000})
+
 # What the small variants change.
 SIZES = {
   'quick': {
@@ -131,3 +135,4 @@ def set_network(config: ml_collections.ConfigDict, name: str) -> None:
   config.network = make_network(name)
   config.network.code = code
   config.fit.update({'learning_rate': 0.01} | FITS.get(name, {}))
+  config.stop.update(STOPS.get(name, {}))

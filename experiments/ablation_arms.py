@@ -80,6 +80,7 @@ def make_config(
   own = ml_collections.ConfigDict(config.to_dict())
   own.network = case.network
   own.fit.update(case.fit)
+  own.stop.update(case.stop)
   own.fit.perceptual = arm.perceptual
   own.staged.update(reference=arm.reference, parallel=False)
   own.schedule.update(name=arm.schedule, beta_max=arm.beta_max)
