@@ -41,7 +41,7 @@ def make_fit(
     network,
     objectives.measurement_error(network),
     optax.adam(0.01),
-    watchers or {'wmv': monitors.wmv()},
+    watchers or {'emv': monitors.emv()},
     precision=precision,
   )
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.result --image FILE --crop 128 192 128 128 --peer torch
 
-Ours is `dipjax.restore` of requirement 2, one seed, stopped by WMV without the
+Ours is `dipjax.restore` of requirement 2, one seed, stopped by EMV without the
 clean image; compiling is in it, with the persistent cache off. The peer takes
 its steps of an image of that size, at its best, without what it needs to
 compile or to choose its best. The picture is the clean one: noise of sigma 25

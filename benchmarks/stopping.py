@@ -107,8 +107,8 @@ def make_rules(patience: int, steps: int) -> dict[str, monitors.Monitor]:
   return {
     'wmv': monitors.wmv(patience=patience),
     'wmv, paper': monitors.wmv(of='output', window=100, patience=longer),
-    'emv': monitors.emv(of='estimate', patience=patience),
-    'emv, paper': monitors.emv(patience=longer),
+    'emv': monitors.emv(patience=patience),
+    'emv, paper': monitors.emv(of='output', patience=longer),
     'discrepancy': monitors.discrepancy(),
     'discrepancy, output': monitors.discrepancy(of='output'),
     'fixed': monitors.last(min(1800, steps)),

@@ -38,9 +38,9 @@ def get_base() -> ml_collections.ConfigDict:
   fit.perceptual_weights = ''  # A file; '' is what dipjax[perceptual] brings.
 
   config.stop = stop = ml_collections.ConfigDict()
-  # Or 'emv'; 'discrepancy' and 'pseudo_reference', which need the noise's
+  # Or 'wmv'; 'discrepancy' and 'pseudo_reference', which need the noise's
   # sigma; 'last': after fit.steps; 'mean': of the outputs after stop.warmup.
-  stop.rule = 'wmv'
+  stop.rule = 'emv'
   stop.of = 'estimate'  # What is watched; 'output' in the papers.
   stop.window = 50  # Of wmv; of mean, the steps between two outputs.
   stop.patience = 300

@@ -54,7 +54,7 @@ def restore(
   penalties: Sequence[tuple[objectives.Penalty, float]] = (),
   perceptual: tuple[Callable[[Array], Array], float] | None = None,
   monitors: Mapping[str, monitors_lib.Monitor] | None = None,
-  rule: str = 'wmv',
+  rule: str = 'emv',
   sigma: float | None = None,
   reference: Any = None,
   clean: Any = None,
@@ -91,7 +91,7 @@ def restore(
       weight * mean((features(operator(image)) - features(measurement))^2) is
       added too; for instance (features.Features(params), 0.1). The features of
       the measurement are computed once, and all lanes share the function.
-    monitors: by name; None is WMV with its defaults, named 'wmv'.
+    monitors: by name; None is EMV with its defaults, named 'emv'.
     rule: the name of the monitor whose image is returned.
     sigma: standard deviation of the measurement's noise, if known: for monitors
       that need it, see `noise.estimate_sigma`.
@@ -189,7 +189,7 @@ def restore(
   shape = measurement.shape if size is None else size
   network = network or skip.Skip(outputs=shape[-1])
   operator = operators.as_operator(operator)
-  watchers = dict(monitors or {'wmv': monitors_lib.wmv()})
+  watchers = dict(monitors or {'emv': monitors_lib.emv()})
   _check_arguments(shape, steps, seeds, chunk, rule, watchers)
   _check_penalties(penalties, shape)
   _check_sigma(sigma)

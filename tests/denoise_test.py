@@ -76,7 +76,7 @@ def test_result_has_the_promised_keys(finished):
   np.testing.assert_allclose(
     result['seconds_per_step'], result['seconds']['fit'] / result['steps']
   )
-  assert result['stop']['rule'] == 'wmv'
+  assert result['stop']['rule'] == 'emv'
   assert result['stop']['gap_to_oracle_db'] >= 0
   assert [lane['seed'] for lane in result['lanes']] == [5, 6]
   for lane in result['lanes']:
@@ -115,7 +115,7 @@ def test_a_picture_without_a_clean_one(photograph, tmp_path):
   result = denoise.run(config, str(tmp_path))
   assert result['measurement'] == {}
   assert result['restored'].keys() == {'psnr_measurement'}
-  assert result['stop'] == {'rule': 'wmv'}
+  assert result['stop'] == {'rule': 'emv'}
   assert 'oracle' not in result['lanes'][0]
   assert set(os.listdir(tmp_path)) == FILES
   assert images.read_image(str(tmp_path / 'restored.png')).shape == (36, 40, 3)

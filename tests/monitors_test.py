@@ -114,7 +114,7 @@ CASES = {
     6 * IMAGE,
   ),
   'emv': (
-    monitors.emv(alpha=0.5, patience=8),
+    monitors.emv(of='output', alpha=0.5, patience=8),
     lambda fit: _wait(_follow(fit.outputs, 0.5), 8),
     IMAGE + 1,
   ),
