@@ -87,7 +87,9 @@ FITS = {
 
 # How long a rule waits where steps are ten times smaller: there the usual 300
 # steps can end in an early valley.
-STOPS = dict.fromkeys(('unet', 'dncnn', 'resnet'), {'patience': 1000})
+STOPS: dict[str, dict[str, int]] = {
+  name: {'patience': 1000} for name in ('unet', 'dncnn', 'resnet')
+}
 
 # What the small variants change.
 SIZES = {
