@@ -24,7 +24,7 @@ import dipjax
 from benchmarks import stopping
 from configs import req2
 from dipjax import corruptions, metrics
-from experiments import baselines, recorder, wiring
+from experiments import baselines, wiring
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,18 +32,12 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = _make_parser()
   arguments = parser.parse_args(argv)
   try:
-    cells = make_cells(arguments)
-    rows = recorder.read_lines(str(arguments.json))
-    for cell in cells:
-      if not any(stopping.is_of(row, cell) for row in rows):
-        rows.append(cell | run_cell(cell))
-        recorder.append_lines(str(arguments.json), rows[-1:])
-        _print_row(rows[-1])
+    rows = stopping.run_missing(
+      arguments.json, make_cells(arguments), run_cell, _print_row
+    )
   except (ValueError, OSError) as error:
     parser.error(str(error))
-  print_table(
-    [row for row in rows if any(stopping.is_of(row, cell) for cell in cells)]
-  )
+  print_table(rows)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -163,7 +157,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
   """Prints a line for each method: means over pictures and sigmas."""
   for method in dict.fromkeys(row['method'] for row in rows):
     chosen = [row for row in rows if row['method'] == method]
-    mean = lambda values: statistics.fmean(values)
+    mean = statistics.fmean
     line = (
       f'{method}: {mean(row["psnr"] for row in chosen):.2f} dB over '
       f'{len(chosen)} pictures, {mean(row["seconds"] for row in chosen):.0f} s'

@@ -20,7 +20,7 @@ import argparse
 import io
 import pathlib
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,18 +48,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments.channels, arguments.levels = 8, 2
     arguments.crop, arguments.steps, arguments.patience = 24, 60, 20
   try:
-    cells = make_cells(arguments)
-    rows = recorder.read_lines(str(arguments.json))
-    for cell in cells:
-      if not any(is_of(row, cell) for row in rows):
-        row = cell | {'rules': run_cell(cell)}
-        rows.append(row)
-        recorder.append_lines(str(arguments.json), [row])
-        _print_cell(row)
+    run = lambda cell: {'rules': run_cell(cell)}
+    rows = run_missing(arguments.json, make_cells(arguments), run, _print_cell)
   except (ValueError, OSError) as error:
     parser.error(str(error))
-  chosen = [row for row in rows if any(is_of(row, cell) for cell in cells)]
-  print_table(chosen)
+  print_table(rows)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -96,9 +89,30 @@ def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   ]
 
 
-def is_of(row: Mapping[str, Any], cell: Mapping[str, Any]) -> bool:
-  """Returns whether a row is the result of a cell."""
-  return all(row.get(name) == value for name, value in cell.items())
+def run_missing(
+  path: pathlib.Path,
+  cells: Sequence[dict[str, Any]],
+  run: Callable[[dict[str, Any]], dict[str, Any]],
+  show: Callable[[dict[str, Any]], None],
+) -> list[dict[str, Any]]:
+  """Returns the rows of all cells; runs those that are not in the file yet.
+
+  Args:
+    path: of JSON lines, a row each; each result is appended at once.
+    cells: what describes each row.
+    run: of a cell, what its row holds besides it.
+    show: called with each new row.
+  """
+  rows = recorder.read_lines(str(path))
+  is_of = lambda row, cell: all(
+    row.get(name) == value for name, value in cell.items()
+  )
+  for cell in cells:
+    if not any(is_of(row, cell) for row in rows):
+      rows.append(cell | run(cell))
+      recorder.append_lines(str(path), rows[-1:])
+      show(rows[-1])
+  return [row for row in rows if any(is_of(row, cell) for cell in cells)]
 
 
 def make_rules(patience: int, steps: int) -> dict[str, monitors.Monitor]:

@@ -52,7 +52,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   path = os.path.join(workdir, 'arms.jsonl')
   rows: list[Any] = recorder.read_lines(path)
   done = {row['arm'] for row in rows}
-  _forget_unfinished(os.path.join(workdir, 'metrics.jsonl'), done)
+  recorder.keep_lines(
+    os.path.join(workdir, 'metrics.jsonl'), lambda record: record['arm'] in done
+  )
   print(ablation_arms.describe_budget(config, planned, done), flush=True)
   beside = baselines.make_rows(data, sigma, told, trained)
   waiting = [arm for arm in planned if arm.name not in done]
@@ -79,13 +81,6 @@ def load(
     return data, config.data.sigma / 255, 'told the true sigma'
   sigma = noise.estimate_sigma(data.measurement)
   return data, sigma, 'told a sigma that was estimated'
-
-
-def _forget_unfinished(path, done):
-  """Leaves the records of finished arms alone."""
-  records = [r for r in recorder.read_lines(path) if r['arm'] in done]
-  images.write_atomic(path, b'')
-  recorder.append_lines(path, records)
 
 
 def fit_arms(

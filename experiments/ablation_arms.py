@@ -35,11 +35,14 @@ def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
       'arms.networks and arms.perceptual must not be empty and arms.together '
       f'be at least 1, got {arms.networks}, {arms.perceptual}, {arms.together}'
     )
-  planned, wrong = {}, {}
+  planned, wrong, traced = {}, {}, set()
   for arm in crossed:
     try:
       setup = make_setup(config, arm)
-      _trace_fit(setup)
+      program = setup.fit, arm.perceptual > 0
+      if program not in traced:
+        _trace_fit(setup)
+      traced.add(program)
       planned[arm] = count_steps(setup)
     except ValueError as error:
       wrong.setdefault(' '.join(str(error).split()), []).append(arm.name)
@@ -111,7 +114,7 @@ def count_steps(setup: stages.Setup) -> int:
 
 
 def _trace_fit(setup):
-  """Raises what a fit would in its first step, without computing anything."""
+  """Raises what a fit would before its first step; computes nothing."""
 
   def begin(key):
     maker = setup.first_code

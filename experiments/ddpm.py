@@ -221,7 +221,7 @@ def fit_model(
   with checkpoints.open_checkpoints(workdir) as manager:
     state = checkpoints.restore_latest(manager, state)
     step = int(state.step)
-    records = _keep_records(path, step)
+    records = recorder.keep_lines(path, lambda record: record['step'] < step)
     begun, waiting = time.perf_counter(), []
     while step < config.train.steps:
       state, loss = diffusion.train(model.training, state, data)
@@ -249,14 +249,6 @@ def fit_model(
       if due(config.checkpoint.every):
         checkpoints.save(manager, step, state)
   return state, records
-
-
-def _keep_records(path: str, step: int) -> list[dict]:
-  """Returns the records before a step; the file holds these and no others."""
-  records = [r for r in recorder.read_lines(path) if r['step'] < step]
-  images.write_atomic(path, b'')
-  recorder.append_lines(path, records)
-  return records
 
 
 def describe_losses(records: list[dict]) -> dict:

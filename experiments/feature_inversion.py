@@ -33,8 +33,9 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
   The picture itself is only shown: the fit sees the features alone.
   """
   image = wiring.read(data.image, data.crop)
-  network = wiring.make_features(data.weights, data.layers, 'data.layers')
-  network = jax.tree.map(jnp.asarray, network)
+  network = wiring.make_features(
+    data.weights, tuple(data.layers), 'data.layers'
+  )
   features = jax.jit(lambda network, image: network(image))(network, image)
   if not np.any(features):
     raise ValueError(f'all features of data.layers={data.layers} are 0')

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -107,6 +107,16 @@ def read_lines(path: str) -> list[dict[str, Any]]:
       return [json.loads(line) for line in file]
   except ValueError:
     raise ValueError(f'{path!r} is no file of records: name another') from None
+
+
+def keep_lines(
+  path: str, keep: Callable[[dict[str, Any]], bool]
+) -> list[dict[str, Any]]:
+  """Returns the records to keep; the file, made anew, holds no others."""
+  records = [record for record in read_lines(path) if keep(record)]
+  images.write_atomic(path, b'')
+  append_lines(path, records)
+  return records
 
 
 class Recorder:

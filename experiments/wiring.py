@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
@@ -214,23 +215,26 @@ def make_penalties(
 
 def make_perceptual(
   fit: ml_collections.ConfigDict,
-) -> tuple[operators.Shared, float] | None:
+) -> tuple[features.Features, float] | None:
   """Returns the features that are compared, and the weight; None without."""
   if not fit.perceptual:
     return None
   network = make_features(
     fit.perceptual_weights,
-    fit.perceptual_layers,
+    tuple(fit.perceptual_layers),
     'fit.perceptual_layers',
     fit.perceptual_factor,
   )
-  return objectives.share_features(network), fit.perceptual
+  return network, fit.perceptual
 
 
+@functools.cache
 def make_features(
-  path: str, layers: Sequence[str], field: str, factor: int = 1
+  path: str, layers: tuple[str, ...], field: str, factor: int = 1
 ) -> features.Features:
-  """Returns a feature network with the parameters of a file.
+  """Returns a feature network with the parameters of a file, on the device.
+
+  Equal arguments give the same one, so that many fits share the parameters.
 
   Args:
     path: as of `weights.load_weights`.
@@ -248,8 +252,8 @@ def make_features(
       f'{field} must name layers, and their factor be >= 1, got {layers}, '
       f'{factor}'
     )
-  params = weights.load_weights(path).params
-  return features.Features(params, tuple(layers), factor)
+  params = jax.tree.map(jnp.asarray, weights.load_weights(path).params)
+  return features.Features(params, layers, factor)
 
 
 def make_code(network: ml_collections.ConfigDict):

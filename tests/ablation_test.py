@@ -15,7 +15,7 @@ import pytest
 import dipjax
 from configs import ablation as ablation_config
 from configs import ddpm as ddpm_config
-from dipjax import diffusion, features, lanes, metrics
+from dipjax import diffusion, lanes, metrics
 from experiments import (
   ablation,
   ablation_arms,
@@ -226,29 +226,9 @@ def test_arms_are_drawn(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope='module')
-def photograph(tmp_path_factory) -> str:
+def photograph(write_photograph) -> str:
   """A file with a smooth picture, 24 wide and 18 high."""
-  y, x = np.mgrid[:18, :24] / 24
-  colours = [np.sin(9 * x), np.cos(8 * y), np.sin(6 * (x + y))]
-  image = 0.5 + 0.4 * np.stack(colours, axis=-1)
-  path = tmp_path_factory.mktemp('images') / 'photograph.png'
-  images.write_image(path, image)
-  return str(path)
-
-
-@pytest.fixture(scope='module')
-def vgg16(tmp_path_factory) -> str:
-  """A file with a feature network, random and small."""
-  draw = jax.jit(features.draw_params, static_argnums=1)
-  params = draw(jax.random.key(0), (4, 4, 4, 4, 4))
-  path = tmp_path_factory.mktemp('weights') / 'vgg16.npz'
-  arrays = {
-    f'{conv}/{name}': array
-    for conv, both in params.items()
-    for name, array in both.items()
-  }
-  np.savez(path, **arrays)
-  return str(path)
+  return write_photograph(18, 24, (9, 8, 6))
 
 
 def _make_config(image, **changes):

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from experiments import folders, weights
+from dipjax import features
+from experiments import folders, images, weights
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -75,6 +76,36 @@ def load_golden(data_dir):
     return golden, *map(traverse_util.unflatten_dict, flat.values())
 
   return load
+
+
+@pytest.fixture(scope='session')
+def write_photograph(tmp_path_factory):
+  """(height, width, frequencies of red, green, blue) -> a file with waves."""
+
+  def write(height, width, frequencies):
+    y, x = np.mgrid[:height, :width] / width
+    red, green, blue = frequencies
+    colours = [np.sin(red * x), np.cos(green * y), np.sin(blue * (x + y))]
+    path = tmp_path_factory.mktemp('images') / 'photograph.png'
+    images.write_image(path, 0.5 + 0.4 * np.stack(colours, axis=-1))
+    return str(path)
+
+  return write
+
+
+@pytest.fixture(scope='session')
+def vgg16(tmp_path_factory) -> str:
+  """A file with a feature network, random and small."""
+  draw = jax.jit(features.draw_params, static_argnums=1)
+  params = draw(jax.random.key(0), (4, 4, 4, 4, 4))
+  path = tmp_path_factory.mktemp('weights') / 'vgg16.npz'
+  arrays = {
+    f'{conv}/{name}': array
+    for conv, both in params.items()
+    for name, array in both.items()
+  }
+  np.savez(path, **arrays)
+  return str(path)
 
 
 @pytest.fixture(scope='session')

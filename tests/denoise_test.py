@@ -26,14 +26,9 @@ FILES = {
 
 
 @pytest.fixture(scope='module')
-def photograph(tmp_path_factory) -> str:
+def photograph(write_photograph) -> str:
   """A file with a small picture, 40 wide and 36 high."""
-  y, x = np.mgrid[:36, :40] / 40
-  colours = [np.sin(5 * x), np.cos(4 * y), np.sin(3 * (x + y))]
-  image = 0.5 + 0.4 * np.stack(colours, axis=-1)
-  path = tmp_path_factory.mktemp('images') / 'photograph.png'
-  images.write_image(path, image)
-  return str(path)
+  return write_photograph(36, 40, (5, 4, 3))
 
 
 def _make_config(image, **data):

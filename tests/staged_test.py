@@ -116,13 +116,9 @@ def test_an_unknown_reference_is_refused():
 
 
 @pytest.fixture(scope='module')
-def photograph(tmp_path_factory) -> str:
+def photograph(write_photograph) -> str:
   """A file with a small picture, 23 wide and 18 high."""
-  y, x = np.mgrid[:18, :23] / 23
-  colours = [np.sin(5 * x), np.cos(4 * y), np.sin(3 * (x + y))]
-  path = tmp_path_factory.mktemp('images') / 'photograph.png'
-  images.write_image(path, 0.5 + 0.4 * np.stack(colours, axis=-1))
-  return str(path)
+  return write_photograph(18, 23, (5, 4, 3))
 
 
 def _make_config(image, **changes):

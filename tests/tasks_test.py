@@ -3,7 +3,6 @@
 import json
 import os
 
-import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -15,7 +14,7 @@ from configs import inpaint as inpaint_config
 from configs import jpeg as jpeg_config
 from configs import networks, req1, req2, req3
 from configs import prior_effect as prior_effect_config
-from dipjax import features, metrics
+from dipjax import metrics
 from experiments import (
   deblur,
   denoise,
@@ -36,29 +35,9 @@ KEYS |= {'device', 'versions', 'lanes'}
 
 
 @pytest.fixture(scope='module')
-def photograph(tmp_path_factory) -> str:
+def photograph(write_photograph) -> str:
   """A file with a smooth picture, 64 wide and 48 high."""
-  y, x = np.mgrid[:48, :64] / 64
-  colours = [np.sin(9 * x), np.cos(8 * y), np.sin(6 * (x + y))]
-  image = 0.5 + 0.4 * np.stack(colours, axis=-1)
-  path = tmp_path_factory.mktemp('images') / 'photograph.png'
-  images.write_image(path, image)
-  return str(path)
-
-
-@pytest.fixture(scope='module')
-def vgg16(tmp_path_factory) -> str:
-  """A file with a feature network, random and small."""
-  draw = jax.jit(features.draw_params, static_argnums=1)
-  params = draw(jax.random.key(0), (4, 4, 4, 4, 4))
-  path = tmp_path_factory.mktemp('weights') / 'vgg16.npz'
-  arrays = {
-    f'{conv}/{name}': array
-    for conv, both in params.items()
-    for name, array in both.items()
-  }
-  np.savez(path, **arrays)
-  return str(path)
+  return write_photograph(48, 64, (9, 8, 6))
 
 
 def _make_config(module, image, variant='smoke', **data) -> ConfigDict:
@@ -241,8 +220,8 @@ def test_a_perceptual_loss(photograph, vgg16, tmp_path):
   result = _run(denoise, config, tmp_path)
   assert result['steps'] == 40
   network, weight = wiring.make_arguments(config, 3)['perceptual']
-  assert weight == 0.1 and network.operator.factor == 2
-  assert network.operator.layers == ('relu1_2', 'relu2_2')
+  assert weight == 0.1 and network.factor == 2
+  assert network.layers == ('relu1_2', 'relu2_2')
 
 
 def test_lpips_is_scored_where_its_weights_are(photograph, real_weights):
