@@ -3,7 +3,9 @@
     python -m experiments.staged --config=configs/staged.py
 
 The targets are made of the measurement; `:clean` makes them of the clean image,
-the oracle protocol of the literature, and everything it leaves says so.
+the oracle protocol of the literature, and everything it leaves says so. Needs
+the extra dipjax[perceptual], or fit.perceptual_weights=FILE, or
+fit.perceptual=0 for squared error alone.
 """
 
 import ml_collections
@@ -38,6 +40,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   staged.parallel = False  # All stages at once, each with a network of its own.
 
   config.fit.steps = 2000  # Emax.
+  config.fit.perceptual = 0.1
   words = {
     'quick': _make_quick,
     'smoke': _make_smoke,
@@ -52,6 +55,7 @@ def _make_quick(config):
   common.make_quick(config)
   config.schedule.stages = 5
   config.fit.steps = 1000
+  config.fit.perceptual_factor = 2
 
 
 def _make_smoke(config):
@@ -59,4 +63,5 @@ def _make_smoke(config):
   common.make_smoke(config)
   config.schedule.stages = 3
   config.fit.steps = 150
+  config.fit.perceptual = 0.0  # Without weights.
   config.record.every = 10

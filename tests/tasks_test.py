@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from configs import activation_maximization as activation_config
 from configs import deblur as deblur_config
 from configs import feature_inversion as feature_inversion_config
 from configs import flash as flash_config
@@ -16,6 +17,7 @@ from configs import networks, req1, req2, req3
 from configs import prior_effect as prior_effect_config
 from dipjax import metrics
 from experiments import (
+  activation_maximization,
   deblur,
   denoise,
   feature_inversion,
@@ -204,6 +206,26 @@ def test_feature_inversion(photograph, vgg16, tmp_path):
   assert restored.shape == (48, 64, 3)
 
 
+def test_activation_maximization(photograph, vgg16, tmp_path):
+  config = _make_config(activation_config, photograph, weights=vgg16, channel=2)
+  networks.set_network(config, 'pixels')
+  result = _run(activation_maximization, config, tmp_path)
+  assert result.keys() >= KEYS
+  data = activation_maximization.load(config.data)
+  assert data.operator is not None
+  restored = images.read_image(str(tmp_path / 'restored.png'))
+  before, after = (
+    np.asarray(data.operator(image)) for image in (data.picture, restored)
+  )
+  assert before.shape == (24 * 32,) and before.max() <= 1
+  assert after.mean() > 2 * before.mean()
+  # The channel, and no other.
+  network = wiring.make_features(vgg16, ('relu2_1',), 'data.layer')
+  found = network(restored).reshape(24, 32, 4)
+  found /= np.max(network(data.picture))
+  np.testing.assert_allclose(after, found[..., 2].ravel(), rtol=1e-5)
+
+
 def test_the_paper_network_of_feature_inversion():
   config = feature_inversion_config.get_config()
   assert config.fit.learning_rate == 0.001 and config.fit.steps == 3100
@@ -325,6 +347,12 @@ def _refuse(experiment, config, workdir, says):
       {'data.layers': ('relu6_1',)},
       "'relu6_1' is not one of",
     ),
+    (
+      activation_maximization,
+      activation_config,
+      {'data.layer': 'fc8'},
+      "data.layer 'fc8' is not one of",
+    ),
     (denoise, req2, {'fit.precision': 'half'}, "'half' is not one of"),
     (denoise, req2, {'network.name': 'none'}, "'none' is not one of"),
   ],
@@ -345,6 +373,19 @@ def test_a_picture_smaller_than_the_deepest_features(
     perceptual=0.1, perceptual_weights=vgg16, perceptual_layers=('relu5_1',)
   )
   _refuse(denoise, config, tmp_path, 'relu5_1 needs sides of at least 16')
+
+
+@pytest.mark.parametrize(
+  'changes,says',
+  [
+    ({'channel': 4}, 'data.channel must be in 0 to 3 for relu2_1, got 4'),
+    ({'channel': -1}, 'in 0 to 3 for relu2_1, got -1'),
+    ({'level': 0.0}, 'data.level must be > 0, got 0.0'),
+  ],
+)
+def test_no_such_activation(changes, says, photograph, vgg16, tmp_path):
+  config = _make_config(activation_config, photograph, weights=vgg16, **changes)
+  _refuse(activation_maximization, config, tmp_path, says)
 
 
 def test_a_missing_extra(photograph, tmp_path, monkeypatch):

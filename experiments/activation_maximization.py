@@ -1,0 +1,67 @@
+"""Activation maximisation: a picture that excites one channel of a network.
+
+python -m experiments.activation_maximization \
+  --config=configs/activation_maximization.py
+
+What a channel of VGG16 responds to. The paper's network is fitted to a map of
+that channel's activations that no picture has: far above those of a photograph,
+everywhere.
+"""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from dipjax import operators
+from experiments import cli, task, wiring
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
+  """Makes a picture that excites a channel; returns what result.json holds.
+
+  Args:
+    config: as configs/activation_maximization.py.
+    workdir: the folder for all that the run leaves.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  data = load(config.data)
+  return task.run('activation_maximization', data, config, workdir)
+
+
+def load(data: ml_collections.ConfigDict) -> wiring.Data:
+  """Returns data.level everywhere as what the channel is to respond.
+
+  A level of 1 is the largest activation of the layer in the photograph, which
+  is only shown.
+  """
+  image = wiring.read(data.image, data.crop)
+  network = wiring.make_features(data.weights, (data.layer,), 'data.layer')
+  channels = network.params[data.layer.replace('relu', 'conv')]['bias'].size
+  if not 0 <= data.channel < channels:
+    raise ValueError(
+      f'data.channel must be in 0 to {channels - 1} for {data.layer}, got '
+      f'{data.channel}'
+    )
+  if not data.level > 0:
+    raise ValueError(f'data.level must be > 0, got {data.level}')
+  features = np.asarray(jax.jit(lambda own, image: own(image))(network, image))
+  if not np.any(features):
+    raise ValueError(f'all features of data.layer={data.layer} are 0')
+  places = jnp.arange(data.channel, features.size, channels)
+  pick = jax.tree_util.Partial(jnp.take, indices=places)
+  scale = jax.tree_util.Partial(jnp.multiply, 1 / np.max(features))
+  return wiring.Data(
+    measurement=np.full(places.size, data.level, np.float32),
+    clean=None,
+    operator=operators.Shared(operators.compose(network, pick, scale)),
+    size=image.shape,
+    shown=image,
+    caption='the unit',
+  )
+
+
+if __name__ == '__main__':
+  cli.launch(run)
