@@ -1,14 +1,14 @@
-"""What seeds, samples and smaller networks are worth, beside BM3D.
+"""What seeds, samples, networks and losses are worth, beside BM3D.
 
     python -m benchmarks.estimates --images astronaut coffee --sigmas 25 \
       --variants default,quality fast --json estimates.jsonl
 
 For each picture, sigma and variant of configs/req2.py one blind restoration:
-its PSNR, those of its seeds, and how the deviation between them correlates with
-the true error. Beside them BM3D and non-local means, which are told the true
-sigma (extra `[bench]`). Each is a line of the file; those that are there are
-not run again, so that the same command goes on where it was. The mean of n
-seeds is that of the first n.
+its PSNR, SSIM and, with the extra `[perceptual]`, LPIPS, the PSNR of its seeds,
+and how the deviation between them correlates with the true error. Beside them
+BM3D and non-local means, which are told the true sigma (extra `[bench]`). Each
+is a line of the file; those that are there are not run again, so that the same
+command goes on where it was. The mean of n seeds is that of the first n.
 """
 
 import argparse
@@ -24,7 +24,7 @@ import dipjax
 from benchmarks import stopping
 from configs import req2
 from dipjax import corruptions, metrics
-from experiments import baselines, wiring
+from experiments import baselines, report, wiring
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,6 +56,7 @@ def _make_parser() -> argparse.ArgumentParser:
   )
   add('--peers', nargs='*', choices=list(PEERS), default=[])
   add('--lanes', type=int, help='seeds of every variant; default: its own')
+  add('--steps', type=int, help='at most, of every variant; default: its own')
   path = pathlib.Path('estimates.jsonl')
   add('--json', type=pathlib.Path, metavar='FILE', default=path)
   return parser
@@ -63,19 +64,20 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   """Returns what describes each restoration, in the order of the runs."""
-  methods = [(peer, None) for peer in arguments.peers]
-  methods += [(variant, arguments.lanes) for variant in arguments.variants]
+  ours = {'lanes': arguments.lanes, 'steps': arguments.steps}
+  methods = [(peer, dict.fromkeys(ours)) for peer in arguments.peers]
+  methods += [(variant, ours) for variant in arguments.variants]
   return [
     {'image': image, 'sigma': sigma, 'crop': arguments.crop}
-    | {'method': method, 'lanes': lanes}
-    for method, lanes in methods
+    | {'method': method, **own}
+    for method, own in methods
     for sigma in arguments.sigmas
     for image in arguments.images
   ]
 
 
 def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns psnr, seconds and, of ours, what its seeds gave.
+  """Returns scores, seconds and, of ours, what its seeds gave.
 
   Args:
     cell: of `make_cells`.
@@ -91,19 +93,21 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
         f"--peers {cell['method']}: try pip install -e '.[bench]'"
       )
   else:
-    image, rest = _restore(cell['method'], cell['lanes'], noisy, clean)
+    image, rest = _restore(cell, noisy, clean)
+  seconds = time.perf_counter() - begin
   return {
     'before': float(metrics.psnr(noisy, clean)),
-    'psnr': float(metrics.psnr(image, clean)),
-    'seconds': time.perf_counter() - begin,
+    **report.score(image, wiring.Data(noisy, clean)),
+    'seconds': seconds,
     **rest,
   }
 
 
-def _restore(variant, count, noisy, clean):
+def _restore(cell, noisy, clean):
+  variant = cell['method']
   config = req2.get_config('' if variant == 'default' else variant)
-  if count:
-    config.lanes = count
+  config.lanes = cell['lanes'] or config.lanes
+  config.fit.steps = cell['steps'] or config.fit.steps
   arguments = wiring.make_arguments(config, clean.shape[2])
   result = dipjax.restore(noisy, clean=clean, **arguments)
   lanes = range(1, len(result.images) + 1)
@@ -162,6 +166,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
       f'{method}: {mean(row["psnr"] for row in chosen):.2f} dB over '
       f'{len(chosen)} pictures, {mean(row["seconds"] for row in chosen):.0f} s'
     )
+    for score in ('ssim', 'lpips'):
+      if all(score in row for row in chosen):
+        line += f'; {score} {mean(row[score] for row in chosen):.3f}'
     counts = [len(row['means']) for row in chosen if 'means' in row]
     for count in range(1, min(counts, default=0) + 1):
       if count & (count - 1) == 0:

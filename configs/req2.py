@@ -17,12 +17,14 @@ from configs import common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: fast, quality, langevin, quick, smoke."""
+  """Returns the config; variants: fast, quality, perceptual, langevin,
+  quick, smoke."""
   config = common.get_base()
   config.data.sigma = 25.0
   words = {
     'fast': _make_fast,
     'quality': _make_quality,
+    'perceptual': lambda config: config.fit.update(perceptual=0.1),
     'langevin': _make_langevin,
     'quick': common.make_quick,
     'smoke': make_smoke,

@@ -15,10 +15,12 @@ def test_a_row_is_run_once_and_every_method_has_its_line(
   pytest.importorskip('skimage')
   path = tmp_path / 'rows.jsonl'
   arguments = [*SMOKE, '--peers', 'nlm', '--lanes', '2', '--json', str(path)]
+  arguments += ['--steps', '40']
   estimates.main(arguments)
   peer, ours = map(json.loads, path.read_text().splitlines())
   assert peer['method'] == 'nlm' and ours['method'] == 'smoke'
   assert peer['psnr'] > peer['before'] == ours['before']
+  assert ours['stopped'] == [40, 40] and 0 < ours['ssim'] < peer['ssim'] < 1
   assert len(ours['seeds']) == 2 and ours['means'][0] == ours['seeds'][0]
   assert ours['means'][1] == pytest.approx(ours['psnr'])
   for seed, oracle in zip(ours['seeds'], ours['oracles'], strict=True):
