@@ -13,7 +13,7 @@ from configs import common, networks, staged
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: quick, smoke."""
+  """Returns the config; variants: day, quick, smoke."""
   config = staged.get_config()
   config.data.image = 'chelsea'
   config.data.crop = (48, 48, 128, 128)
@@ -21,7 +21,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.fit.steps = 5000  # Of each seed of each arm, all its stages together.
 
   config.arms = arms = ml_collections.ConfigDict()
-  arms.networks = ('unet', 'dncnn', 'resnet')
+  arms.networks = ('unet', 'resnet', 'dncnn')
   arms.perceptual = (0.0, 0.1)
   arms.references = ('measurement', 'clean')
   arms.schedules = ('linear', 'scaled-linear')
@@ -41,7 +41,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     stop = {'patience': config.stop.patience} | networks.STOPS.get(name, {})
     network = networks.make_network(name)
     config.cases[name] = {'network': network, 'fit': fit, 'stop': stop}
-  words = {'quick': _make_quick, 'smoke': _make_smoke}
+  words = {'day': _make_day, 'quick': _make_quick, 'smoke': _make_smoke}
   common.apply_variant(config, variant, words)
   if 'network=' in (variant or ''):
     arms.networks = (config.network.name,)
@@ -57,14 +57,19 @@ def _shrink(config, size):
     networks.shrink(case.network, size)
 
 
-def _make_quick(config):
-  """Tens of minutes on a laptop: one network, two seeds, no oracle protocol."""
+def _make_day(config):
+  """A working day on two cores: all arms, with smaller networks, two seeds."""
   _shrink(config, 'quick')
-  config.data.crop = (80, 80, 64, 64)
   config.lanes = 2
   config.schedule.stages = 5
   config.fit.steps = 2000
   config.fit.perceptual_factor = 2
+
+
+def _make_quick(config):
+  """Tens of minutes on a laptop: one network, a part, no oracle protocol."""
+  _make_day(config)
+  config.data.crop = (80, 80, 64, 64)
   config.arms.networks = ('unet',)
   config.arms.references = ('measurement',)
 

@@ -143,9 +143,14 @@ def describe_budget(
 def group_arms(arms: Collection[Arm], together: int) -> Iterator[list[Arm]]:
   """Yields the arms, up to `together` of one program at a time.
 
-  Plain fits come before the staged ones of their network.
+  Networks keep their order; plain fits come before the staged ones.
   """
-  program = lambda arm: (arm.network, arm.perceptual > 0, arm.schedule > '')
+  networks = list(dict.fromkeys(arm.network for arm in arms))
+  program = lambda arm: (
+    networks.index(arm.network),
+    arm.perceptual > 0,
+    arm.schedule > '',
+  )
   for _, alike in itertools.groupby(sorted(arms, key=program), program):
     alike = list(alike)
     for start in range(0, len(alike), together):
