@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dipjax import metrics
+from dipjax import metrics, noise
 
 Array = jax.Array
 
@@ -214,7 +214,9 @@ def discrepancy(*, of: str = 'estimate', factor: float = 1.0) -> Monitor:
   """Returns the estimate where the residual has come down to the noise.
 
   Done at the first step whose mean((operator(image) - measurement)^2) is at
-  most factor * problem.sigma^2 (Morozov's principle).
+  most factor * problem.sigma^2 (Morozov's principle). A measurement that lies
+  in [0, 1] was clipped, and part of its noise with it: then what is expected of
+  such noise around the prediction takes the place of sigma^2.
 
   Args:
     of: whose residual, 'estimate' or 'output'.
@@ -230,8 +232,13 @@ def discrepancy(*, of: str = 'estimate', factor: float = 1.0) -> Monitor:
 
   def update(state, seen):
     sigma = _get_known(seen, 'sigma', 'discrepancy')
-    error = measure_error(seen, of, seen.problem.measurement)
-    return _move(state, seen, error, error <= factor * jnp.square(sigma))
+    measurement = seen.problem.measurement
+    error = measure_error(seen, of, measurement)
+    prediction = seen.problem.operator(getattr(seen, of))
+    clipped = jnp.all((measurement >= 0) & (measurement <= 1))
+    square = noise.expect_square(prediction, sigma)
+    level = factor * jnp.where(clipped, square, jnp.square(sigma))
+    return _move(state, seen, error, error <= level)
 
   return Monitor(lambda image, clean: _start(image), _until_done(update))
 

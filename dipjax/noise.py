@@ -1,6 +1,11 @@
 """What noise a measurement has: its level, and how to make two out of one."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.scipy import stats
+
+Array = jax.Array
 
 # The high-pass filter of Daubechies' wavelet with two vanishing moments: of
 # edges and gradients less is left than of noise.
@@ -43,6 +48,28 @@ def _filter(image):
 def _find_deviation(coefficients):
   magnitudes = np.abs(coefficients[coefficients != 0])
   return np.median(magnitudes) / _QUARTILE if magnitudes.size else 0.0
+
+
+def expect_square(image: Array, sigma: Array) -> Array:
+  """Returns the mean square of noise that was clipped with the image to [0, 1].
+
+  Of each pixel x the expectation of (clip(x + sigma z) - x)^2, z ~ N(0, 1):
+  sigma^2 away from black and white, half of it at either.
+
+  Args:
+    image: the image without the noise, any shape, taken as in [0, 1].
+    sigma: standard deviation of the noise before it was clipped.
+  """
+  x = jnp.clip(image, 0, 1)
+  scale = jnp.maximum(sigma, 1e-12)
+  low, high = -x / scale, (1 - x) / scale
+  # Of the noise that neither end cuts off.
+  between = stats.norm.cdf(high) - stats.norm.cdf(low)
+  moved = low * stats.norm.pdf(low) - high * stats.norm.pdf(high)
+  inside = jnp.square(sigma) * (between + moved)
+  black = jnp.square(x) * stats.norm.cdf(low)
+  white = jnp.square(1 - x) * stats.norm.cdf(-high)
+  return jnp.mean(inside + black + white)
 
 
 def split_measurement(

@@ -165,6 +165,27 @@ def test_a_monitor_equals_its_slow_reference_and_then_stays(name):
     assert kept == numbers
 
 
+def test_the_discrepancy_of_a_clipped_measurement():
+  fit = _make_fit(0)
+  clipped = fit._replace(
+    measurement=np.clip(fit.measurement, 0, 1),
+    estimates=np.clip(fit.estimates, 0, 1),
+  )
+  # Drawn, not by the formula.
+  drawn = SIGMA * np.random.RandomState(1).normal(size=(20_000, *SHAPE))
+  levels = [
+    np.mean(np.square(np.clip(image + drawn, 0, 1) - image))
+    for image in clipped.estimates
+  ]
+  assert max(levels) < 0.95 * SIGMA**2
+  errors = _measure_errors(clipped, clipped.measurement)
+  selected, spent = _find_first(errors <= levels)
+  assert selected > _find_first(errors <= SIGMA**2)[0]
+  states = _watch(monitors.discrepancy(), clipped)
+  assert int(states.step[-1]) == selected
+  assert int(states.spent[-1]) == spent
+
+
 @pytest.mark.parametrize('name', MONITORS)
 def test_a_monitor_is_a_pure_function(name):
   """So that nothing else of the run, as its chunks, has a say."""

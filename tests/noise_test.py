@@ -22,6 +22,19 @@ def test_the_noise_of_a_picture_is_found(shape, sigma):
   assert noise.estimate_sigma(noisy) == pytest.approx(sigma, rel=0.1)
 
 
+@pytest.mark.parametrize('sigma', [0.02, 0.1, 0.4])
+def test_the_square_of_clipped_noise(sigma):
+  rng = np.random.RandomState(0)
+  for level in (0.0, 0.05, 0.3, 0.97, 1.0):
+    image = np.full((200, 200, 5), level)
+    noisy = np.clip(image + sigma * rng.normal(size=image.shape), 0, 1)
+    drawn = np.square(noisy - image)
+    expected = float(noise.expect_square(image[:1], sigma))
+    error = 5 * drawn.std() / np.sqrt(drawn.size)
+    assert abs(expected - drawn.mean()) < error + 1e-7
+  assert noise.expect_square(np.zeros(3), 0.0) == 0
+
+
 def test_missing_pixels_do_not_count():
   noisy = corruptions.add_gaussian_noise(
     _make_picture(64, 64), 0.1, seed=0, clip=False
