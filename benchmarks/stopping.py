@@ -122,17 +122,12 @@ def make_rules(patience: int, steps: int) -> dict[str, monitors.Monitor]:
     'wmv': monitors.wmv(patience=patience),
     'wmv, paper': monitors.wmv(of='output', window=100, patience=longer),
     'emv': monitors.emv(patience=patience),
-    'emv, paper': monitors.emv(of='output', patience=longer),
+    'emv, 0.1': monitors.emv(alpha=0.1, patience=patience),
+    'emv, paper': monitors.emv(of='output', alpha=0.1, patience=longer),
     'discrepancy': monitors.discrepancy(),
     'discrepancy, output': monitors.discrepancy(of='output'),
     'fixed': monitors.last(min(1800, steps)),
   }
-
-
-def make_horizons(patience: int) -> dict[str, monitors.Monitor]:
-  """Returns the rule of the default over averages of other horizons."""
-  rule = monitors.wmv(patience=patience)
-  return {f'wmv, {decay}': monitors.at_horizon(rule, decay) for decay in DECAYS}
 
 
 def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -151,7 +146,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     damaged, estimated, seed=1000 + cell['seed']
   )
   patience, steps = cell['patience'], cell['steps']
-  rules = make_rules(patience, steps) | make_horizons(patience)
+  rules = make_rules(patience, steps)
   best_of = {
     str(decay): monitors.at_horizon(monitors.oracle(), decay)
     for decay in DECAYS

@@ -159,7 +159,7 @@ def wmv(
 def emv(
   *,
   of: str = 'estimate',
-  alpha: float = 0.1,
+  alpha: float = 0.2,
   patience: int = 300,
   warmup: int = 0,
 ) -> Monitor:
@@ -168,8 +168,8 @@ def emv(
   As `wmv`, with one image in the state and no window: d = x - m, m <- m + alpha
   d, v <- (1 - alpha) (v + alpha ||d||^2 / n), where m begins as the first image
   and v as 0. Wang et al. 2021 (sun-umn/Early_Stopping_for_DIP), who watch the
-  outputs, of='output', with a patience of 1000; of the averages it was the best
-  rule of `python -m benchmarks.stopping`.
+  outputs, of='output', with an alpha of 0.1 and a patience of 1000; of the
+  averages it was the best rule of `python -m benchmarks.stopping`.
 
   Args:
     of: which images are watched, 'estimate' or 'output'.
