@@ -27,7 +27,7 @@ import numpy as np
 from PIL import Image
 
 import dipjax
-from dipjax import corruptions, metrics, monitors, noise
+from dipjax import corruptions, metrics, monitors, noise, objectives
 from dipjax.networks import skip
 from experiments import images, recorder
 
@@ -69,6 +69,7 @@ def _make_parser() -> argparse.ArgumentParser:
   add('--levels', type=int, default=5)
   add('--steps', type=int, default=5000, help='at most')
   add('--patience', type=int, default=300, help='of all but the papers')
+  add('--error', choices=list(objectives.ERRORS), help='default: squared')
   add('--smoke', action='store_true', help='as small as in the tests')
   path = pathlib.Path('stopping.jsonl')
   add('--json', type=pathlib.Path, metavar='FILE', default=path)
@@ -79,7 +80,7 @@ def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   """Returns what describes each fit, in the order of the runs."""
   damages = [('gaussian', sigma) for sigma in arguments.sigmas]
   damages += [(damage, None) for damage in arguments.damages]
-  fixed = ('crop', 'channels', 'levels', 'steps', 'patience')
+  fixed = ('crop', 'channels', 'levels', 'steps', 'patience', 'error')
   return [
     {'image': image, 'damage': damage, 'sigma': sigma, 'seed': seed}
     | {name: getattr(arguments, name) for name in fixed}
@@ -165,6 +166,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     seeds=(cell['seed'],),
     steps=steps,
     chunk=min(50, steps),
+    error=cell['error'] or 'squared',
     **noisy,
   )
   result = fit(damaged, rules | best_of, sigma=known)

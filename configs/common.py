@@ -30,6 +30,7 @@ def get_base() -> ml_collections.ConfigDict:
   fit.clip = 0.0  # Largest norm of the gradient; 0: any.
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
+  fit.error = 'squared'  # Or 'absolute', against impulse noise.
   fit.remat = False  # Less memory, more time.
   fit.tv = 0.0  # Weight of the image's total variation in the loss.
   fit.perceptual = 0.0  # Weight of the features' error; try 0.1.

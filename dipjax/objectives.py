@@ -40,10 +40,15 @@ class Problem(struct.PyTreeNode):
 Objective = Callable[[Any, Problem, Array], tuple[Array, Array]]
 Penalty = Callable[[Array], Array]
 
+# What is averaged over the differences to the measurement.
+ERRORS = {'squared': jnp.square, 'absolute': jnp.abs}
+
 
 @functools.cache
 def measurement_error(
-  network: nn.Module, penalties: tuple[Penalty, ...] = ()
+  network: nn.Module,
+  penalties: tuple[Penalty, ...] = (),
+  error: str = 'squared',
 ) -> Objective:
   """Returns mean((operator(image) - measurement)^2) + weights . penalties.
 
@@ -51,25 +56,33 @@ def measurement_error(
   mean((features(operator(image)) - target)^2), in the precision of the code.
 
   The image, [H, W, C], is the network's output for the jittered code, cropped
-  to the real pixels: only these reach the operator and the loss. Equal networks
-  and penalties give the same objective, so that a fit is compiled once.
+  to the real pixels: only these reach the operator and the loss. Equal
+  arguments give the same objective, so that a fit is compiled once.
 
   Args:
     network: whose output is the image.
     penalties: added with problem.weights, one for each in this order.
+    error: of ERRORS. 'absolute' takes |difference| for its square: values that
+      are wrong altogether, as by impulse noise, pull no harder than others.
+
+  Raises:
+    ValueError: another error.
   """
+  if error not in ERRORS:
+    raise ValueError(f'error {error!r} is not one of {", ".join(ERRORS)}')
+  measure = ERRORS[error]
 
   def objective(params, problem, key):
     code = codes.jitter_code(key, problem.code, problem.jitter)
     image = problem.crop(network.apply({'params': params}, code))
     predicted = problem.operator(image)
-    loss = jnp.mean(jnp.square(predicted - problem.measurement))
+    loss = jnp.mean(measure(predicted - problem.measurement))
     for i, penalty in enumerate(penalties):
       loss += problem.weights[i] * penalty(image)
     if problem.features is not None:
       features = problem.features(predicted.astype(code.dtype))
-      error = jnp.mean(jnp.square(features - problem.target))
-      loss += problem.weights[len(penalties)] * error
+      distance = jnp.mean(jnp.square(features - problem.target))
+      loss += problem.weights[len(penalties)] * distance
     return loss, image
 
   return objective

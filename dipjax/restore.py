@@ -51,6 +51,7 @@ def restore(
   steps: int = 5000,
   decay: float = 0.99,
   precision: str = 'float32',
+  error: str = 'squared',
   penalties: Sequence[tuple[objectives.Penalty, float]] = (),
   perceptual: tuple[Callable[[Array], Array], float] | None = None,
   monitors: Mapping[str, monitors_lib.Monitor] | None = None,
@@ -85,6 +86,8 @@ def restore(
     steps: at most so many for each lane.
     decay: of the average over the outputs, in [0, 1).
     precision: 'float32', 'tensorfloat32' or 'bfloat16', see `fit.make_fit`.
+    error: 'squared', or 'absolute' where some values are wrong altogether, as
+      by impulse noise; see `objectives.measurement_error`.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
       the mean squared error; for instance (objectives.total_variation, 1e-7).
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
@@ -208,6 +211,7 @@ def restore(
     tuple(watchers.items()),
     decay,
     precision,
+    error,
   )
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   if perceptual:
@@ -397,11 +401,12 @@ def make_fit(
   watchers: tuple[tuple[str, monitors_lib.Monitor], ...],
   decay: float,
   precision: str,
+  error: str = 'squared',
 ) -> fit_lib.Fit:
   """Returns the fit to a measurement; equal arguments compile once."""
   return fit_lib.make_fit(
     network,
-    objectives.measurement_error(network, penalties),
+    objectives.measurement_error(network, penalties, error),
     optimizer,
     dict(watchers),
     decay=decay,

@@ -119,6 +119,7 @@ def make_stage_fit(
     tuple(watchers.items()),
     arguments['decay'],
     arguments['precision'],
+    arguments['error'],
   )
 
 

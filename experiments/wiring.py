@@ -140,6 +140,7 @@ def make_arguments(
       f'average.decay must be in [0, 1), got {config.average.decay}'
     )
   choose(fit.PRECISIONS, config.fit.precision, 'fit.precision')
+  choose(objectives.ERRORS, config.fit.error, 'fit.error')
   if config.record.every < 1:
     raise ValueError(f'record.every must be >= 1, got {config.record.every}')
   return {
@@ -152,6 +153,7 @@ def make_arguments(
     'steps': config.fit.steps,
     'decay': config.average.decay,
     'precision': config.fit.precision,
+    'error': config.fit.error,
     'penalties': make_penalties(config.fit),
     'perceptual': make_perceptual(config.fit),
     'monitors': make_monitors(config),

@@ -103,6 +103,19 @@ def test_equal_arguments_give_the_same_objective():
   make = objectives.measurement_error
   assert make(pixels.Pixels(), PENALTIES) is make(pixels.Pixels(), PENALTIES)
   assert make(pixels.Pixels()) is not make(pixels.Pixels(), PENALTIES)
+  absolute = make(pixels.Pixels(), error='absolute')
+  assert absolute is not make(pixels.Pixels())
+
+
+def test_the_absolute_error_is_the_mean_of_the_absolute_differences():
+  problem = _make_problem([])
+  objective = objectives.measurement_error(pixels.Pixels(), error='absolute')
+  params = {'image': jnp.asarray(_draw(6, 7, 3))}
+  loss, image = objective(params, problem, jax.random.key(0))
+  expected = np.mean(np.abs(np.asarray(image) - problem.measurement))
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
+  with pytest.raises(ValueError, match="'huber' is not one of squared, absol"):
+    objectives.measurement_error(pixels.Pixels(), error='huber')
 
 
 # --- The perceptual error.

@@ -13,6 +13,7 @@ import dipjax
 from dipjax import (
   blurring,
   codes,
+  corruptions,
   features,
   fit,
   lanes,
@@ -62,6 +63,21 @@ def test_restored_image_is_closer_to_the_clean_one():
   np.testing.assert_allclose(
     result.deviation, np.abs(result.images[0] - result.images[1]) / 2, atol=1e-6
   )
+
+
+def test_the_absolute_error_ignores_pixels_that_are_wrong_altogether():
+  clean, _ = _make_noisy(32, 40)
+  damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
+  rule = {'last': monitors.last(300)}
+  psnrs = {
+    error: metrics.psnr(
+      _restore(damaged, monitors=rule, error=error).image, clean
+    )
+    for error in objectives.ERRORS
+  }
+  assert psnrs['absolute'] > psnrs['squared'] + 3
+  with pytest.raises(ValueError, match="error 'huber' is not one of squared"):
+    _restore(damaged, error='huber')
 
 
 def test_same_seed_is_bit_equal_and_another_differs():

@@ -354,6 +354,7 @@ def _refuse(experiment, config, workdir, says):
       "data.layer 'fc8' is not one of",
     ),
     (denoise, req2, {'fit.precision': 'half'}, "'half' is not one of"),
+    (denoise, req2, {'fit.error': 'huber'}, "fit.error 'huber' is not one of"),
     (denoise, req2, {'network.name': 'none'}, "'none' is not one of"),
   ],
   ids=str,
