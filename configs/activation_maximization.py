@@ -21,4 +21,5 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   del data.layers
   data.channel = 0
   data.level = 5.0  # Of the layer's largest activation in data.image.
+  config.fit.jitter = 0.03
   return config

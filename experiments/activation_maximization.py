@@ -59,7 +59,7 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
     operator=operators.Shared(operators.compose(network, pick, scale)),
     size=image.shape,
     shown=image,
-    caption='the unit',
+    caption='photograph',
   )
 
 
