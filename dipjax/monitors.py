@@ -233,8 +233,8 @@ def discrepancy(*, of: str = 'estimate', factor: float = 1.0) -> Monitor:
   def update(state, seen):
     sigma = _get_known(seen, 'sigma', 'discrepancy')
     measurement = seen.problem.measurement
-    error = measure_error(seen, of, measurement)
-    prediction = seen.problem.operator(getattr(seen, of))
+    prediction = _predict(seen, of)
+    error = jnp.mean(jnp.square(prediction - measurement))
     clipped = jnp.all((measurement >= 0) & (measurement <= 1))
     square = noise.expect_square(prediction, sigma)
     level = factor * jnp.where(clipped, square, jnp.square(sigma))
@@ -444,8 +444,11 @@ def measure_error(seen: Observation, of: str, measurement: Array) -> Array:
     of: 'estimate' or 'output'.
     measurement: what the prediction is compared with.
   """
-  prediction = seen.problem.operator(getattr(seen, of))
-  return jnp.mean(jnp.square(prediction - measurement))
+  return jnp.mean(jnp.square(_predict(seen, of) - measurement))
+
+
+def _predict(seen, of):
+  return seen.problem.operator(getattr(seen, of))
 
 
 def _move(state, seen, score, done):

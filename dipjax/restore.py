@@ -89,7 +89,7 @@ def restore(
     error: 'squared', or 'absolute' where some values are wrong altogether, as
       by impulse noise; see `objectives.measurement_error`.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
-      the mean squared error; for instance (objectives.total_variation, 1e-7).
+      the mean error; for instance (objectives.total_variation, 1e-7).
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
       weight * mean((features(operator(image)) - features(measurement))^2) is
       added too; for instance (features.Features(params), 0.1). The features of

@@ -47,12 +47,9 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
     )
   if not data.level > 0:
     raise ValueError(f'data.level must be > 0, got {data.level}')
-  features = np.asarray(jax.jit(lambda own, image: own(image))(network, image))
-  if not np.any(features):
-    raise ValueError(f'all features of data.layer={data.layer} are 0')
+  features, scale = wiring.scale_features(network, image)
   places = jnp.arange(data.channel, features.size, channels)
   pick = jax.tree_util.Partial(jnp.take, indices=places)
-  scale = jax.tree_util.Partial(jnp.multiply, 1 / np.max(features))
   return wiring.Data(
     measurement=np.full(places.size, data.level, np.float32),
     clean=None,

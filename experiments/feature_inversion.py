@@ -5,8 +5,6 @@ python -m experiments.feature_inversion --config=configs/feature_inversion.py
 What a layer of a pretrained network has kept of a picture, and what not.
 """
 
-import jax
-import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
@@ -36,11 +34,7 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
   network = wiring.make_features(
     data.weights, tuple(data.layers), 'data.layers'
   )
-  features = jax.jit(lambda network, image: network(image))(network, image)
-  if not np.any(features):
-    raise ValueError(f'all features of data.layers={data.layers} are 0')
-  # Features without a scale would have no PSNR.
-  scale = jax.tree_util.Partial(jnp.multiply, 1 / jnp.max(features))
+  features, scale = wiring.scale_features(network, image)
   operator = operators.Shared(operators.compose(network, scale))
   return wiring.Data(
     measurement=np.asarray(scale(features)),

@@ -258,6 +258,20 @@ def make_features(
   return features.Features(params, layers, factor)
 
 
+def scale_features(
+  network: features.Features, image: np.ndarray
+) -> tuple[np.ndarray, jax.tree_util.Partial]:
+  """Returns the features of an image, and what makes their largest 1.
+
+  Features without a scale would have no PSNR. ValueError where all are 0.
+  """
+  found = jax.jit(lambda network, image: network(image))(network, image)
+  if not np.any(found):
+    raise ValueError(f'all features of {", ".join(network.layers)} are 0')
+  scale = jax.tree_util.Partial(jnp.multiply, 1 / jnp.max(found))
+  return np.asarray(found), scale
+
+
 def make_code(network: ml_collections.ConfigDict):
   """Returns the maker of the input code by its name."""
   makers = {
