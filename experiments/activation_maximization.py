@@ -45,8 +45,8 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
       f'data.channel must be in 0 to {channels - 1} for {data.layer}, got '
       f'{data.channel}'
     )
-  if not data.level > 0:
-    raise ValueError(f'data.level must be > 0, got {data.level}')
+  if not 0 < data.level < np.inf:
+    raise ValueError(f'data.level must be a number > 0, got {data.level}')
   features, scale = wiring.scale_features(network, image)
   places = jnp.arange(data.channel, features.size, channels)
   pick = jax.tree_util.Partial(jnp.take, indices=places)

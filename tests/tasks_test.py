@@ -381,7 +381,8 @@ def test_a_picture_smaller_than_the_deepest_features(
   [
     ({'channel': 4}, 'data.channel must be in 0 to 3 for relu2_1, got 4'),
     ({'channel': -1}, 'in 0 to 3 for relu2_1, got -1'),
-    ({'level': 0.0}, 'data.level must be > 0, got 0.0'),
+    ({'level': 0.0}, 'data.level must be a number > 0, got 0.0'),
+    ({'level': float('inf')}, 'data.level must be a number > 0, got inf'),
   ],
 )
 def test_no_such_activation(changes, says, photograph, vgg16, tmp_path):
