@@ -109,7 +109,8 @@ def _restore(cell, noisy, clean):
   config.lanes = cell['lanes'] or config.lanes
   config.fit.steps = cell['steps'] or config.fit.steps
   arguments = wiring.make_arguments(config, clean.shape[2])
-  result = dipjax.restore(noisy, clean=clean, **arguments)
+  known = wiring.prepare_noise(config, noisy)._asdict()
+  result = dipjax.restore(clean=clean, **known, **arguments)
   lanes = range(1, len(result.images) + 1)
   correlation = metrics.correlate_error(result.deviation, result.image, clean)
   score = lambda image: float(metrics.psnr(image, clean))

@@ -6,7 +6,8 @@
 For each picture, damage and seed two fits with all rules watching at once: one
 of the damaged picture, and one of it split in two for `pseudo_reference`, the
 sigma of whose split is estimated from the picture. `discrepancy` is told the
-true sigma of Gaussian noise, and the estimate of any other damage. The clean
+true sigma of Gaussian noise, and the estimate of any other damage; the errors
+that need a sigma are told the estimate, and `discrepancy` with them. The clean
 picture is seen by the oracle alone: the best average of the fit of the damaged
 picture, which is what `pseudo_reference` is compared with too.
 
@@ -18,6 +19,7 @@ are there are not run again, so that the same command goes on where it was.
 
 import argparse
 import io
+import math
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -37,6 +39,7 @@ DAMAGES = ('poisson', 'impulse', 'jpeg')
 PEAK = 30  # Photons.
 FRACTION = 0.1
 QUALITY = 10
+TAU = 0.5  # Of pseudo_reference.
 DECAYS = (0.9, 0.97, 0.997)  # Of averages beside the fit's, 0.99.
 
 
@@ -142,12 +145,16 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   clean = read_middle(cell['image'], cell['crop'])
   damaged = damage_image(clean, cell)
   estimated = noise.estimate_sigma(damaged)
-  known = cell['sigma'] / 255 if cell['sigma'] else estimated
+  error = cell['error'] or 'squared'
+  blind = not cell['sigma'] or error in objectives.OF_KNOWN_NOISE
+  known = estimated if blind else cell['sigma'] / 255
   fitted, reference = noise.split_measurement(
-    damaged, estimated, seed=1000 + cell['seed']
+    damaged, estimated, tau=TAU, seed=1000 + cell['seed']
   )
   patience, steps = cell['patience'], cell['steps']
   rules = make_rules(patience, steps)
+  if error == 'stein':
+    rules['sure'] = monitors.sure()
   best_of = {
     str(decay): monitors.at_horizon(monitors.oracle(), decay)
     for decay in DECAYS
@@ -166,11 +173,12 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     seeds=(cell['seed'],),
     steps=steps,
     chunk=min(50, steps),
-    error=cell['error'] or 'squared',
+    error=error,
     **noisy,
   )
   result = fit(damaged, rules | best_of, sigma=known)
-  other = fit(fitted, split, sigma=estimated, reference=reference)
+  more = estimated * math.hypot(1, TAU)
+  other = fit(fitted, split, sigma=more, reference=reference)
   best = _find_oracle(result, 'oracle')
   horizons = {name: _find_oracle(result, name)['psnr'] for name in best_of}
   return {

@@ -30,7 +30,11 @@ def get_base() -> ml_collections.ConfigDict:
   fit.clip = 0.0  # Largest norm of the gradient; 0: any.
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
-  fit.error = 'squared'  # Or 'absolute', against impulse noise.
+  # Or 'absolute', against impulse noise; 'recorrupted' or 'stein', against
+  # Gaussian noise, whose sigma they need; their code and jitter are their own.
+  fit.error = 'squared'
+  # Of the noise, of 255, where the error or the rule needs it; 0: estimated.
+  fit.sigma = 0.0
   fit.remat = False  # Less memory, more time.
   fit.tv = 0.0  # Weight of the image's total variation in the loss.
   fit.perceptual = 0.0  # Weight of the features' error; try 0.1.
@@ -40,13 +44,13 @@ def get_base() -> ml_collections.ConfigDict:
 
   config.stop = stop = ml_collections.ConfigDict()
   # Or 'wmv'; 'discrepancy' and 'pseudo_reference', which need the noise's
-  # sigma; 'last': after fit.steps; 'mean': of the outputs after stop.warmup.
+  # sigma; 'sure', of the error 'stein'; 'last': after fit.steps; 'mean': of the
+  # outputs after stop.warmup.
   stop.rule = 'emv'
   stop.of = 'estimate'  # What is watched; 'output' in the papers.
   stop.window = 50  # Of wmv; of mean, the steps between two outputs.
   stop.patience = 300
   stop.warmup = 0
-  stop.sigma = 0.0  # Of 255, where the rule needs it; 0: estimated.
   stop.tau = 0.5  # Of pseudo_reference: how the noise is split.
 
   config.average = average = ml_collections.ConfigDict()

@@ -17,19 +17,25 @@ from configs import common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: fast, quality, perceptual, langevin,
-  quick, smoke."""
+  """Returns the config; variants: fast, quality, recorrupted, perceptual,
+  langevin, quick, smoke."""
   config = common.get_base()
   config.data.sigma = 25.0
   words = {
     'fast': _make_fast,
     'quality': _make_quality,
+    'recorrupted': _recorrupt,
     'perceptual': lambda config: config.fit.update(perceptual=0.1),
     'langevin': _make_langevin,
     'quick': common.make_quick,
     'smoke': make_smoke,
   }
   return common.apply_variant(config, variant, words)
+
+
+def _recorrupt(config):
+  """For Gaussian noise: sigma is estimated, unless fit.sigma tells it."""
+  config.fit.error = 'recorrupted'
 
 
 def _make_fast(config):

@@ -27,7 +27,15 @@ def extend_image(image: Array, size: tuple[int, int]) -> Array:
   Args:
     image: no larger than the code.
     size: (height, width) of the code.
+
+  Raises:
+    ValueError: an image that is larger.
   """
+  if size[0] < image.shape[0] or size[1] < image.shape[1]:
+    raise ValueError(
+      f'an image of {image.shape[1]}x{image.shape[0]} is no code of '
+      f'{size[1]}x{size[0]}: take a network whose code is as large as the image'
+    )
   before = [(side - length) // 2 for side, length in zip(size, image.shape)]
   pads = [
     (left, side - length - left)

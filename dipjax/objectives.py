@@ -41,7 +41,33 @@ Objective = Callable[[Any, Problem, Array], tuple[Array, Array]]
 Penalty = Callable[[Array], Array]
 
 # What is averaged over the differences to the measurement.
-ERRORS = {'squared': jnp.square, 'absolute': jnp.abs}
+_MEASURES = {
+  'squared': jnp.square,
+  'absolute': jnp.abs,
+  'recorrupted': jnp.square,
+}
+ERRORS = (*_MEASURES, 'stein')
+# Those of a network whose code is the measurement, of known Gaussian noise.
+OF_KNOWN_NOISE = ('recorrupted', 'stein')
+
+
+def make_objective(
+  network: nn.Module, penalties: tuple[Penalty, ...], error: str
+) -> Objective:
+  """Returns `stein_risk` for 'stein', and else `measurement_error`.
+
+  Args:
+    network, penalties: as of these.
+    error: of ERRORS.
+
+  Raises:
+    ValueError: another error, or penalties on Stein's risk.
+  """
+  if error != 'stein':
+    return measurement_error(network, penalties, error)
+  if penalties:
+    raise ValueError("the error 'stein' takes no penalties")
+  return stein_risk(network)
 
 
 @functools.cache
@@ -55,6 +81,14 @@ def measurement_error(
   With problem.features, plus the perceptual error: its weight times
   mean((features(operator(image)) - target)^2), in the precision of the code.
 
+  With the error 'recorrupted' the network sees the measurement y itself as its
+  code, for which its jitter j w is more noise, and the output is compared with
+  y - sigma^2 / j w. The noises of the two are independent, so that what is
+  minimised is the squared error against the truth, plus a constant, for
+  parameters that do not depend on y: noise is learned later and less than from
+  y alone. Gaussian noise of a known sigma, without an operator. Pang et al.,
+  Recorrupted-to-Recorrupted, CVPR 2021.
+
   The image, [H, W, C], is the network's output for the jittered code, cropped
   to the real pixels: only these reach the operator and the loss. Equal
   arguments give the same objective, so that a fit is compiled once.
@@ -62,21 +96,27 @@ def measurement_error(
   Args:
     network: whose output is the image.
     penalties: added with problem.weights, one for each in this order.
-    error: of ERRORS. 'absolute' takes |difference| for its square: values that
-      are wrong altogether, as by impulse noise, pull no harder than others.
+    error: of ERRORS, but for 'stein'. 'absolute' takes |difference| for its
+      square: values that are wrong altogether, as by impulse noise, pull no
+      harder than others.
 
   Raises:
-    ValueError: another error.
+    ValueError: another error; in the first step, one that needs
+      problem.sigma, and none there.
   """
-  if error not in ERRORS:
+  if error not in _MEASURES:
     raise ValueError(f'error {error!r} is not one of {", ".join(ERRORS)}')
-  measure = ERRORS[error]
+  measure = _MEASURES[error]
 
   def objective(params, problem, key):
     code = codes.jitter_code(key, problem.code, problem.jitter)
     image = problem.crop(network.apply({'params': params}, code))
     predicted = problem.operator(image)
-    loss = jnp.mean(measure(predicted - problem.measurement))
+    expected = problem.measurement
+    if error == 'recorrupted':
+      added = problem.crop(code - problem.code)
+      expected -= jnp.square(_get_sigma(problem) / problem.jitter) * added
+    loss = jnp.mean(measure(predicted - expected))
     for i, penalty in enumerate(penalties):
       loss += problem.weights[i] * penalty(image)
     if problem.features is not None:
@@ -86,6 +126,12 @@ def measurement_error(
     return loss, image
 
   return objective
+
+
+def _get_sigma(problem):
+  if problem.sigma is None:
+    raise ValueError('this error needs the sigma of the measurement: got none')
+  return problem.sigma
 
 
 def share_features(features: Callable[[Array], Array]) -> operators.Shared:
@@ -154,8 +200,9 @@ def stein_risk(network: nn.Module, *, distance: float = 1e-3) -> Objective:
   """
 
   def objective(params, problem, key):
-    if problem.sigma is None:
-      raise ValueError("Stein's risk needs the sigma of the measurement")
+    sigma = _get_sigma(problem)
+    if problem.weights.size:
+      raise ValueError("Stein's risk takes neither penalties nor features")
     if problem.code.dtype != jnp.float32:
       raise ValueError(f"Stein's risk needs float32, got {problem.code.dtype}")
     jitter_key, probe_key = jax.random.split(key)
@@ -167,7 +214,7 @@ def stein_risk(network: nn.Module, *, distance: float = 1e-3) -> Objective:
     moved = (denoise(code + distance * probe) - image) / distance
     divergence = jnp.mean(problem.crop(probe) * moved)
     residual = jnp.mean(jnp.square(image - problem.measurement))
-    return residual + problem.sigma**2 * (2 * divergence - 1), image
+    return residual + sigma**2 * (2 * divergence - 1), image
 
   return objective
 

@@ -23,6 +23,8 @@ Watch = Callable[[fit_lib.FitState, fit_lib.Trace], None]
 # Made once: an optimiser is part of the compiled step.
 ADAM = optax.adam(0.01)
 NOISE_CODE = functools.partial(codes.draw_uniform_noise, channels=32)
+JITTER = 1 / 30
+RECORRUPTION = 1.5  # The jitter of a measurement as the code, over its noise.
 
 
 class Restoration(NamedTuple):
@@ -45,8 +47,8 @@ def restore(
   *,
   size: tuple[int, int, int] | None = None,
   network: nn.Module | None = None,
-  code: Code = NOISE_CODE,
-  jitter: float = 1 / 30,
+  code: Code | None = None,
+  jitter: float | None = None,
   optimizer: optax.GradientTransformation = ADAM,
   steps: int = 5000,
   decay: float = 0.99,
@@ -80,14 +82,18 @@ def restore(
     network: a module of `dipjax.networks` with C outputs; None is the paper's
       skip network.
     code: (key, (height, width)) -> the network's input [height, width, I], of
-      the size that the network wants.
-    jitter: standard deviation of the noise on the code, fresh in each step.
+      the size that the network wants; None is noise, NOISE_CODE.
+    jitter: standard deviation of the noise on the code, fresh in each step;
+      None is 1/30.
     optimizer: of the network's parameters.
     steps: at most so many for each lane.
     decay: of the average over the outputs, in [0, 1).
     precision: 'float32', 'tensorfloat32' or 'bfloat16', see `fit.make_fit`.
-    error: 'squared', or 'absolute' where some values are wrong altogether, as
-      by impulse noise; see `objectives.measurement_error`.
+    error: 'squared'; 'absolute' where some values are wrong altogether, as by
+      impulse noise; 'recorrupted' for Gaussian noise of a known sigma, which
+      the network then learns later and less: its code is the measurement, and
+      the jitter, where it is None, RECORRUPTION * sigma; so too 'stein', at
+      nearly twice the cost. See `objectives.measurement_error`, `stein_risk`.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
       the mean error; for instance (objectives.total_variation, 1e-7).
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
@@ -97,7 +103,7 @@ def restore(
     monitors: by name; None is EMV with its defaults, named 'emv'.
     rule: the name of the monitor whose image is returned.
     sigma: standard deviation of the measurement's noise, if known: for monitors
-      that need it, see `noise.estimate_sigma`.
+      and errors that need it, see `noise.estimate_sigma`.
     reference: a second measurement with independent noise, for the monitor
       `pseudo_reference`; see `noise.split_measurement`.
     clean: the true image, [H, W, C], if known: adds the monitors `oracle` and
@@ -127,6 +133,13 @@ def restore(
     >>> result = dipjax.restore(noisy, seeds=(0, 1, 2, 3))
     >>> image, disagreement = result.image, result.deviation
     >>> steps = result.selected
+
+    The same with a sigma that is estimated from the measurement: better, and
+    faster, where the noise is Gaussian.
+
+    >>> from dipjax import noise
+    >>> sigma = noise.estimate_sigma(noisy)
+    >>> image = dipjax.restore(noisy, error='recorrupted', sigma=sigma).image
 
     Inpainting: 1 is a pixel that was seen, 0 one that is missing.
 
@@ -191,6 +204,7 @@ def restore(
   measurement = check_array(measurement, 'the measurement')
   shape = measurement.shape if size is None else size
   network = network or skip.Skip(outputs=shape[-1])
+  code, jitter = choose_code(error, measurement, operator, sigma, code, jitter)
   operator = operators.as_operator(operator)
   watchers = dict(monitors or {'emv': monitors_lib.emv()})
   _check_arguments(shape, steps, seeds, chunk, rule, watchers)
@@ -243,6 +257,35 @@ def restore(
     fit, keys, problems, cleans, chunk=chunk, watch=watch
   )
   return collect(states, trace, rule)
+
+
+def choose_code(
+  error: str,
+  measurement: Array,
+  operator: operators.Operator | None,
+  sigma: float | None,
+  code: Code | None = None,
+  jitter: float | None = None,
+) -> tuple[Code, float]:
+  """Returns the code and the jitter that go with an error; as of `restore`.
+
+  Raises:
+    ValueError: one of `objectives.OF_KNOWN_NOISE` with what it cannot have.
+  """
+  if error not in objectives.OF_KNOWN_NOISE:
+    return code or NOISE_CODE, JITTER if jitter is None else jitter
+  if operator is not None or code is not None:
+    raise ValueError(
+      f'the error {error!r} is for denoising, where the measurement is the '
+      'code: give neither an operator nor a code'
+    )
+  jitter = RECORRUPTION * (sigma or 0) if jitter is None else jitter
+  if not (sigma and jitter > 0):
+    raise ValueError(
+      f'the error {error!r} needs the sigma of the noise, above 0, and a '
+      f'jitter above 0; got {sigma}, {jitter}'
+    )
+  return lambda key, size: codes.extend_image(measurement, size), jitter
 
 
 def make_problem(
@@ -406,7 +449,7 @@ def make_fit(
   """Returns the fit to a measurement; equal arguments compile once."""
   return fit_lib.make_fit(
     network,
-    objectives.measurement_error(network, penalties, error),
+    objectives.make_objective(network, penalties, error),
     optimizer,
     dict(watchers),
     decay=decay,

@@ -44,13 +44,6 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
 def make_code(flash: np.ndarray, key, size: tuple[int, int]):
   """Returns the picture with flash as the code: reflected up to the size."""
   del key
-  height, width, _ = flash.shape
-  if size[0] < height or size[1] < width:
-    raise ValueError(
-      f'the picture with flash is {width}x{height}, but the network takes a '
-      f'code of {size[1]}x{size[0]}: take one whose code is as large as the '
-      'picture'
-    )
   return codes.extend_image(jnp.asarray(flash), size)
 
 

@@ -85,11 +85,12 @@ def make_fits(
   All lanes have the same code and the same initial network: only the targets
   differ.
   """
+  wiring.refuse_known_noise(config.fit)
   arguments = wiring.make_arguments(config, targets[0].shape[-1])
   network = arguments['network']
   one = fit.make_fit(
     network,
-    objectives.measurement_error(network, error=arguments['error']),
+    objectives.make_objective(network, (), arguments['error']),
     arguments['optimizer'],
     {'last': monitors.last(config.fit.steps)},
     decay=0.0,  # What is shown are the outputs themselves.

@@ -55,6 +55,7 @@ def make_setup(config: ml_collections.ConfigDict) -> Setup:
   """Returns what the stages share; ValueError for what no run can have."""
   data = wiring.load_denoising(config.data)
   channels = data.measurement.shape[-1]
+  wiring.refuse_known_noise(config.fit)
   arguments = wiring.make_arguments(config, channels)
   marks, reference = {}, data.measurement
   if config.staged.reference == 'clean':

@@ -27,17 +27,17 @@ def run(
   """
   channels = (data.size or data.measurement.shape)[-1]
   arguments = wiring.make_arguments(config, channels) | changes
-  noisy = wiring.prepare_rule(config.stop, data.measurement, config.seed)
+  if data.operator is not None or 'code' in changes:
+    wiring.refuse_known_noise(config.fit)
+  noisy = wiring.prepare_noise(config, data.measurement)
   workdir = recorder.open_workdir(workdir, config)
   with recorder.Recorder(
     workdir, steps=config.fit.steps, seeds=arguments['seeds']
   ) as record:
     result = dipjax.restore(
-      noisy.measurement,
-      data.operator,
+      **noisy._asdict(),
+      operator=data.operator,
       size=data.size,
-      sigma=noisy.sigma,
-      reference=noisy.reference,
       clean=data.clean,
       watch=record,
       **arguments,

@@ -140,13 +140,12 @@ def make_arguments(
       f'average.decay must be in [0, 1), got {config.average.decay}'
     )
   choose(fit.PRECISIONS, config.fit.precision, 'fit.precision')
-  choose(objectives.ERRORS, config.fit.error, 'fit.error')
+  _check_error(config.fit)
   if config.record.every < 1:
     raise ValueError(f'record.every must be >= 1, got {config.record.every}')
   return {
     'network': make_network(config.network, channels, config.fit.remat),
-    'code': make_code(config.network),
-    'jitter': config.fit.jitter,
+    **_make_code_and_jitter(config),
     'optimizer': make_optimizer(
       config.fit.optimizer, config.fit.learning_rate, config.fit.clip
     ),
@@ -162,6 +161,25 @@ def make_arguments(
     'seeds': make_seeds(config),
     'memory': _find_memory(),
   }
+
+
+def _check_error(fit):
+  choose(dict.fromkeys(objectives.ERRORS), fit.error, 'fit.error')
+  if fit.error != 'stein':
+    return
+  if fit.tv or fit.perceptual or fit.precision != 'float32':
+    raise ValueError(
+      "fit.error='stein' is for fit.tv=0, fit.perceptual=0 and "
+      "fit.precision='float32'"
+    )
+
+
+def refuse_known_noise(fit: ml_collections.ConfigDict) -> None:
+  """Raises a ValueError where fit.error is for denoising alone."""
+  if fit.error in objectives.OF_KNOWN_NOISE:
+    raise ValueError(
+      f'fit.error={fit.error!r} is for denoising with Gaussian noise alone'
+    )
 
 
 def _find_memory() -> int | None:
@@ -272,6 +290,13 @@ def scale_features(
   return np.asarray(found), scale
 
 
+def _make_code_and_jitter(config):
+  """Some errors have their own, see `dipjax.restore`."""
+  if config.fit.error in objectives.OF_KNOWN_NOISE:
+    return {'code': None, 'jitter': None}
+  return {'code': make_code(config.network), 'jitter': config.fit.jitter}
+
+
 def make_code(network: ml_collections.ConfigDict):
   """Returns the maker of the input code by its name."""
   makers = {
@@ -302,47 +327,65 @@ def make_monitors(
     'pseudo_reference': lambda: monitors.pseudo_reference(
       patience=stop.patience, warmup=stop.warmup
     ),
+    'sure': lambda: _make_sure(config.fit.error),
     'last': lambda: monitors.last(config.fit.steps),
     'mean': lambda: monitors.mean(burn_in=stop.warmup, every=stop.window),
   }
   return {stop.rule: choose(rules, stop.rule, 'stop.rule')()}
 
 
+def _make_sure(error):
+  if error != 'stein':
+    raise ValueError(
+      f"stop.rule='sure' watches the error 'stein', not {error!r}: set "
+      'fit.error=stein'
+    )
+  return monitors.sure()
+
+
 class Noisy(NamedTuple):
-  """What is fitted, and what the stopping rule knows of its noise."""
+  """What is fitted, and what the error and the rule know of its noise."""
 
   measurement: np.ndarray
   sigma: float | None = None
   reference: np.ndarray | None = None
 
 
-def prepare_rule(
-  stop: ml_collections.ConfigDict, measurement: np.ndarray, seed: int
+def prepare_noise(
+  config: ml_collections.ConfigDict, measurement: np.ndarray
 ) -> Noisy:
-  """Returns the arguments of `dipjax.restore` that the stopping rule decides.
+  """Returns the arguments of `dipjax.restore` that tell of the noise.
 
-  For the rule pseudo_reference the measurement is split in two; no other rule
+  For the rule pseudo_reference the measurement is split in two; nothing else
   changes what is fitted.
 
   Args:
-    stop: the config's.
-    measurement: of the problem, an image where stop.sigma is 0.
-    seed: of the noise that splits.
+    config: of any restoration.
+    measurement: of the problem, an image where fit.sigma is 0.
 
   Raises:
-    ValueError: a stop.sigma or stop.tau that cannot be, or a measurement whose
+    ValueError: a fit.sigma or stop.tau that cannot be, or a measurement whose
       noise cannot be estimated.
   """
-  if stop.rule not in ('discrepancy', 'pseudo_reference'):
+  split = config.stop.rule == 'pseudo_reference'
+  told = split or config.stop.rule == 'discrepancy'
+  needed = config.fit.error in objectives.OF_KNOWN_NOISE
+  if not told and not needed:
     return Noisy(measurement)
-  sigma = check_sigma(stop.sigma, 'stop.sigma') / 255
+  sigma = check_sigma(config.fit.sigma, 'fit.sigma') / 255
   sigma = sigma or noise.estimate_sigma(measurement)
-  if stop.rule == 'discrepancy':
+  if needed and not sigma:
+    raise ValueError(
+      f'fit.error={config.fit.error!r} needs noise, and none was found: give '
+      'its standard deviation, of 255, as fit.sigma'
+    )
+  if not split:
     return Noisy(measurement, sigma)
+  tau = config.stop.tau
   fitted, reference = noise.split_measurement(
-    measurement, sigma, tau=stop.tau, seed=seed
+    measurement, sigma, tau=tau, seed=config.seed
   )
-  return Noisy(fitted, sigma, reference)
+  return Noisy(fitted, math.hypot(1, tau) * sigma, reference)
 
 
 def choose(known: Mapping[str, Any], name: str, field: str) -> Any:

@@ -134,17 +134,32 @@ def test_the_clean_file_is_compared_with_and_changes_nothing(
 
 
 def test_a_rule_gets_the_noise_that_it_needs(photograph):
-  stop = _make_config(photograph).stop
+  config = _make_config(photograph)
+  config.seed = 3
   noisy = np.random.RandomState(0).normal(0.5, 0.1, (32, 32, 3))
-  prepare = lambda: wiring.prepare_rule(stop, noisy, seed=3)
+  prepare = lambda: wiring.prepare_noise(config, noisy)
   assert prepare() == (noisy, None, None)
-  stop.rule = 'discrepancy'
+  config.stop.rule = 'discrepancy'
   assert prepare() == (noisy, noise.estimate_sigma(noisy), None)
-  stop.rule, stop.sigma = 'pseudo_reference', 51.0
+  config.stop.rule, config.fit.error = 'emv', 'recorrupted'
+  assert prepare() == (noisy, noise.estimate_sigma(noisy), None)
+  config.stop.rule, config.fit.sigma = 'pseudo_reference', 51.0
   fitted, sigma, reference = prepare()
-  assert sigma == 0.2
+  assert sigma == pytest.approx(0.2 * 1.25**0.5)
   np.testing.assert_allclose((fitted + reference / 4) / 1.25, noisy, atol=1e-6)
   assert np.std(fitted - noisy) == pytest.approx(0.1, rel=0.1)
+
+
+@pytest.mark.parametrize(
+  'error,rule', [('recorrupted', 'emv'), ('stein', 'sure')]
+)
+def test_an_error_that_knows_the_noise(error, rule, photograph, tmp_path):
+  config = _make_config(photograph)
+  config.fit.update(error=error, steps=60)
+  config.stop.rule = rule
+  result = denoise.run(config, str(tmp_path))
+  assert result['stop']['rule'] == rule
+  assert result['restored']['psnr'] > result['measurement']['psnr']
 
 
 def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
@@ -217,7 +232,7 @@ BAD_INPUT = {
   'unknown_field': (['--config.data.nope=1'], "no config field 'nope'"),
   'unknown_variant': (
     ['--config=configs/req2.py:smok'],
-    'known are fast, langevin, perceptual, quality, quick, smoke',
+    'known are fast, langevin, perceptual, quality, quick, recorrupted, smoke',
   ),
   'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
   'no_config': (['--config='], 'config'),
@@ -241,12 +256,27 @@ BAD_INPUT = {
   'record_never': (['--config.record.every=0'], 'record.every'),
   'rule': (['--config.stop.rule=never'], "stop.rule 'never' is not one of"),
   'sigma_of_the_rule': (
-    ['--config.stop.rule=discrepancy', '--config.stop.sigma=-1'],
-    'stop.sigma must be a number >= 0, got -1',
+    ['--config.stop.rule=discrepancy', '--config.fit.sigma=-1'],
+    'fit.sigma must be a number >= 0, got -1',
   ),
   'tau': (
     ['--config.stop.rule=pseudo_reference', '--config.stop.tau=0.0'],
     'tau must be a number > 0, got 0.0',
+  ),
+  'rule_of_another_error': (
+    ['--config.stop.rule=sure'],
+    "watches the error 'stein', not 'squared'",
+  ),
+  'penalty_on_steins_risk': (
+    ['--config.fit.error=stein', '--config.fit.tv=1e-7'],
+    "fit.error='stein' is for fit.tv=0",
+  ),
+  'code_smaller_than_the_picture': (
+    [
+      '--config=configs/req2.py:smoke,network=decoder',
+      '--config.fit.error=recorrupted',
+    ],
+    'take a network whose code is as large as the image',
   ),
   'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be at least 0'),
   'network': (['--config.network.name=big'], "network.name 'big' is not"),

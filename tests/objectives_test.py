@@ -203,20 +203,57 @@ class _Shrink(nn.Module):
     return self.param('factor', nn.initializers.ones, ()) * code
 
 
-@pytest.mark.parametrize('factor', [0.0, 0.7, 1.0])
-def test_steins_risk_is_the_squared_error_that_it_does_not_see(factor):
-  sigma, clean = 0.2, _draw(128, 128, 3)
+def _make_denoising(sigma, jitter=0.0):
+  """A problem whose code is the measurement, and the clean image."""
+  clean = _draw(128, 128, 3)
   noise = sigma * np.random.RandomState(1).normal(size=clean.shape)
   noisy = jnp.asarray(np.float32(clean + noise))
-  problem = _make_problem([]).replace(
+  return clean, _make_problem([]).replace(
     measurement=noisy,
     code=noisy,
     crop=operators.Crop(0, 0, 128, 128),
     sigma=jnp.array(sigma),
+    jitter=jnp.array(jitter),
   )
-  objective = objectives.stein_risk(_Shrink())
+
+
+@pytest.mark.parametrize('factor', [0.0, 0.7, 1.0])
+@pytest.mark.parametrize('jitter', [0.2, 0.3])
+def test_the_recorrupted_error_is_that_against_the_truth(factor, jitter):
+  sigma = 0.2
+  clean, problem = _make_denoising(sigma, jitter)
+  objective = objectives.make_objective(_Shrink(), (), 'recorrupted')
+  params = {'factor': jnp.array(factor)}
+  loss, image = objective(params, problem, jax.random.key(0))
+  # Of the noise that the target has been given, and of its own.
+  constant = sigma**2 + sigma**4 / jitter**2
+  error = np.mean(np.square(image - clean))
+  spread = 2 * np.sqrt(constant) / np.sqrt(clean.size)
+  assert abs(loss - constant - error) < 5 * spread
+  squared = objectives.make_objective(_Shrink(), (), 'squared')
+  loss, image = squared(params, problem, jax.random.key(0))
+  # The squared error of the same network takes fitted noise for the picture.
+  taken = loss - sigma**2 - np.mean(np.square(image - clean))
+  np.testing.assert_allclose(taken, -2 * factor * sigma**2, atol=5 * spread)
+
+
+def test_an_error_that_needs_the_noise_and_one_without_penalties():
+  objective = objectives.make_objective(pixels.Pixels(), (), 'recorrupted')
+  with pytest.raises(ValueError, match='needs the sigma'):
+    objective({'image': _draw(6, 7, 3)}, _make_problem([]), jax.random.key(0))
+  penalties = (objectives.total_variation,)
+  with pytest.raises(ValueError, match="'stein' takes no penalties"):
+    objectives.make_objective(pixels.Pixels(), penalties, 'stein')
+
+
+@pytest.mark.parametrize('factor', [0.0, 0.7, 1.0])
+def test_steins_risk_is_the_squared_error_that_it_does_not_see(factor):
+  sigma = 0.2
+  clean, problem = _make_denoising(sigma)
+  objective = objectives.make_objective(_Shrink(), (), 'stein')
   params = {'factor': jnp.array(factor)}
   risk, image = objective(params, problem, jax.random.key(0))
+  noisy = problem.measurement
   np.testing.assert_allclose(image, factor * noisy, rtol=1e-6)
   error = np.mean(np.square(image - clean))
   # The spread of the means of noise and of the probe over so many values.
@@ -236,6 +273,7 @@ def test_a_code_that_is_not_the_measurement_has_no_divergence():
   'changes,message',
   [
     ({}, 'needs the sigma'),
+    ({'sigma': 0.1, 'weights': jnp.ones(1)}, 'neither penalties nor'),
     ({'sigma': 0.1, 'code': jnp.zeros((6, 7, 1), jnp.bfloat16)}, 'float32'),
   ],
 )

@@ -22,7 +22,7 @@ from dipjax import (
   objectives,
   operators,
 )
-from dipjax.networks import pixels, skip
+from dipjax.networks import decoder, pixels, skip
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
 LAST = {'last': monitors.last(20)}
@@ -73,11 +73,52 @@ def test_the_absolute_error_ignores_pixels_that_are_wrong_altogether():
     error: metrics.psnr(
       _restore(damaged, monitors=rule, error=error).image, clean
     )
-    for error in objectives.ERRORS
+    for error in ('squared', 'absolute')
   }
   assert psnrs['absolute'] > psnrs['squared'] + 3
   with pytest.raises(ValueError, match="error 'huber' is not one of squared"):
     _restore(damaged, error='huber')
+
+
+@pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
+def test_an_error_that_knows_the_noise_learns_less_of_it(error):
+  clean, noisy = _make_noisy(32, 40)
+  rule = {'last': monitors.last(600)}
+  plain = _restore(noisy, monitors=rule)
+  result = _restore(noisy, monitors=rule, error=error, sigma=0.1)
+  gain = metrics.psnr(result.image, clean) - metrics.psnr(plain.image, clean)
+  assert gain > 1
+  told = _restore(
+    noisy,
+    monitors=rule,
+    error=error,
+    sigma=0.1,
+    jitter=1.5 * 0.1,
+  )
+  _assert_same(result, told, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
+@pytest.mark.parametrize(
+  'changes,message',
+  [
+    ({}, 'needs the sigma of the noise'),
+    ({'sigma': 0.0}, 'needs the sigma of the noise'),
+    ({'sigma': 0.1, 'jitter': 0.0}, 'a jitter above 0; got 0.1, 0.0'),
+    ({'sigma': 0.1, 'code': codes.draw_uniform_noise}, 'give neither'),
+    ({'sigma': 0.1, 'operator': operators.Identity()}, 'give neither'),
+    (
+      {'sigma': 0.1, 'network': decoder.Decoder(width=8, doublings=2)},
+      'take a network whose code is as large',
+    ),
+  ],
+)
+def test_an_error_that_knows_the_noise_says_what_it_cannot_have(
+  error, changes, message
+):
+  _, noisy = _make_noisy()
+  with pytest.raises(ValueError, match=message):
+    _restore(noisy, error=error, **changes)
 
 
 def test_same_seed_is_bit_equal_and_another_differs():

@@ -381,6 +381,7 @@ BAD_INPUT = {
   'reference': (['staged.reference=truth'], "reference 'truth' is not one of"),
   'code': (['staged.code=zeros'], "staged.code 'zeros' is not one of"),
   'sigma': (['staged.sigma=-1.0'], 'staged.sigma must be a number >= 0'),
+  'error': (['fit.error=recorrupted'], "'recorrupted' is for denoising"),
   'no_clean': (
     ['staged.reference=clean', 'data.sigma=0.0'],
     'needs the clean image',

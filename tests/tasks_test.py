@@ -355,6 +355,18 @@ def _refuse(experiment, config, workdir, says):
     ),
     (denoise, req2, {'fit.precision': 'half'}, "'half' is not one of"),
     (denoise, req2, {'fit.error': 'huber'}, "fit.error 'huber' is not one of"),
+    (
+      super_resolution,
+      req3,
+      {'fit.error': 'recorrupted'},
+      "fit.error='recorrupted' is for denoising",
+    ),
+    (
+      noise_impedance,
+      req1,
+      {'fit.error': 'stein'},
+      "fit.error='stein' is for denoising",
+    ),
     (denoise, req2, {'network.name': 'none'}, "'none' is not one of"),
   ],
   ids=str,
@@ -363,6 +375,14 @@ def test_bad_input(experiment, module, changes, says, photograph, tmp_path):
   config = _make_config(module, photograph)
   config.update_from_flattened_dict(changes)
   _refuse(experiment, config, tmp_path, says)
+
+
+def test_a_picture_without_noise_has_no_error_of_it(tmp_path):
+  path = tmp_path / 'flat.png'
+  images.write_image(path, np.full((40, 40, 3), 0.5))
+  config = _make_config(req2, str(path), sigma=0.0)
+  config.fit.error = 'recorrupted'
+  _refuse(denoise, config, tmp_path, 'needs noise, and none was found')
 
 
 def test_a_picture_smaller_than_the_deepest_features(
