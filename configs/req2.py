@@ -17,14 +17,13 @@ from configs import common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: fast, quality, recorrupted, perceptual,
-  langevin, quick, smoke."""
+  """Returns the config; variants: fast, quality, perceptual, langevin,
+  quick, smoke."""
   config = common.get_base()
   config.data.sigma = 25.0
   words = {
     'fast': _make_fast,
     'quality': _make_quality,
-    'recorrupted': _recorrupt,
     'perceptual': lambda config: config.fit.update(perceptual=0.1),
     'langevin': _make_langevin,
     'quick': common.make_quick,
@@ -33,19 +32,20 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   return common.apply_variant(config, variant, words)
 
 
-def _recorrupt(config):
-  """For Gaussian noise: sigma is estimated, unless fit.sigma tells it."""
+def _make_fast(config):
+  """A small network, and the error that knows the noise, which is Gaussian.
+
+  Its deviation is estimated, unless fit.sigma tells it. For other noise
+  fit.error=squared.
+  """
+  config.network.down = config.network.up = (32,) * 5
   config.fit.error = 'recorrupted'
 
 
-def _make_fast(config):
-  """A small network: `python -m benchmarks.estimates` says what it costs."""
-  config.network.down = config.network.up = (32,) * 5
-
-
 def _make_quality(config):
-  """The mean of four seeds."""
+  """The mean of four seeds, with the error of `fast`."""
   config.lanes = 4
+  config.fit.error = 'recorrupted'
 
 
 def _make_langevin(config):

@@ -37,6 +37,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
   'pixels': pixels.Pixels,
 }
 OPTIMIZERS = {'adam': optax.adam, 'langevin': optimizers.langevin}
+_LEAST_SIGMA = 0.1 / 255  # Less than what 8 bits leave behind is no noise.
 _CODE = ('code', 'code_channels')  # Fields of a network that make its code.
 
 
@@ -374,7 +375,7 @@ def prepare_noise(
     return Noisy(measurement)
   sigma = check_sigma(config.fit.sigma, 'fit.sigma') / 255
   sigma = sigma or noise.estimate_sigma(measurement)
-  if needed and not sigma:
+  if needed and sigma < _LEAST_SIGMA:
     raise ValueError(
       f'fit.error={config.fit.error!r} needs noise, and none was found: give '
       'its standard deviation, of 255, as fit.sigma'

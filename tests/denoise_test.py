@@ -232,7 +232,7 @@ BAD_INPUT = {
   'unknown_field': (['--config.data.nope=1'], "no config field 'nope'"),
   'unknown_variant': (
     ['--config=configs/req2.py:smok'],
-    'known are fast, langevin, perceptual, quality, quick, recorrupted, smoke',
+    'known are fast, langevin, perceptual, quality, quick, smoke',
   ),
   'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
   'no_config': (['--config='], 'config'),
