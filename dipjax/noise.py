@@ -11,6 +11,7 @@ Array = jax.Array
 # edges and gradients less is left than of noise.
 _DB2 = np.array([1 - 3**0.5, 3**0.5 - 3, 3 + 3**0.5, -1 - 3**0.5]) / 32**0.5
 _QUARTILE = 0.6744897501960817  # Of the absolute values of N(0, 1).
+_ENOUGH = 0.05  # Share of the coefficients that must be free of clipped values.
 
 
 def estimate_sigma(image: np.ndarray) -> float:
@@ -18,8 +19,9 @@ def estimate_sigma(image: np.ndarray) -> float:
 
   The median of the absolute finest diagonal wavelet coefficients, over 0.6745:
   Donoho and Johnstone 1994, as scikit-image's estimate_sigma, but away from the
-  edges. Coefficients of exactly 0, as of missing pixels, do not count. Clipped
-  noise is estimated as it is after clipping.
+  edges. Coefficients of exactly 0, as of missing pixels, do not count, nor do
+  those that touch a value of exactly 0 or 1: noise that was clipped to [0, 1]
+  is estimated as it was before, unless hardly anything lies between.
 
   Args:
     image: [H, W, C], sides of at least 8 pixels; the mean over its channels.
@@ -34,20 +36,52 @@ def estimate_sigma(image: np.ndarray) -> float:
       f'side, got {image.shape}: give sigma'
     )
   details = _filter(_filter(image).swapaxes(0, 1))
-  channels = details.reshape(-1, image.shape[2]).T
-  return float(np.mean([_find_deviation(channel) for channel in channels]))
+  ends = np.isin(image, (0, 1))
+  touched = _gather(_gather(ends).any(axis=0).swapaxes(0, 1)).any(axis=0)
+  return float(
+    np.mean(
+      [
+        _find_deviation(details[..., c], touched[..., c])
+        for c in range(image.shape[2])
+      ]
+    )
+  )
 
 
 def _filter(image):
   """Every second one of the differences along the first axis."""
+  return np.tensordot(_DB2, _gather(image), axes=1)
+
+
+def _gather(image):
+  """What each difference sees, [taps, ...]: every second window of rows."""
   count = len(image) - len(_DB2) + 1
-  parts = [_DB2[i] * image[i : i + count : 2] for i in range(len(_DB2))]
-  return np.sum(parts, axis=0)
+  return np.stack([image[i : i + count : 2] for i in range(len(_DB2))])
 
 
-def _find_deviation(coefficients):
-  magnitudes = np.abs(coefficients[coefficients != 0])
+def _find_deviation(coefficients, touched):
+  some = coefficients != 0
+  free = some & ~touched
+  if np.sum(free) < _ENOUGH * coefficients.size:
+    free = some
+  magnitudes = np.abs(coefficients[free])
   return np.median(magnitudes) / _QUARTILE if magnitudes.size else 0.0
+
+
+def expect_clipped(image: Array, sigma: Array) -> Array:
+  """Returns the mean of the image with noise, clipped to [0, 1].
+
+  Of each pixel x the expectation of clip(x + sigma z), z ~ N(0, 1): x itself
+  away from black and white, 0.4 sigma above black and below white.
+
+  Args:
+    image: any shape.
+    sigma: standard deviation of the noise before it was clipped, above 0.
+  """
+  low, high = -image / sigma, (1 - image) / sigma
+  between = stats.norm.cdf(high) - stats.norm.cdf(low)
+  moved = stats.norm.pdf(low) - stats.norm.pdf(high)
+  return image * between + sigma * moved + stats.norm.cdf(-high)
 
 
 def expect_square(image: Array, sigma: Array) -> Array:

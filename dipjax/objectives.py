@@ -86,8 +86,8 @@ def measurement_error(
   y - sigma^2 / j w. The noises of the two are independent, so that what is
   minimised is the squared error against the truth, plus a constant, for
   parameters that do not depend on y: noise is learned later and less than from
-  y alone. Gaussian noise of a known sigma, without an operator. Pang et al.,
-  Recorrupted-to-Recorrupted, CVPR 2021.
+  y alone. For Gaussian noise of a known sigma, clipped or not (the operator is
+  then `operators.Clipped`). Pang et al., Recorrupted-to-Recorrupted, CVPR 2021.
 
   The image, [H, W, C], is the network's output for the jittered code, cropped
   to the real pixels: only these reach the operator and the loss. Equal
@@ -210,10 +210,12 @@ def stein_risk(network: nn.Module, *, distance: float = 1e-3) -> Objective:
     probe = jax.random.normal(probe_key, code.shape, code.dtype)
     denoise = lambda code: problem.crop(network.apply({'params': params}, code))
     image = denoise(code)
+    predicted = problem.operator(image)
+    other = problem.operator(denoise(code + distance * probe))
     # Only the real pixels count: elsewhere the probe is no noise of y.
-    moved = (denoise(code + distance * probe) - image) / distance
+    moved = (other - predicted) / distance
     divergence = jnp.mean(problem.crop(probe) * moved)
-    residual = jnp.mean(jnp.square(image - problem.measurement))
+    residual = jnp.mean(jnp.square(predicted - problem.measurement))
     return residual + sigma**2 * (2 * divergence - 1), image
 
   return objective

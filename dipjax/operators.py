@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dipjax import blurring, resampling
+from dipjax import blurring, noise, resampling
 
 Array = jax.Array
 Operator = Callable[[Array], Array]  # And a pytree.
@@ -34,6 +34,20 @@ class Identity(struct.PyTreeNode):
   def __call__(self, image: Array) -> Array:
     """Returns the image."""
     return image
+
+
+class Clipped(struct.PyTreeNode):
+  """The image with Gaussian noise, clipped to [0, 1], on average.
+
+  What a measurement without values below black and above white should be:
+  without it they look brighter and darker than they are.
+  """
+
+  sigma: Array  # Standard deviation of the noise before clipping, above 0.
+
+  def __call__(self, image: Array) -> Array:
+    """Returns noise.expect_clipped(image, sigma)."""
+    return noise.expect_clipped(image, self.sigma)
 
 
 class Function(struct.PyTreeNode):

@@ -93,7 +93,8 @@ def restore(
       impulse noise; 'recorrupted' for Gaussian noise of a known sigma, which
       the network then learns later and less: its code is the measurement, and
       the jitter, where it is None, RECORRUPTION * sigma; so too 'stein', at
-      nearly twice the cost. See `objectives.measurement_error`, `stein_risk`.
+      nearly twice the cost. See `objectives.measurement_error`, `stein_risk`. A
+      measurement in [0, 1] counts as clipped, see `operators.Clipped`.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
       the mean error; for instance (objectives.total_variation, 1e-7).
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
@@ -204,7 +205,11 @@ def restore(
   measurement = check_array(measurement, 'the measurement')
   shape = measurement.shape if size is None else size
   network = network or skip.Skip(outputs=shape[-1])
-  code, jitter = choose_code(error, measurement, operator, sigma, code, jitter)
+  if error in objectives.OF_KNOWN_NOISE:
+    sigma = _check_known_noise(error, operator, code, sigma, jitter)
+    operator = _expect_clipping(measurement, sigma)
+    code = functools.partial(_extend_measurement, measurement)
+    jitter = RECORRUPTION * sigma if jitter is None else jitter
   operator = operators.as_operator(operator)
   watchers = dict(monitors or {'emv': monitors_lib.emv()})
   _check_arguments(shape, steps, seeds, chunk, rule, watchers)
@@ -236,9 +241,9 @@ def restore(
     operator,
     network,
     shape,
-    code=code,
+    code=code or NOISE_CODE,
     weights=[weight for _, weight in penalties],
-    jitter=jitter,
+    jitter=JITTER if jitter is None else jitter,
     steps=steps,
     perceptual=perceptual,
     sigma=sigma,
@@ -257,35 +262,6 @@ def restore(
     fit, keys, problems, cleans, chunk=chunk, watch=watch
   )
   return collect(states, trace, rule)
-
-
-def choose_code(
-  error: str,
-  measurement: Array,
-  operator: operators.Operator | None,
-  sigma: float | None,
-  code: Code | None = None,
-  jitter: float | None = None,
-) -> tuple[Code, float]:
-  """Returns the code and the jitter that go with an error; as of `restore`.
-
-  Raises:
-    ValueError: one of `objectives.OF_KNOWN_NOISE` with what it cannot have.
-  """
-  if error not in objectives.OF_KNOWN_NOISE:
-    return code or NOISE_CODE, JITTER if jitter is None else jitter
-  if operator is not None or code is not None:
-    raise ValueError(
-      f'the error {error!r} is for denoising, where the measurement is the '
-      'code: give neither an operator nor a code'
-    )
-  jitter = RECORRUPTION * (sigma or 0) if jitter is None else jitter
-  if not (sigma and jitter > 0):
-    raise ValueError(
-      f'the error {error!r} needs the sigma of the noise, above 0, and a '
-      f'jitter above 0; got {sigma}, {jitter}'
-    )
-  return lambda key, size: codes.extend_image(measurement, size), jitter
 
 
 def make_problem(
@@ -421,6 +397,31 @@ def _check_arguments(shape, steps, seeds, chunk, rule, watchers):
 def _check_sigma(sigma):
   if sigma is not None and not (np.isfinite(sigma) and sigma >= 0):
     raise ValueError(f'sigma must be a number >= 0, got {sigma}')
+
+
+def _check_known_noise(error, operator, code, sigma, jitter):
+  if operator is not None or code is not None:
+    raise ValueError(
+      f'the error {error!r} is for denoising, where the measurement is the '
+      'code: give neither an operator nor a code'
+    )
+  if not sigma or (jitter is not None and not jitter > 0):
+    raise ValueError(
+      f'the error {error!r} needs the sigma of the noise, above 0, and a '
+      f'jitter above 0; got {sigma}, {jitter}'
+    )
+  return sigma
+
+
+def _expect_clipping(measurement, sigma):
+  """The operator of noise that was clipped, where nothing shows it was not."""
+  inside = jnp.all((measurement >= 0) & (measurement <= 1))
+  return operators.Clipped(jnp.float32(sigma)) if inside else None
+
+
+def _extend_measurement(measurement, key, size):
+  del key
+  return codes.extend_image(measurement, size)
 
 
 def _check_penalties(penalties, shape):

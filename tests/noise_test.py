@@ -35,6 +35,30 @@ def test_the_square_of_clipped_noise(sigma):
   assert noise.expect_square(np.zeros(3), 0.0) == 0
 
 
+@pytest.mark.parametrize('sigma', [15 / 255, 25 / 255, 50 / 255])
+def test_clipped_noise_is_found_as_it_was_before(sigma):
+  image = 1.5 * _make_picture(96, 128) - 0.4
+  noisy = corruptions.add_gaussian_noise(np.clip(image, 0, 1), sigma, seed=0)
+  assert 0.05 < np.mean((noisy == 0) | (noisy == 1)) < 0.5
+  assert noise.estimate_sigma(noisy) == pytest.approx(sigma, rel=0.12)
+
+
+def test_where_nearly_all_is_clipped_all_counts():
+  drawn = np.random.RandomState(0).normal(0.5, 5, (64, 64, 1))
+  noisy = np.clip(drawn, 0, 1)
+  assert 0.3 < noise.estimate_sigma(noisy) < 0.8
+
+
+@pytest.mark.parametrize('sigma', [0.02, 0.1, 0.4])
+def test_the_mean_of_clipped_noise(sigma):
+  rng = np.random.RandomState(0)
+  for level in (0.0, 0.05, 0.3, 0.97, 1.0):
+    drawn = np.clip(level + sigma * rng.normal(size=10**6), 0, 1)
+    expected = float(noise.expect_clipped(np.float32(level), sigma))
+    error = 5 * drawn.std() / 1000
+    assert abs(expected - drawn.mean()) < error + 1e-6
+
+
 def test_missing_pixels_do_not_count():
   noisy = corruptions.add_gaussian_noise(
     _make_picture(64, 64), 0.1, seed=0, clip=False
@@ -59,7 +83,7 @@ def test_it_equals_that_of_scikit_image_on_photographs(name, sigma):
   pytest.importorskip('pywt')
   skimage = pytest.importorskip('skimage')
   photograph = getattr(skimage.data, name)()[:200, :256] / 255
-  noisy = corruptions.add_gaussian_noise(photograph, sigma, seed=0)
+  noisy = corruptions.add_gaussian_noise(photograph, sigma, seed=0, clip=False)
   expected = skimage.restoration.estimate_sigma(
     noisy, channel_axis=-1, average_sigmas=True
   )
