@@ -37,7 +37,7 @@ def estimate_sigma(image: np.ndarray) -> float:
     )
   details = _filter(_filter(image).swapaxes(0, 1))
   ends = np.isin(image, (0, 1))
-  touched = _gather(_gather(ends).any(axis=0).swapaxes(0, 1)).any(axis=0)
+  touched = _find_touched(_find_touched(ends).swapaxes(0, 1))
   return float(
     np.mean(
       [
@@ -51,6 +51,11 @@ def estimate_sigma(image: np.ndarray) -> float:
 def _filter(image):
   """Every second one of the differences along the first axis."""
   return np.tensordot(_DB2, _gather(image), axes=1)
+
+
+def _find_touched(ends):
+  """Where one of the values that a difference sees is true."""
+  return np.max(_gather(ends), axis=0)
 
 
 def _gather(image):
