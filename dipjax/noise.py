@@ -93,13 +93,30 @@ def expect_square(image: Array, sigma: Array) -> Array:
   """Returns the mean square of noise that was clipped with the image to [0, 1].
 
   Of each pixel x the expectation of (clip(x + sigma z) - x)^2, z ~ N(0, 1):
-  sigma^2 away from black and white, half of it at either.
+  sigma^2 away from black and white, half of it at either. Their mean.
 
   Args:
     image: the image without the noise, any shape, taken as in [0, 1].
     sigma: standard deviation of the noise before it was clipped.
   """
+  return jnp.mean(_expect_squares(jnp.clip(image, 0, 1), sigma))
+
+
+def expect_variance(image: Array, sigma: Array) -> Array:
+  """Returns the variance of each pixel's noise after clipping to [0, 1].
+
+  sigma^2 away from black and white, a third of it at either.
+
+  Args:
+    image: the image without the noise, any shape, taken as in [0, 1].
+    sigma: standard deviation of the noise before it was clipped, above 0.
+  """
   x = jnp.clip(image, 0, 1)
+  bias = expect_clipped(x, sigma) - x
+  return _expect_squares(x, sigma) - jnp.square(bias)
+
+
+def _expect_squares(x, sigma):
   scale = jnp.maximum(sigma, 1e-12)
   low, high = -x / scale, (1 - x) / scale
   # Of the noise that neither end cuts off.
@@ -108,7 +125,7 @@ def expect_square(image: Array, sigma: Array) -> Array:
   inside = jnp.square(sigma) * (between + moved)
   black = jnp.square(x) * stats.norm.cdf(low)
   white = jnp.square(1 - x) * stats.norm.cdf(-high)
-  return jnp.mean(inside + black + white)
+  return inside + black + white
 
 
 def split_measurement(

@@ -83,11 +83,12 @@ def measurement_error(
 
   With the error 'recorrupted' the network sees the measurement y itself as its
   code, for which its jitter j w is more noise, and the output is compared with
-  y - sigma^2 / j w. The noises of the two are independent, so that what is
-  minimised is the squared error against the truth, plus a constant, for
-  parameters that do not depend on y: noise is learned later and less than from
-  y alone. For Gaussian noise of a known sigma, clipped or not (the operator is
-  then `operators.Clipped`). Pang et al., Recorrupted-to-Recorrupted, CVPR 2021.
+  y - v / j w, where v is the variance of the noise of y, sigma^2 but where it
+  was clipped. The noises of the two are independent, so that what is minimised
+  is the squared error against the truth, plus a constant, for parameters that
+  do not depend on y: noise is learned later and less than from y alone. For
+  Gaussian noise of a known sigma, clipped or not (the operator is then
+  `operators.Clipped`). Pang et al., Recorrupted-to-Recorrupted, CVPR 2021.
 
   The image, [H, W, C], is the network's output for the jittered code, cropped
   to the real pixels: only these reach the operator and the loss. Equal
@@ -115,7 +116,7 @@ def measurement_error(
     expected = problem.measurement
     if error == 'recorrupted':
       added = problem.crop(code - problem.code)
-      expected -= jnp.square(_get_sigma(problem) / problem.jitter) * added
+      expected -= _find_variance(problem, image) / problem.jitter**2 * added
     loss = jnp.mean(measure(predicted - expected))
     for i, penalty in enumerate(penalties):
       loss += problem.weights[i] * penalty(image)
@@ -128,10 +129,13 @@ def measurement_error(
   return objective
 
 
-def _get_sigma(problem):
+def _find_variance(problem, image):
+  """Of the measurement's noise: of each pixel where it was clipped."""
   if problem.sigma is None:
     raise ValueError('this error needs the sigma of the measurement: got none')
-  return problem.sigma
+  if isinstance(problem.operator, operators.Clipped):
+    return problem.operator.find_variance(jax.lax.stop_gradient(image))
+  return jnp.square(problem.sigma)
 
 
 def share_features(features: Callable[[Array], Array]) -> operators.Shared:
@@ -200,7 +204,6 @@ def stein_risk(network: nn.Module, *, distance: float = 1e-3) -> Objective:
   """
 
   def objective(params, problem, key):
-    sigma = _get_sigma(problem)
     if problem.weights.size:
       raise ValueError("Stein's risk takes neither penalties nor features")
     if problem.code.dtype != jnp.float32:
@@ -214,9 +217,10 @@ def stein_risk(network: nn.Module, *, distance: float = 1e-3) -> Objective:
     other = problem.operator(denoise(code + distance * probe))
     # Only the real pixels count: elsewhere the probe is no noise of y.
     moved = (other - predicted) / distance
-    divergence = jnp.mean(problem.crop(probe) * moved)
-    residual = jnp.mean(jnp.square(predicted - problem.measurement))
-    return residual + sigma**2 * (2 * divergence - 1), image
+    divergence = problem.crop(probe) * moved
+    residual = jnp.square(predicted - problem.measurement)
+    variance = _find_variance(problem, image)
+    return jnp.mean(residual + variance * (2 * divergence - 1)), image
 
   return objective
 

@@ -49,6 +49,10 @@ class Clipped(struct.PyTreeNode):
     """Returns noise.expect_clipped(image, sigma)."""
     return noise.expect_clipped(image, self.sigma)
 
+  def find_variance(self, image: Array) -> Array:
+    """Returns noise.expect_variance(image, sigma), of what was measured."""
+    return noise.expect_variance(image, self.sigma)
+
 
 class Function(struct.PyTreeNode):
   """Any function of an image that is no pytree itself, as an operator."""

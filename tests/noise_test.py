@@ -50,13 +50,15 @@ def test_where_nearly_all_is_clipped_all_counts():
 
 
 @pytest.mark.parametrize('sigma', [0.02, 0.1, 0.4])
-def test_the_mean_of_clipped_noise(sigma):
+def test_the_mean_and_the_variance_of_clipped_noise(sigma):
   rng = np.random.RandomState(0)
   for level in (0.0, 0.05, 0.3, 0.97, 1.0):
     drawn = np.clip(level + sigma * rng.normal(size=10**6), 0, 1)
     expected = float(noise.expect_clipped(np.float32(level), sigma))
     error = 5 * drawn.std() / 1000
     assert abs(expected - drawn.mean()) < error + 1e-6
+    variance = float(noise.expect_variance(np.float32(level), sigma))
+    assert variance == pytest.approx(drawn.var(), rel=0.01, abs=1e-8)
 
 
 def test_missing_pixels_do_not_count():

@@ -99,6 +99,27 @@ def test_an_error_that_knows_the_noise_learns_less_of_it(error):
 
 
 @pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
+def test_clipping_is_expected_where_the_noise_is_known(error):
+  clean, _ = _make_noisy(32, 40)
+  clean = np.clip(clean + 0.4, 0, 1)  # Half of it near white.
+  drawn = np.random.RandomState(0).normal(scale=0.1, size=clean.shape)
+  noisy = np.float32(clean + drawn)
+  rule = {'last': monitors.last(300)}
+  restore = lambda measurement: _restore(
+    measurement, monitors=rule, error=error, sigma=0.1
+  )
+  bias = lambda image: np.mean((image - clean)[clean > 0.95])
+  clipped = np.clip(noisy, 0, 1)
+  # One value below 0 says that nothing was clipped.
+  other = clipped.copy()
+  other[0, 0, 0] = -1e-3
+  biases = [
+    abs(bias(x)) for x in (restore(clipped).image, restore(other).image)
+  ]
+  assert biases[0] < 0.8 * biases[1] < 0.8 * 0.05
+
+
+@pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
 @pytest.mark.parametrize(
   'changes,message',
   [
