@@ -18,12 +18,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 import dipjax
 from benchmarks import stopping
 from configs import req2
-from dipjax import corruptions, metrics
+from dipjax import corruptions, metrics, noise
 from experiments import baselines, report, wiring
 
 
@@ -146,7 +147,29 @@ def denoise_means(noisy: np.ndarray, sigma: float) -> np.ndarray | None:
   return restored.reshape(noisy.shape)
 
 
-PEERS = {'bm3d': baselines.denoise_bm3d, 'nlm': denoise_means}
+def denoise_unclipped(noisy: np.ndarray, sigma: float) -> np.ndarray | None:
+  """Returns BM3D's image without the bias of clipped noise, or None without it.
+
+  The image of which BM3D's is what `noise.expect_clipped` makes: for BM3D what
+  `operators.Clipped` is for a fit.
+
+  Args:
+    noisy: [H, W, C] in [0, 1].
+    sigma: standard deviation of the noise.
+  """
+  image = baselines.denoise_bm3d(noisy, sigma)
+  if image is None:
+    return None
+  levels = jnp.linspace(0, 1, 1001)
+  seen = noise.expect_clipped(levels, jnp.asarray(sigma))
+  return np.interp(image, seen, levels)
+
+
+PEERS = {
+  'bm3d': baselines.denoise_bm3d,
+  'bm3d_unclipped': denoise_unclipped,
+  'nlm': denoise_means,
+}
 
 
 def _print_row(row: Mapping[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import estimates
+from dipjax import noise
 
 SMOKE = ['--images', 'camera', '--crop', '24', '--variants', 'smoke']
 
@@ -41,3 +43,11 @@ def test_a_variant_that_is_not_known_is_one_line(tmp_path, capsys):
     estimates.main(arguments)
   assert exit_.value.code == 2 and not path.exists()
   assert "unknown variant 'best'" in capsys.readouterr().err
+
+
+def test_the_bias_of_clipped_noise_is_taken_out_of_a_peer(monkeypatch):
+  clean, sigma = np.random.RandomState(0).uniform(size=(8, 9, 3)), 0.1
+  seen = lambda noisy, sigma: np.asarray(noise.expect_clipped(clean, sigma))
+  monkeypatch.setattr(estimates.baselines, 'denoise_bm3d', seen)
+  restored = estimates.denoise_unclipped(clean, sigma)
+  np.testing.assert_allclose(restored, clean, atol=1e-3)
