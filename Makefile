@@ -21,7 +21,7 @@ help:  ## List the targets.
 demo: $(VENV)/.installed-demo  ## Denoise a photograph in minutes, into runs/demo (replaced each time).
 	rm -rf runs/demo
 	$(BIN)/python -m experiments.denoise \
-	  --config=configs/req2.py:quick --workdir=runs/demo
+	  --config=configs/req2.py:quick,fast --workdir=runs/demo
 
 test: $(VENV)/.installed-test  ## Run the tests.
 	$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
