@@ -92,8 +92,8 @@ def restore(
     error: 'squared'; 'absolute' where some values are wrong altogether, as by
       impulse noise; 'recorrupted' for Gaussian noise of a known sigma, which
       the network then learns later and less: its code is the measurement, and
-      the jitter, where it is None, RECORRUPTION * sigma; so too 'stein', at
-      nearly twice the cost. See `objectives.measurement_error`, `stein_risk`. A
+      the jitter, where it is None, RECORRUPTION * sigma; so too 'stein', with
+      two passes of the network. See `objectives.measurement_error`, `stein_risk`. A
       measurement in [0, 1] counts as clipped, see `operators.Clipped`.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
       the mean error; for instance (objectives.total_variation, 1e-7).
