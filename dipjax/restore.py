@@ -93,8 +93,9 @@ def restore(
       impulse noise; 'recorrupted' for Gaussian noise of a known sigma, which
       the network then learns later and less: its code is the measurement, and
       the jitter, where it is None, RECORRUPTION * sigma; so too 'stein', with
-      two passes of the network. See `objectives.measurement_error`, `stein_risk`. A
-      measurement in [0, 1] counts as clipped, see `operators.Clipped`.
+      two passes of the network. See `objectives.measurement_error`,
+      `stein_risk`. A measurement in [0, 1] counts as clipped, see
+      `operators.Clipped`.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
       the mean error; for instance (objectives.total_variation, 1e-7).
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
