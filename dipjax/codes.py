@@ -1,7 +1,10 @@
 """Input codes of the network: what it turns into an image; [H, W, C]."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 Array = jax.Array
 
@@ -42,6 +45,14 @@ def extend_image(image: Array, size: tuple[int, int]) -> Array:
     for left, side, length in zip(before, size, image.shape)
   ]
   return jnp.pad(image, (*pads, (0, 0)), mode='symmetric')
+
+
+def use_image(image: ArrayLike) -> Callable[[Array, tuple[int, int]], Array]:
+  """Returns the maker of a code that is an image, see `extend_image`.
+
+  Of (key, (height, width)), as `dipjax.restore` takes it; the key is not used.
+  """
+  return lambda key, size: extend_image(jnp.asarray(image), size)
 
 
 def jitter_code(key: Array, code: Array, deviation: Array | float) -> Array:

@@ -235,9 +235,10 @@ def discrepancy(*, of: str = 'estimate', factor: float = 1.0) -> Monitor:
     measurement = seen.problem.measurement
     prediction = _predict(seen, of)
     error = jnp.mean(jnp.square(prediction - measurement))
-    clipped = jnp.all((measurement >= 0) & (measurement <= 1))
     square = noise.expect_square(prediction, sigma)
-    level = factor * jnp.where(clipped, square, jnp.square(sigma))
+    level = factor * jnp.where(
+      noise.is_clipped(measurement), square, jnp.square(sigma)
+    )
     return _move(state, seen, error, error <= level)
 
   return Monitor(lambda image, clean: _start(image), _until_done(update))

@@ -73,6 +73,11 @@ def _find_deviation(coefficients, touched):
   return np.median(magnitudes) / _QUARTILE if magnitudes.size else 0.0
 
 
+def is_clipped(measurement: Array) -> Array:
+  """Returns whether all values lie in [0, 1], so that noise may be cut off."""
+  return jnp.all((measurement >= 0) & (measurement <= 1))
+
+
 def expect_clipped(image: Array, sigma: Array) -> Array:
   """Returns the mean of the image with noise, clipped to [0, 1].
 

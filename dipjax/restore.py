@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from dipjax import codes, lanes, objectives, operators
+from dipjax import codes, lanes, noise, objectives, operators
 from dipjax import fit as fit_lib
 from dipjax import memory as memory_lib
 from dipjax import monitors as monitors_lib
@@ -209,7 +209,7 @@ def restore(
   if error in objectives.OF_KNOWN_NOISE:
     sigma = _check_known_noise(error, operator, code, sigma, jitter)
     operator = _expect_clipping(measurement, sigma)
-    code = functools.partial(_extend_measurement, measurement)
+    code = codes.use_image(measurement)
     jitter = RECORRUPTION * sigma if jitter is None else jitter
   operator = operators.as_operator(operator)
   watchers = dict(monitors or {'emv': monitors_lib.emv()})
@@ -416,13 +416,9 @@ def _check_known_noise(error, operator, code, sigma, jitter):
 
 def _expect_clipping(measurement, sigma):
   """The operator of noise that was clipped, where nothing shows it was not."""
-  inside = jnp.all((measurement >= 0) & (measurement <= 1))
-  return operators.Clipped(jnp.float32(sigma)) if inside else None
-
-
-def _extend_measurement(measurement, key, size):
-  del key
-  return codes.extend_image(measurement, size)
+  if not noise.is_clipped(measurement):
+    return None
+  return operators.Clipped(jnp.float32(sigma))
 
 
 def _check_penalties(penalties, shape):

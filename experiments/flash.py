@@ -4,11 +4,7 @@ python -m experiments.flash --config=configs/flash.py \
   --config.data.image=FILE --config.data.flash=FILE --workdir=DIR
 """
 
-import functools
-
-import jax.numpy as jnp
 import ml_collections
-import numpy as np
 
 from dipjax import codes
 from experiments import cli, task, wiring
@@ -37,14 +33,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
       f'{image.shape[1]}x{image.shape[0]}: they must be of one size'
     )
   data = wiring.Data(image, clean=None)
-  code = functools.partial(make_code, flash)
+  # In the middle of the code, reflected beyond.
+  code = codes.use_image(flash)
   return task.run('flash', data, config, workdir, code=code)
-
-
-def make_code(flash: np.ndarray, key, size: tuple[int, int]):
-  """Returns the picture with flash as the code: reflected up to the size."""
-  del key
-  return codes.extend_image(jnp.asarray(flash), size)
 
 
 if __name__ == '__main__':

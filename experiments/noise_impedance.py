@@ -90,7 +90,7 @@ def make_fits(
   network = arguments['network']
   one = fit.make_fit(
     network,
-    objectives.make_objective(network, (), arguments['error']),
+    objectives.measurement_error(network, error=arguments['error']),
     arguments['optimizer'],
     {'last': monitors.last(config.fit.steps)},
     decay=0.0,  # What is shown are the outputs themselves.

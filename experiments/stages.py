@@ -127,7 +127,7 @@ def make_stage_fit(
 def make_first_code(config: ml_collections.ConfigDict, image: np.ndarray):
   """Returns the maker of the first stage's code."""
   makers = {
-    'measurement': _make_code_maker(image),
+    'measurement': codes.use_image(image),
     # As many channels as the image that takes its place has.
     'noise': functools.partial(
       codes.draw_uniform_noise, channels=image.shape[-1]
@@ -181,7 +181,7 @@ def fit_chain(
     taken = taken + np.concatenate([result.stopped for result in fitted])
     if config.code != 'fixed':
       makers = [
-        _make_code_maker(image) for result in fitted for image in result.images
+        codes.use_image(image) for result in fitted for image in result.images
       ]
   return results
 
@@ -191,10 +191,6 @@ def fit_parallel(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
   pairs = [(setup, index) for index in range(len(setup.plan))]
   makers = [setup.first_code] * len(pairs) * len(setup.keys)
   return _fit_stages(pairs, makers, record)[1]
-
-
-def _make_code_maker(image):
-  return lambda key, size: codes.extend_image(jnp.asarray(image), size)
 
 
 def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):

@@ -15,7 +15,7 @@ from configs import inpaint as inpaint_config
 from configs import jpeg as jpeg_config
 from configs import networks, req1, req2, req3
 from configs import prior_effect as prior_effect_config
-from dipjax import metrics
+from dipjax import codes, metrics
 from experiments import (
   activation_maximization,
   deblur,
@@ -154,14 +154,14 @@ def test_flash(photograph, tmp_path):
 
 def test_the_flash_picture_lies_in_the_middle_of_the_code():
   picture = np.random.RandomState(0).uniform(size=(9, 14, 3))
-  code = flash.make_code(picture, None, (16, 16))
+  code = codes.use_image(picture)(None, (16, 16))
   assert code.shape == (16, 16, 3)
   np.testing.assert_allclose(code[3:12, 1:15], picture, atol=1e-6)
 
 
 def test_a_code_smaller_than_the_flash_picture_is_refused():
   with pytest.raises(ValueError, match='14x9 is no code of 4x3'):
-    flash.make_code(np.zeros((9, 14, 3)), None, (3, 4))
+    codes.use_image(np.zeros((9, 14, 3)))(None, (3, 4))
 
 
 def test_removal_of_jpeg_artefacts(photograph, tmp_path):
