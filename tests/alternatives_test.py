@@ -1,0 +1,120 @@
+"""The benchmark of what was published in place of a stopped fit."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import alternatives
+from dipjax import codes, fit, monitors, objectives, operators
+from dipjax.networks import skip
+from dipjax.restore import make_problem
+
+SMOKE = ['--images', 'astronaut', '--crop', '16', '--channels', '4']
+SMOKE += ['--levels', '1', '--steps', '20']
+NETWORK = skip.Skip(down=(4,), up=(4,), skip=(2,))
+NOISY = np.random.RandomState(0).uniform(size=(16, 16, 3)).astype(np.float32)
+
+
+def _make_problem(jitter=0.0, steps=1):
+  return make_problem(
+    jax.random.key(0),
+    jnp.asarray(NOISY),
+    operators.as_operator(None),
+    NETWORK,
+    NOISY.shape,
+    code=codes.use_image(NOISY),
+    jitter=jitter,
+    steps=steps,
+  )
+
+
+def _fit(name, steps):
+  """The network's image before each step, and the state after it."""
+  method = alternatives.METHODS[name]
+  one = fit.make_fit(
+    alternatives.Extended(NETWORK, method.extra),
+    method.make_objective(NETWORK),
+    method.optimizer,
+    {'last': monitors.last(steps)},
+  )
+  problem = _make_problem(method.jitter, steps)
+  state = one.init(jax.random.key(0), problem, None)
+  images, states = [], []
+  step, apply = jax.jit(one.step), jax.jit(NETWORK.apply)
+  for _ in range(steps):
+    params = {'params': state.params['network']}
+    images.append(apply(params, state.params['extra']))
+    state, _ = step(state, problem)
+    states.append(state)
+  return images, states
+
+
+def test_the_code_becomes_the_image_of_every_second_step():
+  images, states = _fit('autoencoding', 3)
+  first, second, third = (state.params['extra'] for state in states)
+  np.testing.assert_array_equal(first, NOISY)
+  np.testing.assert_allclose(second, images[1], atol=1e-6)
+  np.testing.assert_array_equal(third, second)
+  assert np.abs(images[2] - images[1]).max() > 1e-3
+
+
+def test_the_loss_of_autoencoding_by_hand():
+  network = NETWORK
+  objective = alternatives.autoencode(network)
+  code = jnp.asarray(NOISY[::-1])
+  problem = _make_problem()
+  params = network.init(jax.random.key(1), code)['params']
+  both = {'network': params, 'extra': code}
+  loss, image = objective(both, problem, jax.random.key(0))
+  expected = np.mean((image - NOISY) ** 2) + np.mean((image - code) ** 2)
+  assert loss == pytest.approx(float(expected), rel=1e-5)
+  guided, other = alternatives.guide(network)(both, problem, jax.random.key(0))
+  assert guided == pytest.approx(float(loss), rel=1e-5)
+  np.testing.assert_allclose(other, image, atol=1e-6)
+
+
+def test_a_self_guided_code_moves_with_the_network():
+  _, (_, state) = _fit('self-guided', 2)
+  moved = np.abs(state.params['extra'] - NOISY)
+  assert 0.001 < moved.max() < 0.03
+
+
+def test_outliers_are_taken_from_the_error():
+  objective = alternatives.overparametrize(NETWORK)
+  problem = _make_problem()
+  params = NETWORK.init(jax.random.key(1), problem.code)['params']
+  key, nothing = jax.random.key(0), np.zeros_like(NOISY)
+  plain = objectives.measurement_error(NETWORK)(params, problem, key)[0]
+  zero = {'network': params, 'extra': (nothing, nothing)}
+  loss, image = objective(zero, problem, key)
+  assert loss == pytest.approx(float(plain), rel=1e-5)
+  missing = NOISY - np.asarray(image)
+  exact = np.sqrt(np.maximum(missing, 0)), np.sqrt(np.maximum(-missing, 0))
+  assert objective(zero | {'extra': exact}, problem, key)[0] < 1e-10
+
+
+def test_a_row_is_run_once(tmp_path, capsys, monkeypatch):
+  pytest.importorskip('skimage')
+  arguments = [*SMOKE, '--json', str(tmp_path / 'rows.jsonl')]
+  arguments += ['--methods', 'plain', 'double']
+  alternatives.main(arguments)
+  rows = [*map(json.loads, (tmp_path / 'rows.jsonl').read_text().splitlines())]
+  assert [row['method'] for row in rows] == ['plain', 'double']
+  for row in rows:
+    assert row['psnr'] <= row['best'] + 1e-4 and row['steps_taken'] == 20
+  monkeypatch.setattr(alternatives, 'run_cell', None)
+  shown = capsys.readouterr().out
+  alternatives.main(arguments)
+  assert capsys.readouterr().out in shown
+
+
+def test_a_crop_that_the_network_does_not_cover_is_one_line(tmp_path, capsys):
+  pytest.importorskip('skimage')
+  arguments = [*SMOKE, '--json', str(tmp_path / 'rows.jsonl'), '--crop', '17']
+  with pytest.raises(SystemExit) as exit_:
+    alternatives.main(arguments)
+  assert exit_.value.code == 2
+  assert '--crop 17 is no multiple of 2' in capsys.readouterr().err
