@@ -18,11 +18,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
 _GROUP = 128  # Channels that a CPU's threads share out best.
+_FEW_PIXELS = 1024  # Products of more take longer than they save.
 
 Array = jax.Array
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -92,7 +94,49 @@ def _half(kernel: Array) -> Pads:
 
 
 def _pad(x: Array, pads: Pads, padding: str) -> Array:
+  if padding == 'reflect' and prefers_products(x):
+    for axis, pad in enumerate(pads):
+      chosen = np.pad(np.arange(x.shape[axis]), pad, mode='reflect')
+      x = multiply_axis(np.eye(x.shape[axis])[chosen], x, axis)
+    return x
   return jnp.pad(x, (*pads, (0, 0)), mode=PADDINGS[padding])
+
+
+def prefers_products(x: Array) -> bool:
+  """Returns whether pixels of x should be moved by `multiply_axis`.
+
+  On a CPU, for small images: a product is a call of a library, for which
+  nothing is compiled. What moves pixels otherwise makes programs of all that
+  comes before it, one for each of its parts, that take seconds to compile.
+
+  Args:
+    x: [H, W, C].
+  """
+  few = x.shape[0] * x.shape[1] <= _FEW_PIXELS
+  return few and jax.default_backend() == 'cpu'
+
+
+def multiply_axis(matrix: np.ndarray, x: Array, axis: int) -> Array:
+  """Returns the product of a matrix and one axis of an image.
+
+  Exact for a matrix that picks pixels.
+
+  Args:
+    matrix: [n, H] for axis 0, [n, W] for axis 1.
+    x: [H, W, C].
+    axis: 0 or 1.
+
+  Returns:
+    [n, W, C] for axis 0, [H, n, C] for axis 1.
+  """
+  height, width, channels = x.shape
+  factors = jnp.asarray(matrix, x.dtype)
+  if axis == 0:
+    y = jnp.matmul(factors, x.reshape(height, -1), precision='highest')
+    return y.reshape(-1, width, channels)
+  # A product for each line: otherwise a transposed image would be made.
+  factors = jnp.broadcast_to(factors, (height, *factors.shape))
+  return jnp.matmul(factors, x, precision='highest')
 
 
 def _convolve_stride_2(x: Array, kernel: Array, padding: str) -> Array:

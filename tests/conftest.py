@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dipjax import features
+from dipjax import convolution, features
 from experiments import folders, images, weights
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -51,6 +51,14 @@ def _keep_the_users_cache_as_it_is():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(folders, 'find_cache', lambda: _CACHE)
     yield
+
+
+@pytest.fixture(params=['products', 'slices'])
+def moving(request, monkeypatch) -> str:
+  """How pixels of a small image are moved: as on a CPU, and as elsewhere."""
+  products = request.param == 'products'
+  monkeypatch.setattr(convolution, 'prefers_products', lambda x: products)
+  return request.param
 
 
 @pytest.fixture(scope='session')

@@ -66,6 +66,7 @@ def _assert_close(actual, expected):
   )
 
 
+@pytest.mark.usefixtures('moving')
 @pytest.mark.parametrize('padding', MODES)
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('sides', [(1, 1), (3, 3), (5, 5), (3, 1)])
@@ -80,6 +81,7 @@ def test_value_and_gradients_equal_lax(sides, stride, padding):
   _assert_close(actual, expected)
 
 
+@pytest.mark.usefixtures('moving')
 @pytest.mark.parametrize('stride', [1, 2])
 def test_the_smallest_image_is_reflected_as_numpy_does(stride):
   x, kernel, _ = _draw((3, 3), (5, 5), stride)
@@ -88,6 +90,22 @@ def test_the_smallest_image_is_reflected_as_numpy_does(stride):
   expected = np.einsum('yxihw,hwio->yxo', windows, kernel)
   y = convolution.convolve(x, kernel, stride=stride)
   _assert_close(y, expected[::stride, ::stride])
+
+
+@pytest.mark.parametrize('axis', [0, 1])
+def test_a_matrix_that_picks_pixels_changes_no_value(axis):
+  x = _draw((7, 5), (1, 1), 1)[0]
+  chosen = np.array([2, 1, 0, 4, 4, 3])
+  y = convolution.multiply_axis(np.eye(x.shape[axis])[chosen], x, axis)
+  np.testing.assert_array_equal(y, np.take(x, chosen, axis))
+
+
+def test_products_move_few_pixels_on_the_cpu_alone(monkeypatch):
+  prefers = lambda *sides: convolution.prefers_products(np.zeros((*sides, 1)))
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  assert prefers(32, 32) and prefers(1, 1024) and not prefers(33, 32)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert not prefers(32, 32)
 
 
 @pytest.mark.parametrize('sides,stride', [((1, 1), 1), ((3, 3), 2)])

@@ -166,13 +166,23 @@ def test_a_flat_channel_becomes_its_bias():
 # --- Sizes.
 
 
+@pytest.mark.usefixtures('moving')
 @pytest.mark.parametrize('height,width', SIZES)
 @pytest.mark.parametrize('mode', layers.UPSAMPLINGS)
 def test_upsampling_equals_that_of_jax(mode, height, width):
-  x = _draw(height, width, 3)
-  expected = jax.image.resize(x, (2 * height, 2 * width, 3), mode)
-  actual = layers.upsample(jnp.asarray(x), mode)
-  np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-6)
+  doubled = 2 * height, 2 * width, 3
+  x, gradient = _draw(height, width, 3), _draw(*doubled, seed=1)
+  ours = lambda x: layers.upsample(x, mode)
+  plain = lambda x: jax.image.resize(x, doubled, mode)
+  actual, expected = (_pull(f, x, gradient) for f in (ours, plain))
+  for one, other in zip(actual, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+
+
+def _pull(function, x, gradient):
+  """Returns the value, and the gradient of its sum times `gradient`."""
+  y, backward = jax.vjp(function, jnp.asarray(x))
+  return y, *backward(jnp.asarray(gradient))
 
 
 @pytest.mark.parametrize('height,width', [(6, 8), (5, 7), (2, 3)])

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from dipjax import convolution, resampling
@@ -207,6 +208,8 @@ def double_axis(x: Array, axis: int, mode: str) -> Array:
   if mode == 'nearest':
     return jnp.repeat(x, 2, axis)
   count = x.shape[axis]
+  if convolution.prefers_products(x):
+    return convolution.multiply_axis(_make_doubling(count), x, axis)
   before = jnp.concatenate(
     [
       jax.lax.slice_in_dim(x, 0, 1, axis=axis),
@@ -224,6 +227,14 @@ def double_axis(x: Array, axis: int, mode: str) -> Array:
   pairs = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
   doubled = jnp.stack(pairs, axis + 1)
   return doubled.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
+
+
+def _make_doubling(count: int) -> np.ndarray:
+  """What doubles a line of pixels by bilinear interpolation, [2 n, n]."""
+  pixels = np.arange(count)
+  others = np.clip(np.stack([pixels - 1, pixels + 1], axis=1), 0, count - 1)
+  near, far = np.eye(count)[pixels][:, None], np.eye(count)[others]
+  return (0.75 * near + 0.25 * far).reshape(2 * count, count)
 
 
 # What the networks have in common when they are made.
