@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   arguments = parser.parse_args(argv)
   try:
     network = skip.Skip(remat=arguments.remat)
-    _check_sizes(network, arguments.sizes)
+    _check_counts(network, arguments)
     if arguments.peer:
       programs.check_peer()
   except ValueError as error:
@@ -89,8 +89,10 @@ def _make_parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _check_sizes(network: skip.Skip, sizes: Sequence[int]):
-  for size in sizes:
+def _check_counts(network: skip.Skip, arguments: argparse.Namespace):
+  if arguments.rounds < 2 or min(arguments.lanes) < 1:
+    raise ValueError('--rounds must be at least 2, --lanes at least 1')
+  for size in arguments.sizes:
     fitting, _ = network.code_size(size, size)
     if fitting != size:
       raise ValueError(f'--sizes {size}: the network needs {fitting}')

@@ -24,7 +24,7 @@ from jax import lax
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
 _GROUP = 128  # Channels that a CPU's threads share out best.
-_FEW_PIXELS = 256  # Products of more take longer than they save.
+_FEW_PIXELS = 1024  # Products of more take longer than they save.
 
 Array = jax.Array
 Pads = tuple[tuple[int, int], tuple[int, int]]

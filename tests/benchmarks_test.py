@@ -66,3 +66,6 @@ def test_what_does_not_work_is_refused_in_one_line(capsys):
   with pytest.raises(SystemExit):
     step.main(['--sizes', '100'])
   assert 'the network needs 128' in capsys.readouterr().err
+  with pytest.raises(SystemExit):
+    step.main(['--rounds', '1'])
+  assert '--rounds must be at least 2' in capsys.readouterr().err

@@ -103,9 +103,9 @@ def test_a_matrix_that_picks_pixels_changes_no_value(axis):
 def test_products_move_few_pixels_on_the_cpu_alone(monkeypatch):
   prefers = lambda *sides: convolution.prefers_products(np.zeros((*sides, 1)))
   monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
-  assert prefers(16, 16) and prefers(1, 256) and not prefers(17, 16)
+  assert prefers(32, 32) and prefers(1, 1024) and not prefers(33, 32)
   monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert not prefers(16, 16)
+  assert not prefers(32, 32)
 
 
 @pytest.mark.parametrize('sides,stride', [((1, 1), 1), ((3, 3), 2)])
