@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   add = parser.add_argument
-  add('--images', nargs='+', default=stopping.SAMPLES, help='of three channels')
+  add('--images', nargs='+', default=stopping.SAMPLES, help='samples or files')
   known = ['gaussian', *stopping.DAMAGES]
   add('--damages', nargs='+', choices=known, default=['gaussian'])
   add('--methods', nargs='+', choices=list(METHODS), default=list(METHODS))
