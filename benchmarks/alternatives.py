@@ -8,7 +8,8 @@
 All with the small skip network of `configs/req2.py:fast`, one seed, stopped
 blind by `emv`; the oracle has the best average of the same run. Each fit is a
 line of the file; those that are there are not run again, so that the same
-command goes on where it was. What did not win is here and not in dipjax:
+command goes on where it was. These are here and not in dipjax; docs/measured.md
+has the table:
 
 autoencoding: the code z begins as the picture y; two steps on
   |f(z) - y|^2 + |f(z) - z|^2, then z becomes f(z), and so on; Adam at 1e-4, or
