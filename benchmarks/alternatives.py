@@ -37,7 +37,6 @@ from flax import linen as nn
 from benchmarks import stopping
 from dipjax import codes, lanes, metrics, monitors, objectives, operators
 from dipjax import fit as fit_lib
-from dipjax.networks import skip
 from dipjax.restore import ADAM, JITTER, NOISE_CODE, make_problem, run_lanes
 
 Array = jax.Array
@@ -72,9 +71,7 @@ class Extended(nn.Module):
     return image
 
 
-def minimize_error(
-  error: str,
-) -> Callable[[nn.Module], objectives.Objective]:
+def minimize_error(error: str) -> Callable[[nn.Module], objectives.Objective]:
   """Returns the maker of the objective that dipjax has."""
   return lambda network: objectives.measurement_error(network, error=error)
 
@@ -90,7 +87,7 @@ def autoencode(network: nn.Module) -> objectives.Objective:
     del key  # No jitter.
     own = params['extra']
     code = jax.lax.stop_gradient(own)
-    image, loss = _autoencode(network, params, problem, code)
+    image, loss = _autoencode(network, params, problem, code, code)
     difference = jnp.sum(jnp.square(own - jax.lax.stop_gradient(image))) / 2
     return loss + difference - jax.lax.stop_gradient(difference), image
 
@@ -109,9 +106,8 @@ def guide(network: nn.Module) -> objectives.Objective:
   return objective
 
 
-def _autoencode(network, params, problem, code, aim=None):
+def _autoencode(network, params, problem, code, aim):
   image: Any = network.apply({'params': params['network']}, code)
-  aim = code if aim is None else aim
   error = jnp.mean(jnp.square(image - problem.measurement))
   return image, error + jnp.mean(jnp.square(image - aim))
 
@@ -218,13 +214,15 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     cell: of `make_cells`.
 
   Raises:
-    ValueError: a picture that the network does not cover exactly.
+    ValueError: no steps, or a picture that the network does not cover exactly.
   """
+  if cell['steps'] < 1:
+    raise ValueError(f'--steps must be at least 1, got {cell["steps"]}')
   clean = stopping.read_middle(cell['image'], cell['crop'])
   damaged = stopping.damage_image(clean, cell)
   method = METHODS[cell['method']]
   shape = cell['channels'], cell['levels'], clean.shape[2]
-  network = _make_network(*shape)
+  network = stopping.make_network(*shape)
   if network.code_size(*clean.shape[:2]) != clean.shape[:2]:
     raise ValueError(
       f'--crop {cell["crop"]} is no multiple of {2 ** cell["levels"]}'
@@ -259,14 +257,9 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _make_network(channels, levels, outputs):
-  widths = (channels,) * levels
-  return skip.Skip(outputs, down=widths, up=widths, skip=(4,) * levels)
-
-
 @functools.cache
 def _make_fit(name, *shape):
-  method, network = METHODS[name], _make_network(*shape)
+  method, network = METHODS[name], stopping.make_network(*shape)
   watchers = {'emv': monitors.emv(), 'oracle': monitors.oracle()}
   return fit_lib.make_fit(
     Extended(network, method.extra) if method.extra else network,

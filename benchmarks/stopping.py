@@ -160,10 +160,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for decay in DECAYS
   }
   split = {'pseudo_reference': monitors.pseudo_reference(patience=patience)}
-  widths = (cell['channels'],) * cell['levels']
-  network = skip.Skip(
-    clean.shape[2], down=widths, up=widths, skip=(4,) * cell['levels']
-  )
+  network = make_network(cell['channels'], cell['levels'], clean.shape[2])
   fit = lambda measurement, rules, **noisy: dipjax.restore(
     measurement,
     network=network,
@@ -186,6 +183,12 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     **{name: _score(other, name, clean, best) for name in split},
     'oracle': best | {'horizons': horizons},
   }
+
+
+def make_network(channels: int, levels: int, outputs: int) -> skip.Skip:
+  """Returns the skip network with as many channels at each of its levels."""
+  widths = (channels,) * levels
+  return skip.Skip(outputs, down=widths, up=widths, skip=(4,) * levels)
 
 
 def read_middle(source: str, crop: int) -> np.ndarray:

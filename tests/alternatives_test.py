@@ -118,3 +118,12 @@ def test_a_crop_that_the_network_does_not_cover_is_one_line(tmp_path, capsys):
     alternatives.main(arguments)
   assert exit_.value.code == 2
   assert '--crop 17 is no multiple of 2' in capsys.readouterr().err
+
+
+def test_no_steps_are_one_line(tmp_path, capsys):
+  pytest.importorskip('skimage')
+  path = tmp_path / 'rows.jsonl'
+  with pytest.raises(SystemExit) as exit_:
+    alternatives.main([*SMOKE, '--json', str(path), '--steps', '0'])
+  assert exit_.value.code == 2 and not path.exists()
+  assert '--steps must be at least 1, got 0' in capsys.readouterr().err

@@ -176,7 +176,7 @@ def test_upsampling_equals_that_of_jax(mode, height, width):
   plain = lambda x: jax.image.resize(x, doubled, mode)
   actual, expected = (_pull(f, x, gradient) for f in (ours, plain))
   for one, other in zip(actual, expected, strict=True):
-    np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
+    np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def _pull(function, x, gradient):

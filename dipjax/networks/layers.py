@@ -233,7 +233,7 @@ def _make_doubling(count: int) -> np.ndarray:
   """What doubles a line of pixels by bilinear interpolation, [2 n, n]."""
   pixels = np.arange(count)
   others = np.clip(np.stack([pixels - 1, pixels + 1], axis=1), 0, count - 1)
-  near, far = np.eye(count)[pixels][:, None], np.eye(count)[others]
+  near, far = np.eye(count)[:, None], np.eye(count)[others]
   return (0.75 * near + 0.25 * far).reshape(2 * count, count)
 
 
