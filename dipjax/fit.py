@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from dipjax import guard, metrics, monitors, objectives
+from dipjax import branching, guard, metrics, monitors, objectives
 
 Array = jax.Array
 
@@ -115,57 +115,69 @@ def make_fit(
     return state.replace(guard=guard.start(state))
 
   def step(state, problem):
-    return jax.lax.cond(
-      is_finished(state, problem), wait, advance, state, problem
+    (state, trace), _ = branching.perform_if(
+      ~is_finished(state, problem),
+      lambda carry: advance(carry[0], problem),
+      (state, _trace_nothing(state)),
     )
-
-  def wait(state, problem):
-    del problem
-    return state, Trace(
-      step=state.step,
-      active=jnp.array(False),
-      loss=jnp.array(jnp.nan),
-      psnr_measurement=jnp.array(jnp.nan),
-      returned=jnp.array(-1),
-      scores=_get_scores(state.monitors),
-    )
+    return state, trace
 
   def advance(state, problem):
-    randomness = guard.fold_jumps(state.guard, state.step)
+    step = state.step
+    randomness = guard.fold_jumps(state.guard, step)
     key = jax.random.fold_in(state.key, randomness)
     seen_problem = problem.replace(code=problem.code.astype(dtype))
     with jax.default_matmul_precision(products):
       (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
         state.params, seen_problem, key
       )
-    updates, opt_state = optimizer.update(
-      gradient, state.opt_state, state.params, key=jax.random.fold_in(key, 1)
-    )
-    updates = guard.scale_updates(state.guard, updates)
-    average, estimate = monitors.update_average(
-      state.average, output, state.step, decay=decay
-    )
-    seen = monitors.Observation(state.step, loss, output, estimate, problem)
-    watched = {
-      name: watcher.update(state.monitors[name], seen)
-      for name, watcher in watchers.items()
-    }
-    after = state.replace(
-      step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
-      opt_state=opt_state,
-      average=average,
-      monitors=watched,
-    )
     prediction = problem.operator(output)
     error = jnp.mean(jnp.square(prediction - problem.measurement))
     jumped = guard.has_jumped(state.guard, loss, gradient, error)
-    guarded = guard.update(
-      state.guard, state.replace(guard=None), state.step, error, jumped
+    state, guarded = guard.update(
+      state.guard, state.replace(guard=None), step, error, jumped
     )
-    after = guard.choose(jumped, guarded.good, after.replace(guard=None))
-    return after.replace(guard=guarded), Trace(
-      step=state.step,
+
+    def optimize(params, opt_state):
+      key_of_update = jax.random.fold_in(key, 1)
+      return optimizer.update(gradient, opt_state, params, key=key_of_update)
+
+    def move(moved):
+      params, average, watched = moved
+      updates, _ = optimize(params, state.opt_state)
+      updates = guard.scale_updates(guarded, updates)
+      average, estimate = monitors.update_average(
+        average, output, step, decay=decay
+      )
+      seen = monitors.Observation(step, loss, output, estimate, problem)
+      watched = {
+        name: watcher.update(watched[name], seen)
+        for name, watcher in watchers.items()
+      }
+      return optax.apply_updates(params, updates), average, watched
+
+    # The parameters first, then what they were computed from: so each is
+    # written in place. What the two have in common is computed twice.
+    moved = state.params, state.average, state.monitors
+    (params, average, watched), pending = branching.perform_if(
+      ~jumped, move, moved
+    )
+    opt_state, _ = branching.perform_if(
+      ~(jumped | pending),
+      lambda opt_state: optimize(state.params, opt_state)[1],
+      state.opt_state,
+    )
+    after = FitState(
+      step=state.step + ~jumped,
+      params=params,
+      opt_state=opt_state,
+      key=state.key,
+      average=average,
+      monitors=watched,
+      guard=guarded,
+    )
+    return after, Trace(
+      step=step,
       active=jnp.array(True),
       loss=loss,
       psnr_measurement=metrics.psnr(prediction, problem.measurement),
@@ -181,6 +193,17 @@ def is_finished(state: FitState, problem: objectives.Problem) -> Array:
   done = jnp.array([watcher.done for watcher in state.monitors.values()])
   over = (state.step >= problem.steps) | guard.has_given_up(state.guard)
   return jnp.all(done) | over
+
+
+def _trace_nothing(state):
+  return Trace(
+    step=state.step,
+    active=jnp.array(False),
+    loss=jnp.array(jnp.nan, jnp.float32),
+    psnr_measurement=jnp.array(jnp.nan, jnp.float32),
+    returned=jnp.int32(-1),
+    scores=_get_scores(state.monitors),
+  )
 
 
 def _get_scores(states):

@@ -7,12 +7,15 @@ is another; D. Ulyanov et al. (DmitryUlyanov/deep-image-prior) return to the
 parameters alone.
 """
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import struct
+
+from dipjax import branching
 
 Array = jax.Array
 
@@ -59,8 +62,11 @@ def has_jumped(
 
 def update(
   state: GuardState, fit: Any, step: Array, error: Array, jumped: Array
-) -> GuardState:
-  """Returns the guard after a step: one jump more, or perhaps a new snapshot.
+) -> tuple[Any, GuardState]:
+  """Returns the fit to go on with, and the guard after a step.
+
+  After a jump that is the last snapshot. Else it is the fit that was given,
+  which may have become the new one.
 
   Args:
     state: of the guard.
@@ -69,18 +75,20 @@ def update(
     error, jumped: as of `has_jumped`.
   """
   due = ~jumped & (step % EVERY == 0)
-  return GuardState(
-    good=choose(due, fit, state.good),
+  (fit, good), _ = branching.perform_if(
+    due | jumped,
+    lambda both: (_choose(jumped, both[1], both[0]), _choose(due, *both)),
+    (fit, state.good),
+  )
+  return fit, GuardState(
+    good=good,
     error=jnp.where(due, error, state.error),
     jumps=state.jumps + jumped,
   )
 
 
-def choose(condition: Array, new: Any, old: Any) -> Any:
-  """Returns one of two trees, without a copy where lanes run in turn."""
-  return jax.lax.cond(
-    condition, lambda new, old: new, lambda new, old: old, new, old
-  )
+def _choose(condition, new, old):
+  return jax.tree.map(functools.partial(jnp.where, condition), new, old)
 
 
 def scale_updates(state: GuardState, updates: Any) -> Any:

@@ -23,6 +23,7 @@ FLOORS = [
     'schedules',
     'codes',
     'convolution',
+    'branching',
   ],
   [
     'networks.layers',
