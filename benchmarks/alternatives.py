@@ -182,6 +182,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--channels', type=int, default=32)
   add('--levels', type=int, default=5)
   add('--steps', type=int, default=4000, help='at most')
+  add('--patience', type=int, default=300, help='of `emv`')
   path = pathlib.Path('alternatives.jsonl')
   add('--json', type=pathlib.Path, metavar='FILE', default=path)
   arguments = parser.parse_args(argv)
@@ -196,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   """Returns what describes each fit, in the order of the runs."""
-  fixed = ('crop', 'channels', 'levels', 'steps')
+  fixed = ('crop', 'channels', 'levels', 'steps', 'patience')
   return [
     {'image': image, 'damage': damage, 'method': method, 'seed': 0}
     | {'sigma': 25.0 if damage == 'gaussian' else None}
@@ -227,7 +228,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     raise ValueError(
       f'--crop {cell["crop"]} is no multiple of {2 ** cell["levels"]}'
     )
-  fit = _make_fit(cell['method'], *shape)
+  fit = _make_fit(cell['method'], cell['patience'], *shape)
   key = jax.random.key(cell['seed'])
   problem = make_problem(
     key,
@@ -258,9 +259,12 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @functools.cache
-def _make_fit(name, *shape):
+def _make_fit(name, patience, *shape):
   method, network = METHODS[name], stopping.make_network(*shape)
-  watchers = {'emv': monitors.emv(), 'oracle': monitors.oracle()}
+  watchers = {
+    'emv': monitors.emv(patience=patience),
+    'oracle': monitors.oracle(),
+  }
   return fit_lib.make_fit(
     Extended(network, method.extra) if method.extra else network,
     method.make_objective(network),
