@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax import struct
 
 from dipjax import codes, operators
+from dipjax.networks import outliers
 
 Array = jax.Array
 
@@ -44,6 +45,7 @@ Penalty = Callable[[Array], Array]
 _MEASURES = {
   'squared': jnp.square,
   'absolute': jnp.abs,
+  'outliers': jnp.square,
   'recorrupted': jnp.square,
 }
 ERRORS = (*_MEASURES, 'stein')
@@ -99,20 +101,28 @@ def measurement_error(
     penalties: added with problem.weights, one for each in this order.
     error: of ERRORS, but for 'stein'. 'absolute' takes |difference| for its
       square: values that are wrong altogether, as by impulse noise, pull no
-      harder than others.
+      harder than others. 'outliers' adds what a `BesideOutliers`, which the
+      network then must be, takes for such values to what is compared.
 
   Raises:
-    ValueError: another error; in the first step, one that needs
-      problem.sigma, and none there.
+    ValueError: another error, or another network; in the first step, an error
+      that needs problem.sigma, and none there.
   """
   if error not in _MEASURES:
     raise ValueError(f'error {error!r} is not one of {", ".join(ERRORS)}')
+  if error == 'outliers' and not isinstance(network, outliers.BesideOutliers):
+    raise ValueError(
+      "the error 'outliers' is not for this fit: there are no outliers beside "
+      'its network, as `dipjax.restore` has them'
+    )
   measure = _MEASURES[error]
 
   def objective(params, problem, key):
     code = codes.jitter_code(key, problem.code, problem.jitter)
     image = problem.crop(network.apply({'params': params}, code))
     predicted = problem.operator(image)
+    if error == 'outliers':
+      predicted += outliers.find_outliers(params)
     expected = problem.measurement
     if error == 'recorrupted':
       added = problem.crop(code - problem.code)

@@ -14,7 +14,7 @@ from dipjax import codes, lanes, noise, objectives, operators
 from dipjax import fit as fit_lib
 from dipjax import memory as memory_lib
 from dipjax import monitors as monitors_lib
-from dipjax.networks import skip
+from dipjax.networks import outliers, skip
 
 Array = jax.Array
 Code = Callable[[Array, tuple[int, int]], Array]
@@ -38,7 +38,7 @@ class Restoration(NamedTuple):
   rule: str  # The monitor that selected.
   monitors: dict[str, monitors_lib.MonitorState]  # Arrays [lanes, ...].
   trace: fit_lib.Trace  # Arrays [lanes, steps]; see Trace.active.
-  params: Any  # Of the networks, arrays [lanes, ...].
+  params: Any  # Arrays [lanes, ...]; beside outliers, 'network' has its own.
 
 
 def restore(
@@ -90,10 +90,11 @@ def restore(
     decay: of the average over the outputs, in [0, 1).
     precision: 'float32', 'tensorfloat32' or 'bfloat16', see `fit.make_fit`.
     error: 'squared'; 'absolute' where some values are wrong altogether, as by
-      impulse noise; 'recorrupted' for Gaussian noise of a known sigma, which
-      the network then learns later and less: its code is the measurement, and
-      the jitter, where it is None, RECORRUPTION * sigma; so too 'stein', with
-      two passes of the network. See `objectives.measurement_error`,
+      impulse noise, or 'outliers', which fits these beside the image, see
+      `networks.outliers`; 'recorrupted' for Gaussian noise of a known sigma,
+      which the network then learns later and less: its code is the measurement,
+      and the jitter, where it is None, RECORRUPTION * sigma; so too 'stein',
+      with two passes of the network. See `objectives.measurement_error`,
       `stein_risk`. A measurement in [0, 1] counts as clipped, see
       `operators.Clipped`.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
@@ -224,8 +225,12 @@ def restore(
       'oracle': monitors_lib.oracle(),
       'oracle_output': monitors_lib.oracle(of='output'),
     }
+  fitted = network
+  if error == 'outliers':
+    fitted = outliers.BesideOutliers(network, measurement.shape)
+    optimizer = outliers.optimize_beside(optimizer, measurement.size)
   fit = make_fit(
-    network,
+    fitted,
     tuple(penalty for penalty, _ in penalties),
     optimizer,
     tuple(watchers.items()),

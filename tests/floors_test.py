@@ -35,6 +35,7 @@ FLOORS = [
     'networks.decoder',
     'networks.pixels',
     'networks.denoiser',
+    'networks.outliers',
     'operators',
     'features',
     'monitors',

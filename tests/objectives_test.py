@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from dipjax import features, lanes, objectives, operators
-from dipjax.networks import pixels
+from dipjax.networks import outliers, pixels
 
 
 def _draw(*shape, seed=0):
@@ -116,6 +116,25 @@ def test_the_absolute_error_is_the_mean_of_the_absolute_differences():
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
   with pytest.raises(ValueError, match="'huber' is not one of squared, absol"):
     objectives.measurement_error(pixels.Pixels(), error='huber')
+
+
+def test_outliers_are_added_to_what_is_compared():
+  problem, image = _make_problem([]), jnp.asarray(_draw(6, 7, 3))
+  beside = outliers.BesideOutliers(pixels.Pixels(), image.shape)
+  objective = objectives.measurement_error(beside, error='outliers')
+  none = jnp.zeros_like(image)
+  params = {'network': {'image': image}, 'plus': none, 'minus': none}
+  key = jax.random.key(0)
+  loss, _ = objective(params, problem, key)
+  np.testing.assert_allclose(loss, _evaluate(problem, ()), rtol=1e-6)
+  missing = problem.measurement - image
+  params['plus'] = jnp.sqrt(jnp.maximum(missing, 0))
+  params['minus'] = jnp.sqrt(jnp.maximum(-missing, 0))
+  loss, output = objective(params, problem, key)
+  assert loss < 1e-10
+  np.testing.assert_array_equal(output, image)
+  with pytest.raises(ValueError, match="'outliers' is not for this fit"):
+    objectives.measurement_error(pixels.Pixels(), error='outliers')
 
 
 # --- The perceptual error.

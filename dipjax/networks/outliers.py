@@ -1,0 +1,67 @@
+"""What is wrong in a measurement, as parameters beside those of a network.
+
+Double over-parameterisation: the outliers are g^2 - h^2, which stays at zero
+where nothing forces it away, and grows the sooner the more is missing. Both
+begin near zero and descend at a rate of their own, against which the network
+has to be right first: no weight of a penalty decides. You et al., Robust
+Recovery via Implicit Bias of Discrepant Learning Rates for Double
+Over-parameterization, NeurIPS 2020 (ChongYou/robust-image-recovery).
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import optax
+from flax import linen as nn
+
+Array = jax.Array
+
+_START = 1e-5  # Standard deviation of g and h before the first step.
+_RATE = 0.01  # Of each value; the mean over n values divides it by n.
+
+
+class BesideOutliers(nn.Module):
+  """A network, and outliers that are fitted together with it.
+
+  Attributes:
+    network: all that is applied.
+    shape: of the measurement.
+  """
+
+  network: nn.Module
+  shape: tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, code: Array) -> Array:
+    """[h, w, C] -> [h, w, outputs], of the network alone."""
+    draw = nn.initializers.normal(_START)
+    self.param('plus', draw, self.shape)
+    self.param('minus', draw, self.shape)
+    return self.network(code)
+
+
+def find_outliers(params: Mapping[str, Any]) -> Array:
+  """Returns g^2 - h^2, of the measurement's shape."""
+  return params['plus'] ** 2 - params['minus'] ** 2
+
+
+@functools.cache
+def optimize_beside(
+  optimizer: optax.GradientTransformation, count: int
+) -> optax.GradientTransformation:
+  """Returns the optimiser of a `BesideOutliers`.
+
+  Equal arguments give the same one, so that a fit is compiled once.
+
+  Args:
+    optimizer: of the network. The source takes descent without momentum, and
+      150,000 steps.
+    count: values of the measurement, over which the error is a mean.
+  """
+  descent = optax.sgd(_RATE * count)
+  return optax.multi_transform(
+    {'network': optimizer, 'outliers': descent},
+    {'network': 'network', 'plus': 'outliers', 'minus': 'outliers'},
+  )
