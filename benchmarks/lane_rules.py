@@ -5,8 +5,8 @@
 For one 3x3 convolution of requirement 2's outermost level with its two
 gradients, in a scan: `convolution.convolve` as it is (unrolled), the grouped
 convolution that JAX makes by itself, and gathered columns with one batched
-product. The rule itself is `convolution._unroll_lanes`, and whether lanes are
-mapped one after the other or at once is `lanes._map_lanes`; whoever has a GPU
+product. The rule itself is `convolution._unroll_lanes`, and whether lanes run
+one after the other or at once is chosen in `lanes.advance`; whoever has a GPU
 or a TPU can check here whether both are right there.
 """
 

@@ -38,7 +38,7 @@ def _is_shared(leaf: Any) -> bool:
   return isinstance(leaf, operators.Shared)
 
 
-def _map_own(map_lanes: Callable, function: Callable) -> Callable:
+def _map_at_once(function: Callable) -> Callable:
   """Maps a function over all arguments but what the lanes share in them."""
 
   def mapped(*lanes):
@@ -51,24 +51,9 @@ def _map_own(map_lanes: Callable, function: Callable) -> Callable:
       ]
       return function(*jax.tree.unflatten(structure, joined))
 
-    return map_lanes(apply)(own)
+    return jax.vmap(apply)(own)
 
   return mapped
-
-
-def _map_lanes(function: Callable) -> Callable:
-  """Maps a function of one lane over the first axis of its arguments.
-
-  On the CPU one lane after the other, each with all cores: the same program for
-  any number of lanes, so that a lane's result is the same to the last bit. On
-  other devices all at once.
-  """
-  if jax.default_backend() == 'cpu':
-    return _map_own(lambda one: lambda own: jax.lax.map(one, own), function)
-  return _map_at_once(function)
-
-
-_map_at_once = functools.partial(_map_own, jax.vmap)
 
 
 # It runs once: LLVM's optimisations would take longer than they save.
@@ -112,7 +97,35 @@ def advance(
       lambda state, _: fit.step(state, problem), state, length=steps
     )
 
-  return _map_lanes(advance_lane)(states, problems)
+  run = _run_in_turn if jax.default_backend() == 'cpu' else _run_at_once
+  return run(advance_lane, states, problems)
+
+
+def _run_in_turn(advance_lane, states, problems):
+  """One lane after the other, each with all cores.
+
+  The same program for any number of lanes, so that a lane's result is the same
+  to the last bit. States are changed in place.
+  """
+  count = states.step.shape[0]
+  shapes = jax.eval_shape(advance_lane, *take_lane((states, problems), 0))
+  traces = jax.tree.map(
+    lambda trace: jnp.zeros((count, *trace.shape), trace.dtype), shapes[1]
+  )
+
+  def turn(lane, carry):
+    states, traces = carry
+    state, trace = advance_lane(*take_lane((states, problems), lane))
+    put = lambda lanes, one: jax.lax.dynamic_update_index_in_dim(
+      lanes, one, lane, 0
+    )
+    return jax.tree.map(put, states, state), jax.tree.map(put, traces, trace)
+
+  return jax.lax.fori_loop(0, count, turn, (states, traces))
+
+
+def _run_at_once(advance_lane, states, problems):
+  return _map_at_once(advance_lane)(states, problems)
 
 
 @jax.jit

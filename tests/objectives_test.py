@@ -192,9 +192,8 @@ def test_lanes_share_the_feature_network_and_may_differ_in_its_weight():
   assert alone[1] > alone[0]
   taken = [lanes.take_lane(stacked, i) for i in range(2)]
   np.testing.assert_array_equal([evaluate(p) for p in taken], alone)
-  for map_lanes in (lanes._map_lanes, lanes._map_at_once):
-    together = jax.jit(map_lanes(lambda p: _evaluate(p, ())))(stacked)
-    np.testing.assert_allclose(together, alone, rtol=1e-6)
+  together = jax.jit(lanes._map_at_once(lambda p: _evaluate(p, ())))(stacked)
+  np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
 def test_features_are_computed_in_the_precision_of_the_code():

@@ -65,7 +65,9 @@ def test_restored_image_is_closer_to_the_clean_one():
   )
 
 
-@pytest.mark.parametrize('error, steps', [('absolute', 300), ('outliers', 1200)])
+@pytest.mark.parametrize(
+  'error, steps', [('absolute', 300), ('outliers', 1200)]
+)
 def test_pixels_that_are_wrong_altogether_are_ignored(error, steps):
   clean, _ = _make_noisy(32, 40)
   damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
@@ -171,7 +173,7 @@ def test_lanes_at_once_equal_one_after_the_other(monkeypatch):
     noisy, seeds=(0, 1), monitors={'last': monitors.last(3)}, chunk=3
   )
   one_by_one = run()
-  monkeypatch.setattr(lanes, '_map_lanes', jax.vmap)
+  monkeypatch.setattr(lanes, '_run_in_turn', lanes._run_at_once)
   lanes.advance.clear_cache()
   at_once = run()
   lanes.advance.clear_cache()
