@@ -107,21 +107,15 @@ def _run_in_turn(advance_lane, states, problems):
   The same program for any number of lanes, so that a lane's result is the same
   to the last bit. States are changed in place.
   """
-  count = states.step.shape[0]
-  shapes = jax.eval_shape(advance_lane, *take_lane((states, problems), 0))
-  traces = jax.tree.map(
-    lambda trace: jnp.zeros((count, *trace.shape), trace.dtype), shapes[1]
-  )
 
-  def turn(lane, carry):
-    states, traces = carry
+  def turn(states, lane):
     state, trace = advance_lane(*take_lane((states, problems), lane))
     put = lambda lanes, one: jax.lax.dynamic_update_index_in_dim(
       lanes, one, lane, 0
     )
-    return jax.tree.map(put, states, state), jax.tree.map(put, traces, trace)
+    return jax.tree.map(put, states, state), trace
 
-  return jax.lax.fori_loop(0, count, turn, (states, traces))
+  return jax.lax.scan(turn, states, jnp.arange(states.step.size))
 
 
 def _run_at_once(advance_lane, states, problems):
