@@ -54,7 +54,7 @@ def make_calls(network: skip.Skip, size: int) -> dict[str, programs.Call]:
   )
   with (
     mock.patch.object(guard, 'has_jumped', lambda *_: jnp.array(False)),
-    mock.patch.object(guard, 'update', lambda state, *_: state),
+    mock.patch.object(guard, 'update', lambda state, fit, *_: (fit, state)),
   ):
     calls = {'one monitor, no guard': make(one)}
   return calls | {'one monitor': make(one), 'all rules': make(rules)}

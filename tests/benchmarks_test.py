@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from benchmarks import limits, programs, step
+from benchmarks import limits, overhead, programs, step
 from dipjax.networks import skip
 
 
@@ -32,6 +32,13 @@ def test_scan_takes_steps_of_all_lanes():
   assert scan.call() == scan.call() == 2 * programs.SCAN
   assert scan.peak_bytes > 2 * 4 * 16 * 16 * programs.INPUTS
   assert scan.compile_seconds > 0
+
+
+def test_all_that_watches_and_guards_is_timed():
+  network = skip.Skip(down=(4,), up=(4,), skip=(2,))
+  calls = overhead.make_calls(network, size=16)
+  assert list(calls) == ['one monitor, no guard', 'one monitor', 'all rules']
+  assert [call() for call in calls.values()] == [programs.SCAN] * 3
 
 
 def test_rows(capsys, monkeypatch):
