@@ -103,14 +103,9 @@ def _autoencode(network, params, problem, code, aim):
 def _make_autoencoding(rate):
   # Every second step the code becomes the image of that step.
   renew = optax.scale_by_schedule(lambda count: -(count % 2))
-  return Method(autoencode, _part(optax.adam(rate), renew), jitter=0.0)
-
-
-def _part(
-  network: optax.GradientTransformation, code: optax.GradientTransformation
-) -> optax.GradientTransformation:
-  parts = {'network': network, 'code': code}
-  return optax.multi_transform(parts, {name: name for name in parts})
+  parts = {'network': optax.adam(rate), 'code': renew}
+  optimizer = optax.multi_transform(parts, {name: name for name in parts})
+  return Method(autoencode, optimizer, jitter=0.0)
 
 
 # Errors of dipjax, and what is done here.

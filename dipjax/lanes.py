@@ -115,7 +115,8 @@ def _run_in_turn(advance_lane, states, problems):
     )
     return jax.tree.map(put, states, state), trace
 
-  return jax.lax.scan(turn, states, jnp.arange(states.step.size))
+  count = jax.tree.leaves(states)[0].shape[0]
+  return jax.lax.scan(turn, states, jnp.arange(count))
 
 
 def _run_at_once(advance_lane, states, problems):
