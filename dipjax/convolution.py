@@ -21,11 +21,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dipjax import winograd
+
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
 _GROUP = 128  # Channels that a CPU's threads share out best.
 _LEAST_COLUMNS = 8  # A product of fewer takes a slow path, on the CPU.
 _FEW_PIXELS = 1024  # Products of more take longer than they save.
+_FEW_ENTRIES = 150_000  # Of a matrix that gathers windows.
+_LEAST_PIXELS, _LEAST_CHANNELS = 1024, 16  # For tiles to pay.
 
 Array = jax.Array
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -55,8 +59,13 @@ def convolve(
   _check_arguments(x, kernel, stride, padding)
   if kernel.shape[:2] == (1, 1):
     return _multiply_pixels(x[::stride, ::stride], kernel[0, 0])
+  if prefers_windows(x, kernel, stride):
+    windows = _gather_windows(x, kernel.shape[:2], stride, padding)
+    return _multiply_pixels(windows, kernel.reshape(-1, kernel.shape[3]))
   if stride == 2:
     return _convolve_stride_2(x, kernel, padding)
+  if prefers_tiles(x, kernel):
+    return _convolve_in_tiles(x, kernel, padding)
   if padding == 'zero':
     return _convolve_same(x, kernel, _half(kernel))
   # A zero-padded convolution of the padded image, cropped, is several times
@@ -138,6 +147,70 @@ def multiply_axis(matrix: np.ndarray, x: Array, axis: int) -> Array:
   # A product for each line: otherwise a transposed image would be made.
   factors = jnp.broadcast_to(factors, (height, *factors.shape))
   return jnp.matmul(factors, x, precision='highest')
+
+
+def prefers_windows(x: Array, kernel: Array, stride: int) -> bool:
+  """Returns whether a convolution should be products alone.
+
+  On a CPU, for the smallest images, for the reason of `prefers_products`.
+
+  Args:
+    x: [H, W, I].
+    kernel: [h, w, I, O].
+    stride: of the convolution.
+  """
+  pixels = x.shape[0] * x.shape[1]
+  entries = pixels * pixels * kernel.shape[0] * kernel.shape[1] // stride**2
+  return entries <= _FEW_ENTRIES and jax.default_backend() == 'cpu'
+
+
+def _gather_windows(
+  x: Array, sides: Sequence[int], stride: int, padding: str
+) -> Array:
+  """The pixels under a kernel of h x w, [H', W', h w I]."""
+  height, width, _ = x.shape
+  pads = [(side // 2, side // 2) for side in sides]
+  # Where each pixel of a window comes from; one more place holds zero.
+  places = np.arange(height * width).reshape(height, width)
+  if padding == 'reflect':
+    places = np.pad(places, pads, mode='reflect')
+  else:
+    places = np.pad(places, pads, constant_values=height * width)
+  places = np.lib.stride_tricks.sliding_window_view(places, sides)
+  places = places[::stride, ::stride]
+  matrix = np.eye(height * width + 1, height * width)[places.ravel()]
+  windows = jnp.matmul(
+    jnp.asarray(matrix, x.dtype), _flatten(x), precision='highest'
+  )
+  return windows.reshape(*places.shape[:2], -1)
+
+
+def prefers_tiles(x: Array, kernel: Array) -> bool:
+  """Returns whether `winograd` should convolve.
+
+  On a CPU in float32, where the products that are saved are worth more than
+  tiles cost: not for few pixels, nor for few channels.
+
+  Args:
+    x: [H, W, I].
+    kernel: [h, w, I, O].
+  """
+  return (
+    kernel.shape[:2] == (3, 3)
+    and x.dtype == jnp.float32
+    and x.shape[0] * x.shape[1] >= _LEAST_PIXELS
+    and min(kernel.shape[2:]) >= _LEAST_CHANNELS
+    and jax.default_backend() == 'cpu'
+  )
+
+
+def _convolve_in_tiles(x: Array, kernel: Array, padding: str) -> Array:
+  height, width = x.shape[:2]
+  padded = _pad(x, _half(kernel), padding)
+  # What is not read, and what makes whole tiles.
+  rest = ((0, 2 + -height % winograd.TILE), (0, 2 + -width % winograd.TILE))
+  y: Any = _convolve_tiles(_pad(padded, rest, 'zero'), kernel)
+  return y[:height, :width]
 
 
 def _convolve_stride_2(x: Array, kernel: Array, padding: str) -> Array:
@@ -301,6 +374,28 @@ def _convolve_same_backward(pads, residuals, dy):
 
 
 _convolve_same.defvjp(_convolve_same_forward, _convolve_same_backward)
+
+
+_tiles_convolution = _unroll_lanes(winograd.convolve)
+_tiles_input_gradient = _unroll_lanes(winograd.pull_image)
+_tiles_kernel_gradient = _unroll_lanes(winograd.pull_kernel)
+
+
+@jax.custom_vjp
+def _convolve_tiles(x: Array, kernel: Array) -> Array:
+  return _tiles_convolution(x, kernel)
+
+
+def _convolve_tiles_forward(x, kernel):
+  return _convolve_tiles(x, kernel), (x, kernel)
+
+
+def _convolve_tiles_backward(residuals, dy):
+  x, kernel = residuals
+  return _tiles_input_gradient(dy, kernel), _tiles_kernel_gradient(x, dy)
+
+
+_convolve_tiles.defvjp(_convolve_tiles_forward, _convolve_tiles_backward)
 
 
 @_unroll_lanes

@@ -30,8 +30,17 @@ def stack_lanes(trees: Sequence[Any]) -> Any:
 
 def take_lane(tree: Any, lane: int) -> Any:
   """Returns the tree of one lane of those that were stacked."""
-  take = lambda leaf: leaf if _is_shared(leaf) else leaf[lane]
-  return jax.tree.map(take, tree, is_leaf=_is_shared)
+  take = functools.partial(
+    jax.lax.dynamic_index_in_dim,
+    index=lane,
+    keepdims=False,
+    allow_negative_indices=False,
+  )
+  return jax.tree.map(
+    lambda leaf: leaf if _is_shared(leaf) else take(leaf),
+    tree,
+    is_leaf=_is_shared,
+  )
 
 
 def _is_shared(leaf: Any) -> bool:
@@ -111,7 +120,7 @@ def _run_in_turn(advance_lane, states, problems):
   def turn(states, lane):
     state, trace = advance_lane(*take_lane((states, problems), lane))
     put = lambda lanes, one: jax.lax.dynamic_update_index_in_dim(
-      lanes, one, lane, 0
+      lanes, one, lane, 0, allow_negative_indices=False
     )
     return jax.tree.map(put, states, state), trace
 

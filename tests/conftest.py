@@ -61,6 +61,20 @@ def moving(request, monkeypatch) -> str:
   return request.param
 
 
+@pytest.fixture(params=['windows', 'tiles', 'products', 'slices'])
+def convolving(request, monkeypatch) -> str:
+  """Each of the ways of a convolution, for shapes that allow it."""
+  for way in ('windows', 'products'):
+    chosen = request.param == way
+    monkeypatch.setattr(
+      convolution, f'prefers_{way}', lambda *_, chosen=chosen: chosen
+    )
+  least = 1 if request.param == 'tiles' else 10**9
+  monkeypatch.setattr(convolution, '_LEAST_PIXELS', least)
+  monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 1)
+  return request.param
+
+
 @pytest.fixture(scope='session')
 def real_weights() -> weights.Weights:
   """VGG16's and LPIPS's; skips without the extra that installs them."""

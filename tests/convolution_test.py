@@ -66,7 +66,7 @@ def _assert_close(actual, expected):
   )
 
 
-@pytest.mark.usefixtures('moving')
+@pytest.mark.usefixtures('convolving')
 @pytest.mark.parametrize('padding', MODES)
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('sides', [(1, 1), (3, 3), (5, 5), (3, 1)])
@@ -81,7 +81,7 @@ def test_value_and_gradients_equal_lax(sides, stride, padding):
   _assert_close(actual, expected)
 
 
-@pytest.mark.usefixtures('moving')
+@pytest.mark.usefixtures('convolving')
 @pytest.mark.parametrize('stride', [1, 2])
 def test_the_smallest_image_is_reflected_as_numpy_does(stride):
   x, kernel, _ = _draw((3, 3), (5, 5), stride)
@@ -108,7 +108,58 @@ def test_products_move_few_pixels_on_the_cpu_alone(monkeypatch):
   assert not prefers(32, 32)
 
 
-@pytest.mark.parametrize('sides,stride', [((1, 1), 1), ((3, 3), 2)])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_windows_gather_the_smallest_images_on_the_cpu_alone(
+  stride, monkeypatch
+):
+  prefers = lambda *sides: convolution.prefers_windows(
+    np.zeros((*sides, 1)), np.zeros((3, 3, 1, 1)), stride
+  )
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  assert prefers(8, 8) and prefers(16, 16) == (stride == 2)
+  assert not prefers(32, 32)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert not prefers(8, 8)
+
+
+def test_tiles_are_for_many_pixels_and_channels_on_the_cpu(monkeypatch):
+  def prefers(
+    shape=(32, 32), sides=(3, 3), inputs=16, outputs=16, dtype=np.float32
+  ):
+    kernel = np.zeros((*sides, inputs, outputs), dtype)
+    return convolution.prefers_tiles(np.zeros((*shape, inputs), dtype), kernel)
+
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
+  assert prefers() and not prefers(dtype=jnp.bfloat16)
+  assert not prefers(shape=(31, 32)) and not prefers(sides=(5, 5))
+  assert not prefers(inputs=8) and not prefers(outputs=8)
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  assert not prefers()
+
+
+@pytest.mark.parametrize('shape', [(32, 32), (33, 47)])
+def test_tiles_as_chosen_equal_lax(shape):
+  case = _draw(shape, (3, 3), 1, inputs=16, outputs=20)
+  functions = [
+    _bind(f, 1, 'reflect') for f in (convolution.convolve, _convolve_plainly)
+  ]
+  compute = jax.jit(lambda *case: [_pull(f)(*case) for f in functions])
+  program = compute.lower(*case).as_text()
+  # The plain one and its gradients alone.
+  assert program.count('stablehlo.convolution') == 3
+  actual, expected = compute(*case)
+  # Tiles round more; the gradient of the kernel sums all pixels.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5 * np.std(b)),
+    actual,
+    expected,
+  )
+
+
+@pytest.mark.usefixtures('convolving')
+@pytest.mark.parametrize(
+  'sides,stride', [((1, 1), 1), ((3, 3), 1), ((3, 3), 2)]
+)
 @pytest.mark.parametrize('lanes', LANES)
 def test_lanes_equal_a_loop(lanes, sides, stride):
   axes = LANES[lanes]
@@ -188,7 +239,8 @@ def _find_groups(program):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('side', [3, 5])
 @pytest.mark.parametrize('lanes', LANES)
-def test_lanes_make_no_grouped_convolution(lanes, side, stride):
+def test_lanes_make_no_grouped_convolution(lanes, side, stride, monkeypatch):
+  monkeypatch.setattr(convolution, 'prefers_windows', lambda *_: False)
   program = _lower_gradient_of_lanes(
     _bind(convolution.convolve, stride, 'reflect'),
     LANES[lanes],

@@ -23,6 +23,7 @@ FLOORS = [
     'schedules',
     'codes',
     'convolution',
+    'winograd',
     'branching',
   ],
   [
@@ -53,6 +54,8 @@ HEIGHTS = {
 }
 # Within floor 1, these lie below the networks, one below the other.
 SHARED = ['dipjax.networks.layers', 'dipjax.networks.doubling']
+# Within floor 0, this lies below that.
+BENEATH = {'dipjax.winograd': 'dipjax.convolution'}
 
 OUTSIDE = {
   'PIL',
@@ -129,7 +132,7 @@ def _is_lower(name, module):
     return False
   if name in SHARED and module.startswith('dipjax.networks.'):
     return module not in SHARED[: SHARED.index(name) + 1]
-  return HEIGHTS[name] < HEIGHTS[module]
+  return HEIGHTS[name] < HEIGHTS[module] or BENEATH.get(name) == module
 
 
 MODULES = _find_modules()
@@ -206,6 +209,8 @@ def test_the_one_unpickler_is_restricted():
     ('networks.unet', 'from dipjax.networks import skip', ['networks.skip']),
     ('networks.layers', 'from dipjax.networks import skip', ['networks.skip']),
     ('networks.layers', 'from dipjax import convolution', []),
+    ('convolution', 'from dipjax import winograd, metrics', ['metrics']),
+    ('winograd', 'from dipjax import convolution', ['convolution']),
     ('restore', 'from dipjax import unknown', ['unknown']),
     ('restore', 'import jax, dipjaxes', []),
   ],

@@ -33,6 +33,7 @@ def _loss(network, golden):
   return loss
 
 
+@pytest.mark.usefixtures('convolving')
 @pytest.mark.parametrize('name', NETWORKS)
 def test_output_and_gradients_equal_the_authors(load_golden, name):
   golden, params, expected = load_golden(name)
