@@ -9,7 +9,8 @@ loops, and `vmap` over kernels makes grouped convolutions, slow everywhere.
 Here the gradient in x is a convolution in the one layout that is fast (NHWC,
 HWIO), inside loops and outside, the gradient in the kernel a few matrix
 products, and lanes are unrolled: each lane runs the same program that it would
-run alone. benchmarks/NOTES.md has what else was tried.
+run alone. On a CPU large images are convolved in tiles (`winograd`), the
+smallest by products alone. benchmarks/NOTES.md has what else was tried.
 """
 
 import functools
