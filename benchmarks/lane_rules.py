@@ -1,13 +1,14 @@
-"""What lanes of a convolution cost under each rule that vmap could have.
+"""What lanes of a convolution cost, in tiles or not, under each rule of vmap.
 
     python -m benchmarks.lane_rules --size 128 --lanes 8
 
 For one 3x3 convolution of requirement 2's outermost level with its two
-gradients, in a scan: `convolution.convolve` as it is (unrolled), the grouped
-convolution that JAX makes by itself, and gathered columns with one batched
-product. The rule itself is `convolution._unroll_lanes`, and whether lanes run
-one after the other or at once is chosen in `lanes.advance`; whoever has a GPU
-or a TPU can check here whether both are right there.
+gradients, in a scan: `convolution.convolve` as it is (unrolled), its two ways,
+the grouped convolution that JAX makes by itself, and gathered columns with one
+batched product. The way is chosen by `convolution.prefers_tiles`, the rule is
+`convolution._unroll_lanes`, and whether lanes run one after the other or at
+once is chosen in `lanes.advance`; whoever has a GPU or a TPU can check here
+whether they are right there.
 """
 
 import argparse
@@ -41,17 +42,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   x = jax.random.normal(keys[0], shape)
   kernel_shape = (arguments.lanes, 3, 3, CHANNELS, CHANNELS)
   kernel = jax.random.normal(keys[1], kernel_shape)
-  rules = {
-    'unrolled': jax.vmap(_convolve_own),
-    'one after the other': lambda x, k: lax.map(
-      lambda lane: _convolve_own(*lane), (x, k)
-    ),
-    'grouped': jax.vmap(_convolve_plain),
-    'columns, one product': _convolve_columns,
-  }
   calls = {
     name: _make_call(rule, x, kernel, arguments.lanes)
-    for name, rule in rules.items()
+    for name, rule in make_rules().items()
   }
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
   times = step.time_in_turn(calls, arguments.rounds)
@@ -61,6 +54,24 @@ def main(argv: Sequence[str] | None = None) -> None:
       f'{arguments.size}x{arguments.size}, {arguments.lanes} lanes  '
       f'{name:20s} {middle:8.2f} ms a lane ({low:.2f} to {high:.2f})'
     )
+
+
+def make_rules() -> dict[str, Callable[[Array, Array], Array]]:
+  """Returns by name (x [lanes, H, W, I], kernels) -> y, of one value all."""
+  return {
+    'unrolled': jax.vmap(_convolve_own),
+    'unrolled, in tiles': jax.vmap(
+      lambda x, k: convolution.convolve_in_tiles(x, k, 'zero')
+    ),
+    'unrolled, directly': jax.vmap(
+      lambda x, k: convolution.convolve_directly(x, k, 'zero')
+    ),
+    'one after the other': lambda x, k: lax.map(
+      lambda lane: _convolve_own(*lane), (x, k)
+    ),
+    'grouped': jax.vmap(_convolve_plain),
+    'columns, one product': _convolve_columns,
+  }
 
 
 def _convolve_own(x: Array, kernel: Array) -> Array:

@@ -66,15 +66,8 @@ def convolve(
   if stride == 2:
     return _convolve_stride_2(x, kernel, padding)
   if prefers_tiles(x, kernel):
-    return _convolve_in_tiles(x, kernel, padding)
-  if padding == 'zero':
-    return _convolve_same(x, kernel, _half(kernel))
-  # A zero-padded convolution of the padded image, cropped, is several times
-  # faster on the CPU than a valid one of the same image.
-  (top, bottom), (left, right) = _half(kernel)
-  padded = _pad(x, _half(kernel), padding)
-  y: Any = _convolve_same(padded, kernel, _half(kernel))
-  return y[top : y.shape[0] - bottom, left : y.shape[1] - right]
+    return convolve_in_tiles(x, kernel, padding)
+  return convolve_directly(x, kernel, padding)
 
 
 def _check_arguments(x, kernel, stride, padding):
@@ -205,13 +198,26 @@ def prefers_tiles(x: Array, kernel: Array) -> bool:
   )
 
 
-def _convolve_in_tiles(x: Array, kernel: Array, padding: str) -> Array:
+def convolve_in_tiles(x: Array, kernel: Array, padding: str) -> Array:
+  """As `convolve`, by `winograd`; for a 3x3 kernel and a stride of 1."""
   height, width = x.shape[:2]
   padded = _pad(x, _half(kernel), padding)
   # What is not read, and what makes whole tiles.
   rest = ((0, 2 + -height % winograd.TILE), (0, 2 + -width % winograd.TILE))
   y: Any = _convolve_tiles(_pad(padded, rest, 'zero'), kernel)
   return y[:height, :width]
+
+
+def convolve_directly(x: Array, kernel: Array, padding: str) -> Array:
+  """As `convolve`, by XLA's convolution; for a stride of 1."""
+  if padding == 'zero':
+    return _convolve_same(x, kernel, _half(kernel))
+  # A zero-padded convolution of the padded image, cropped, is several times
+  # faster on the CPU than a valid one of the same image.
+  (top, bottom), (left, right) = _half(kernel)
+  padded = _pad(x, _half(kernel), padding)
+  y: Any = _convolve_same(padded, kernel, _half(kernel))
+  return y[top : y.shape[0] - bottom, left : y.shape[1] - right]
 
 
 def _convolve_stride_2(x: Array, kernel: Array, padding: str) -> Array:

@@ -2,9 +2,11 @@
 
 import time
 
+import jax
+import numpy as np
 import pytest
 
-from benchmarks import limits, overhead, programs, step
+from benchmarks import lane_rules, limits, overhead, programs, step
 from dipjax.networks import skip
 
 
@@ -39,6 +41,18 @@ def test_all_that_watches_and_guards_is_timed():
   calls = overhead.make_calls(network, size=16)
   assert list(calls) == ['one monitor, no guard', 'one monitor', 'all rules']
   assert [call() for call in calls.values()] == [programs.SCAN] * 3
+
+
+def test_all_rules_of_lanes_compute_the_same():
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, 8, 12, 3)).astype('f')
+  kernel = rng.normal(size=(2, 3, 3, 3, 4)).astype('f')
+  rules = lane_rules.make_rules()
+  compute = jax.jit(lambda x, k: [rule(x, k) for rule in rules.values()])
+  first, *others = compute(x, kernel)
+  assert first.shape == (2, 8, 12, 4) and len(others) >= 5
+  for y in others:
+    np.testing.assert_allclose(y, first, atol=1e-4)
 
 
 def test_rows(capsys, monkeypatch):
