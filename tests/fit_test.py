@@ -85,7 +85,8 @@ def test_computing_activations_again_changes_nothing():
   )
 
 
-def test_fewer_activations_are_kept_when_computed_again():
+@pytest.mark.parametrize('convolving', ['slices'], indirect=True)
+def test_fewer_activations_are_kept_when_computed_again(convolving):
   def count(network):
     _, problem, state = _make(network)
     objective = objectives.measurement_error(network)

@@ -175,7 +175,8 @@ def _count_convolutions(problem):
   return str(program).count('conv_general_dilated[')
 
 
-def test_the_features_of_the_measurement_are_not_computed_in_a_step():
+@pytest.mark.parametrize('convolving', ['slices'], indirect=True)
+def test_the_features_of_the_measurement_are_not_computed_in_a_step(convolving):
   problem = objectives.add_features(_make_problem([]), VGG, 0.5)
   assert _count_convolutions(_make_problem([])) == 0
   assert _count_convolutions(problem) == 3
