@@ -10,7 +10,7 @@ from dipjax import fit, objectives
 # In units of the largest array that the gradient keeps: what is alive beside
 # what is kept while the gradient of the outermost layers is computed.
 # As many as fit what XLA plans on a CPU; not compared on other devices.
-_WORKING = 9
+_WORKING = 7
 
 
 def estimate_bytes(
