@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--lanes', type=int, default=4)
   parser.add_argument('--rounds', type=int, default=5)
   arguments = parser.parse_args(argv)
+  if arguments.rounds < 2 or min(arguments.size, arguments.lanes) < 1:
+    parser.error('--rounds must be at least 2, --size and --lanes at least 1')
   keys = jax.random.split(jax.random.key(0))
   shape = (arguments.lanes, arguments.size, arguments.size, CHANNELS)
   x = jax.random.normal(keys[0], shape)

@@ -90,3 +90,11 @@ def test_what_does_not_work_is_refused_in_one_line(capsys):
   with pytest.raises(SystemExit):
     step.main(['--rounds', '1'])
   assert '--rounds must be at least 2' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('flag', ['--rounds=1', '--size=0', '--lanes=0'])
+def test_lane_rules_refuse_what_cannot_be_timed(flag, capsys):
+  with pytest.raises(SystemExit) as stop:
+    lane_rules.main([flag])
+  assert stop.value.code == 2
+  assert 'at least' in capsys.readouterr().err.splitlines()[-1]
