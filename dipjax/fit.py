@@ -13,7 +13,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from dipjax import branching, guard, metrics, monitors, objectives
+from dipjax import branching, guard, metrics, monitors, objectives, packing
 
 Array = jax.Array
 
@@ -29,7 +29,7 @@ class FitState(struct.PyTreeNode):
   """All that a fit is, between two steps; arrays only."""
 
   step: Array  # Steps taken.
-  params: Any
+  params: Any  # As `packing.pack` makes them.
   opt_state: Any
   key: Array  # Never changes: a step's randomness is folded in.
   average: Array  # [H, W, C], biased (monitors.update_average).
@@ -99,7 +99,8 @@ def make_fit(
   def init(key, problem, clean=None):
     key, params_key = jax.random.split(key)
     output, variables = network.init_with_output(params_key, problem.code)
-    params, image = variables['params'], jnp.zeros_like(problem.crop(output))
+    params = packing.pack(variables['params'])
+    image = jnp.zeros_like(problem.crop(output))
     state = FitState(
       # No weak types: with other types after a step it would compile twice.
       step=jnp.int32(0),
@@ -129,8 +130,9 @@ def make_fit(
     seen_problem = problem.replace(code=problem.code.astype(dtype))
     with jax.default_matmul_precision(products):
       (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
-        state.params, seen_problem, key
+        packing.unpack(state.params), seen_problem, key
       )
+    gradient = packing.pack(gradient)
     prediction = problem.operator(output)
     error = jnp.mean(jnp.square(prediction - problem.measurement))
     jumped = guard.has_jumped(state.guard, loss, gradient, error)

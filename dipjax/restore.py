@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from dipjax import codes, lanes, noise, objectives, operators
+from dipjax import codes, lanes, noise, objectives, operators, packing
 from dipjax import fit as fit_lib
 from dipjax import memory as memory_lib
 from dipjax import monitors as monitors_lib
@@ -498,5 +498,5 @@ def collect(
     rule=rule,
     monitors=states.monitors,
     trace=trace,
-    params=states.params,
+    params=packing.unpack(states.params),
   )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import alternatives
-from dipjax import codes, fit, monitors, operators
+from dipjax import codes, fit, monitors, operators, packing
 from dipjax.networks import skip
 from dipjax.restore import make_problem
 
@@ -45,8 +45,8 @@ def _fit(name, steps):
   images, states = [], []
   step, apply = jax.jit(one.step), jax.jit(NETWORK.apply)
   for _ in range(steps):
-    params = {'params': state.params['network']}
-    images.append(apply(params, state.params['code']))
+    params = packing.unpack(state.params)
+    images.append(apply({'params': params['network']}, params['code']))
     state, _ = step(state, problem)
     states.append(state)
   return images, states

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dipjax import codes, fit, monitors, objectives, operators
+from dipjax import codes, fit, monitors, objectives, operators, packing
 from dipjax.networks import skip
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 4))
@@ -94,7 +94,7 @@ def test_fewer_activations_are_kept_when_computed_again(convolving):
       lambda params: jax.vjp(
         lambda params: objective(params, problem, state.key)[0], params
       )[1],
-      state.params,
+      packing.unpack(state.params),
     )
     return sum(leaf.size for leaf in jax.tree.leaves(pull))
 

@@ -25,6 +25,7 @@ FLOORS = [
     'convolution',
     'winograd',
     'branching',
+    'packing',
   ],
   [
     'networks.layers',
