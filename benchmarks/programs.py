@@ -1,7 +1,7 @@
 """What is timed: one step of ours, a scan of steps in lanes, and the peers."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 
 from dipjax import codes, fit, lanes, monitors, objectives, operators
+from dipjax.networks import skip
 
 SCAN = 10  # Steps in one call of ours, as of `restore`, and of the peer.
 DEEPINV_STEPS = 20  # So many that the image at its end adds little.
@@ -120,6 +121,14 @@ def make_problem(size: int) -> objectives.Problem:
     sigma=jnp.array(0.0),
     reference=jnp.zeros((size, size, 3)),
   )
+
+
+def check_sizes(network: skip.Skip, sizes: Sequence[int]) -> None:
+  """Raises ValueError for a size that is not one of the network's own."""
+  for size in sizes:
+    fitting, _ = network.code_size(size, size)
+    if fitting != size:
+      raise ValueError(f'--sizes {size}: the network needs {fitting}')
 
 
 def check_peer() -> None:

@@ -92,10 +92,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def _check_counts(network: skip.Skip, arguments: argparse.Namespace):
   if arguments.rounds < 2 or min(arguments.lanes) < 1:
     raise ValueError('--rounds must be at least 2, --lanes at least 1')
-  for size in arguments.sizes:
-    fitting, _ = network.code_size(size, size)
-    if fitting != size:
-      raise ValueError(f'--sizes {size}: the network needs {fitting}')
+  programs.check_sizes(network, arguments.sizes)
 
 
 class Case(NamedTuple):

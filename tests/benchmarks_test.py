@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import lane_rules, limits, overhead, programs, step
+from benchmarks import lane_rules, limits, overhead, programs, start, step
 from dipjax.networks import skip
 
 
@@ -98,3 +98,32 @@ def test_lane_rules_refuse_what_cannot_be_timed(flag, capsys):
     lane_rules.main([flag])
   assert stop.value.code == 2
   assert 'at least' in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_both_starts_share_one_folder(monkeypatch):
+  runs = []
+  monkeypatch.setattr(
+    start.subprocess, 'run', lambda command, **named: runs.append(named['env'])
+  )
+  start.main(['--sizes', '64', '128'])
+  folders = [run['JAX_COMPILATION_CACHE_DIR'] for run in runs]
+  assert folders[0] == folders[1] != folders[2] == folders[3]
+
+
+def test_a_start_says_how_long_it_took(monkeypatch, capsys):
+  monkeypatch.setattr(
+    programs,
+    'make_scan',
+    lambda one, size, count: programs.Scan(_sleep, size, 7.25),
+  )
+  start.time_start('64x64  first start', 64)
+  line = capsys.readouterr().out
+  assert line.startswith('64x64  first start: imports ')
+  assert 'programs 7.2 s' in line and '10 steps' in line
+
+
+def test_a_start_of_a_size_that_is_none_is_refused(capsys):
+  with pytest.raises(SystemExit) as stopped:
+    start.main(['--sizes', '65'])
+  assert stopped.value.code == 2
+  assert '--sizes 65: the network needs' in capsys.readouterr().err
