@@ -75,7 +75,9 @@ def make_fit(
   Args:
     network: whose parameters are fitted.
     objective: what is minimised, a function of those parameters.
-    optimizer: how; its update may take the `key` of the step.
+    optimizer: how; its update may take the `key` of the step. It sees the
+      parameters by the names of the network's parts, each as `packing.pack`
+      makes it.
     watchers: by name; they see each step's image before its update.
     decay: of the average over the outputs, in [0, 1).
     precision: of the network's products, of PRECISIONS. Parameters, statistics

@@ -1,9 +1,8 @@
 """Parameters as a fit holds them: the many small ones in few arrays.
 
 A network has some twenty kernels, and a hundred biases and scales of one axis.
-What a step does with each of them, with their moments and their copies is felt
-in the time to compile it, so that each part of a network holds those of one
-axis end to end.
+To compile what a step does with each of these, with its moments and its copies
+takes seconds, so that the parts of a network hold them end to end.
 """
 
 from collections.abc import Mapping
@@ -26,13 +25,17 @@ class Packed(struct.PyTreeNode):
 
 
 def pack(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the parameters with a `Packed` for each part of a network.
+  """Returns the parameters with the arrays of one axis joined in each part.
 
-  Equal to what optimisers make of each parameter alone, where these treat
-  values one by one. Parts keep their names for those that do not.
+  An optimiser that treats values one by one makes the same of them; one that
+  treats parts differently finds these by their names. A part with fewer than
+  two such arrays of float32 stays as it is.
 
   Args:
     params: of a network: arrays and, as mappings, its parts.
+
+  Returns:
+    The same with a `Packed` for each other part.
   """
   return {name: _pack_part(part) for name, part in params.items()}
 

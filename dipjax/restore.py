@@ -85,7 +85,7 @@ def restore(
       the size that the network wants; None is noise, NOISE_CODE.
     jitter: standard deviation of the noise on the code, fresh in each step;
       None is 1/30.
-    optimizer: of the network's parameters.
+    optimizer: of the network's parameters, see `fit.make_fit`.
     steps: at most so many for each lane.
     decay: of the average over the outputs, in [0, 1).
     precision: 'float32', 'tensorfloat32' or 'bfloat16', see `fit.make_fit`.
