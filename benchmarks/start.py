@@ -4,9 +4,8 @@
 
 Requirement 2's network, one lane. For each size two processes, one after the
 other, with an empty folder for compiled programs that they share: the first
-compiles, the second loads. Seconds from the beginning of a process until its
-packages are imported, until its programs are ready and until the first steps
-are taken.
+compiles, the second loads. Seconds to import the packages, to trace and compile
+or load the programs, and of the first steps.
 """
 
 import argparse
