@@ -1,5 +1,7 @@
 """Image restoration with no training data: the deep image prior in JAX."""
 
-from dipjax.restore import Restoration, restore
+from dipjax.api import restore
+from dipjax.engine.loop import Restoration
+from dipjax.recipe import Recipe
 
-__all__ = ['Restoration', 'restore']
+__all__ = ['Recipe', 'Restoration', 'restore']

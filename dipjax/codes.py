@@ -1,5 +1,6 @@
 """Input codes of the network: what it turns into an image; [H, W, C]."""
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -22,6 +23,31 @@ def make_meshgrid(size: tuple[int, int]) -> Array:
     jnp.linspace(0, 1, size[0]), jnp.linspace(0, 1, size[1]), indexing='ij'
   )
   return jnp.stack([x, y], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class UniformNoise:
+  """The maker of a code of noise, see `draw_uniform_noise`.
+
+  Attributes:
+    channels: of the code.
+  """
+
+  channels: int = 32
+
+  def __call__(self, key: Array, size: tuple[int, int]) -> Array:
+    """Returns [height, width, channels], fixed by the key."""
+    return draw_uniform_noise(key, size, self.channels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Meshgrid:
+  """The maker of a code of coordinates, see `make_meshgrid`."""
+
+  def __call__(self, key: Array, size: tuple[int, int]) -> Array:
+    """Returns [height, width, 2]; the key is not used."""
+    del key
+    return make_meshgrid(size)
 
 
 def extend_image(image: Array, size: tuple[int, int]) -> Array:

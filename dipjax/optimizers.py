@@ -1,5 +1,10 @@
-"""What optax lacks: noise on the parameters, for samples of a posterior."""
+"""Optimisers as values, and what optax lacks: noise on the parameters.
 
+`OPTIMIZERS` has each by the name that a config uses.
+"""
+
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -46,3 +51,36 @@ def _add_kernel_noise(deviation):
   return optax.GradientTransformationExtraArgs(
     lambda params: optax.EmptyState(), update
   )
+
+
+OPTIMIZERS: dict[str, Callable[[float], optax.GradientTransformation]] = {
+  'adam': optax.adam,
+  'langevin': langevin,
+}
+
+
+@functools.cache
+def make_optimizer(
+  name: str, learning_rate: float = 0.01, clip: float = 0.0
+) -> optax.GradientTransformation:
+  """Returns the optimiser of a name; equal arguments give the same one.
+
+  An optimiser is part of the compiled step, and optax's are equal only to
+  themselves: so a fit is compiled once.
+
+  Args:
+    name: of OPTIMIZERS.
+    learning_rate: of the optimiser.
+    clip: largest norm of the gradient, which is shortened to it; 0 is any.
+
+  Raises:
+    ValueError: another name.
+  """
+  if name not in OPTIMIZERS:
+    raise ValueError(
+      f'optimizer {name!r} is not one of {", ".join(OPTIMIZERS)}'
+    )
+  optimizer = OPTIMIZERS[name](learning_rate)
+  if not clip:
+    return optimizer
+  return optax.chain(optax.clip_by_global_norm(clip), optimizer)

@@ -9,14 +9,14 @@ The reference is what the targets are made of: the measurement, or, for the
 oracle protocol of the literature, the clean image itself.
 """
 
-import functools
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dipjax import fit, monitors, schedules
+from dipjax import schedules
+from dipjax.engine import fit
 
 Array = jax.Array
 
@@ -99,28 +99,3 @@ def inherit(
   """
   state = fresh.replace(params=before.params)
   return state.replace(opt_state=before.opt_state) if keep_optimizer else state
-
-
-@functools.cache
-def reach_noise(otherwise: monitors.Monitor) -> monitors.Monitor:
-  """Returns a monitor that ends a fit where its residual is its noise.
-
-  Of a problem whose noise is known: done at the first step whose squared error
-  is no more than problem.sigma^2, with the estimate there. Where sigma is 0,
-  not known, it does what `otherwise` does. The level is a part of the problem,
-  so that all stages have one program.
-  """
-
-  def update(state, seen):
-    ruled = otherwise.update(state, seen)
-    noise = jnp.square(seen.problem.sigma)
-    error = monitors.measure_error(seen, 'output', seen.problem.measurement)
-    choose = lambda known, unknown: jnp.where(noise > 0, known, unknown)
-    return ruled.replace(
-      done=choose(error <= noise, ruled.done),
-      step=choose(seen.step, ruled.step),
-      image=choose(seen.estimate, ruled.image),
-      score=choose(error, ruled.score),
-    )
-
-  return monitors.Monitor(otherwise.init, update)

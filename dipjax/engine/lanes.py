@@ -11,10 +11,58 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dipjax import fit as fit_lib
-from dipjax import objectives, operators
+from dipjax import operators
+from dipjax.conv import choose
+from dipjax.engine import fit as fit_lib
+from dipjax.engine.problem import Problem, make_problem
+from dipjax.methods import perceptual as perceptual_lib
+from dipjax.recipe import Recipe
 
 Array = jax.Array
+Perceptual = tuple[Callable[[Array], Array], float]
+
+
+def pose_problem(
+  recipe: Recipe,
+  key: Array,
+  measurement: Array,
+  operator: operators.Operator,
+  size: Sequence[int],
+  *,
+  sigma: float | None = None,
+  reference: Array | None = None,
+  perceptual: Perceptual | None = None,
+) -> Problem:
+  """Returns the problem of one lane of a prepared recipe.
+
+  Args:
+    recipe, operator: as `Recipe.prepare` returned them.
+    key: of the lane.
+    measurement: float32, what the operator gave.
+    size: (H, W, C) of the image.
+    sigma, reference, perceptual: as of `dipjax.restore`.
+
+  Raises:
+    ValueError: a measurement without such features.
+  """
+  code: Any = recipe.code
+  network: Any = recipe.network
+  problem = make_problem(
+    key,
+    measurement,
+    operator,
+    network,
+    size,
+    code=code,
+    jitter=recipe.jitter or 0.0,
+    steps=recipe.steps,
+    weights=[weight for _, weight in recipe.penalties],
+    sigma=sigma,
+    reference=reference,
+  )
+  if not perceptual:
+    return problem
+  return perceptual_lib.add_features(problem, *perceptual)
 
 
 def stack_lanes(trees: Sequence[Any]) -> Any:
@@ -74,7 +122,7 @@ def _map_at_once(function: Callable) -> Callable:
 def init(
   fit: fit_lib.Fit,
   keys: Array,
-  problems: objectives.Problem,
+  problems: Problem,
   cleans: Array | None = None,
 ) -> fit_lib.FitState:
   """Returns the states of all lanes before their first step.
@@ -94,7 +142,7 @@ def advance(
   fit: fit_lib.Fit,
   steps: int,
   states: fit_lib.FitState,
-  problems: objectives.Problem,
+  problems: Problem,
 ) -> tuple[fit_lib.FitState, fit_lib.Trace]:
   """Returns all lanes `steps` steps later and their traces [lanes, steps].
 
@@ -106,7 +154,7 @@ def advance(
       lambda state, _: fit.step(state, problem), state, length=steps
     )
 
-  run = _run_in_turn if jax.default_backend() == 'cpu' else _run_at_once
+  run = _run_in_turn if choose.runs_in_turn() else _run_at_once
   return run(advance_lane, states, problems)
 
 
@@ -134,7 +182,7 @@ def _run_at_once(advance_lane, states, problems):
 
 @jax.jit
 def find_finished(
-  states: fit_lib.FitState, problems: objectives.Problem
+  states: fit_lib.FitState, problems: Problem
 ) -> Array:
   """Returns which lanes are finished, [lanes]."""
   return _map_at_once(fit_lib.is_finished)(states, problems)

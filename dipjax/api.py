@@ -1,0 +1,273 @@
+"""`restore`: the arguments are checked, then the engine fits."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dipjax import monitors
+from dipjax.engine import lanes, loop
+from dipjax.engine import memory as memory_lib
+from dipjax.engine.fit import make_fit
+from dipjax.engine.problem import find_output
+from dipjax.methods import perceptual as perceptual_lib
+from dipjax.networks import skip
+from dipjax.recipe import Recipe
+
+Array = jax.Array
+
+
+def restore(
+  measurement: Any,
+  operator: Callable[[Array], Array] | None = None,
+  recipe: Recipe = Recipe(),
+  *,
+  size: Sequence[int] | None = None,
+  seeds: Sequence[int] = (0,),
+  clean: Any = None,
+  sigma: float | None = None,
+  reference: Any = None,
+  perceptual: lanes.Perceptual | None = None,
+  memory: int | None = None,
+  chunk: int = 10,
+  watch: loop.Watch | None = None,
+) -> loop.Restoration:
+  """Returns the image behind one measurement, without any training data.
+
+  Fits a randomly initialised network to the measurement, once for each seed,
+  all seeds at once, and stops each where the recipe's rule says. The clean
+  image never steers: with it and without it the restored image is the same.
+
+  Args:
+    measurement: what `operator` gave for the unknown image, finite floats; for
+      denoising the noisy image itself, [H, W, C] in [0, 1].
+    operator: a function of an image [H, W, C] in [0, 1], differentiable: one of
+      `dipjax.operators` or any other. One that is a pytree is compiled once for
+      all values of its arrays. None is the identity.
+    recipe: how to fit, see `dipjax.Recipe`; the default is the paper's skip
+      network, stopped by the variance of the average.
+    size: (H, W, C) of the image; None is the shape of the measurement.
+    seeds: one lane for each.
+    clean: the true image, [H, W, C], if known: adds the monitors `oracle` and
+      `oracle_output`, which only report.
+    sigma: standard deviation of the measurement's noise, if known: for methods
+      and monitors that need it, see `noise.estimate_sigma`.
+    reference: a second measurement with independent noise, for the monitor
+      `PseudoReference`; see `noise.split_measurement`.
+    perceptual: a pair (function of a measurement -> its features, weight >= 0):
+      weight * mean((features(operator(image)) - features(measurement))^2) is
+      added to the loss; for instance (features.Features(params), 0.1). The
+      features of the measurement are computed once, and all lanes share the
+      function.
+    memory: bytes that may be taken; None is what the device says it has.
+      Where it says nothing, as a CPU, any size is tried.
+    chunk: steps between two calls of `watch`; never changes a result.
+    watch: called with the states and the traces [lanes, chunk] of each chunk.
+
+  Raises:
+    ValueError: arguments that do not fit each other, named with their values.
+
+  Examples:
+    Here `photo` is an image, NumPy floats [H, W, 3] in [0, 1], from which each
+    example makes a measurement; where you have one, begin there.
+
+    >>> import dipjax, jax.numpy as jnp, numpy as np
+    >>> from dipjax import Recipe, blurring, corruptions, methods, operators
+    >>> from dipjax.networks import pixels
+    >>> height, width, _ = photo.shape
+
+    Denoising, and the removal of artefacts: the mean over four seeds, where
+    they disagree, and the steps at which they were selected.
+
+    >>> noisy = corruptions.add_gaussian_noise(photo, 25 / 255, seed=0)
+    >>> result = dipjax.restore(noisy, seeds=(0, 1, 2, 3))
+    >>> image, disagreement = result.image, result.deviation
+    >>> steps = result.selected
+
+    The same with a sigma that is estimated from the measurement: better, and
+    faster, where the noise is Gaussian.
+
+    >>> from dipjax import noise
+    >>> sigma = noise.estimate_sigma(noisy)
+    >>> recorrupted = Recipe(method=methods.Recorrupted())
+    >>> image = dipjax.restore(noisy, recipe=recorrupted, sigma=sigma).image
+
+    Inpainting: 1 is a pixel that was seen, 0 one that is missing.
+
+    >>> seen = corruptions.draw_mask((height, width), 0.5, seed=0)
+    >>> mask = operators.make_mask(seen)
+    >>> image = dipjax.restore(mask(photo), mask, Recipe(jitter=0.03)).image
+
+    Super-resolution; then with total variation as well, and with that alone, in
+    place of a network.
+
+    >>> reduce = operators.Downsample(4)
+    >>> small = reduce(photo)
+    >>> image = dipjax.restore(small, reduce, size=photo.shape).image
+    >>> smooth = Recipe(penalties=[(methods.total_variation, 1e-7)])
+    >>> image = dipjax.restore(small, reduce, smooth, size=photo.shape).image
+    >>> alone = smooth.replace(network=pixels.Pixels())
+    >>> image = dipjax.restore(small, reduce, alone, size=photo.shape).image
+
+    A perceptual loss, in which features of a pretrained network are compared
+    besides the pixels; `params` are those of VGG16, as
+    `experiments.weights.load_vgg16()` reads them. The loss costs less with
+    fewer layers, and with factor=2, on images of half the size.
+
+    >>> from dipjax import features
+    >>> vgg = features.Features(params, ('relu1_2', 'relu2_2'))
+    >>> image = dipjax.restore(noisy, perceptual=(vgg, 0.1)).image
+
+    Deblurring, here of a blurred image of which only every second pixel in each
+    direction was kept: operators in order of application.
+
+    >>> blur = operators.make_blur(blurring.make_motion_kernel(5, 30))
+    >>> image = dipjax.restore(blur(photo), blur).image
+    >>> camera = operators.compose(blur, lambda image: image[::2, ::2])
+    >>> image = dipjax.restore(camera(photo), camera, size=photo.shape).image
+
+    An operator of your own: a camera that sees a tenth of the pixels, as a list
+    of colours.
+
+    >>> where = np.random.RandomState(0).permutation(height * width)
+    >>> rows, columns = np.divmod(where[: height * width // 10], width)
+    >>> camera = lambda image: image[rows, columns]
+    >>> image = dipjax.restore(camera(photo), camera, size=photo.shape).image
+
+    Another: magnetic resonance imaging, which sees some rows of the Fourier
+    transform of a grey image, the lowest frequencies and every third of the
+    others, as real and imaginary parts.
+
+    >>> lines = np.append(np.arange(4), np.arange(4, height, 3))
+    >>> def scan(image):
+    ...   spectrum = jnp.fft.fft2(image[..., 0], norm='ortho')[lines]
+    ...   return jnp.stack([spectrum.real, spectrum.imag])
+    >>> grey = photo.mean(axis=2, keepdims=True)
+    >>> image = dipjax.restore(scan(grey), scan, size=grey.shape).image
+  """
+  measurement = check_array(measurement, 'the measurement')
+  size = tuple(measurement.shape if size is None else size)
+  _check_arguments(size, seeds, chunk)
+  _check_sigma(sigma)
+  _check_penalties(recipe, size)
+  _check_perceptual(recipe, perceptual)
+  if reference is not None:
+    reference = check_array(reference, 'the reference', measurement.shape)
+  if recipe.network is None:
+    recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
+  recipe, operator = recipe.prepare(measurement, operator, sigma=sigma)
+
+  # One problem for each seed. What lanes share is put on the device once.
+  if perceptual:
+    perceptual = perceptual_lib.share_features(perceptual[0]), perceptual[1]
+  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  problems = lanes.stack_lanes(
+    [
+      lanes.pose_problem(
+        recipe,
+        key,
+        measurement,
+        operator,
+        size,
+        sigma=sigma,
+        reference=reference,
+        perceptual=perceptual,
+      )
+      for key in keys
+    ]
+  )
+  problem = lanes.take_lane(problems, 0)
+  _check_prediction(recipe.network, problem, size)
+  available = memory or _find_memory()
+  if available:
+    memory_lib.check_memory(recipe, problem, available, lanes=len(seeds))
+
+  cleans = None
+  if clean is not None:
+    clean = check_array(clean, 'the clean image', size)
+    cleans = jnp.stack([clean] * len(seeds))
+    recipe = recipe.watch(**monitors.ORACLES)
+  states, trace = loop.run_lanes(
+    make_fit(recipe), keys, problems, cleans, chunk=chunk, watch=watch
+  )
+  return loop.collect(states, trace, recipe.rule)
+
+
+def check_array(
+  array: Any, name: str, shape: tuple[int, ...] | None = None
+) -> Array:
+  """Returns a float32 array of finite values, or raises a ValueError.
+
+  Args:
+    array: anything NumPy reads as an array of floats.
+    name: what to call it in the error.
+    shape: what it must have; None is any.
+  """
+  array = np.asarray(array)
+  if not np.issubdtype(array.dtype, np.floating):
+    raise ValueError(
+      f'{name} must hold floats in [0, 1], got {array.dtype}: divide integers '
+      'by their white level first'
+    )
+  if array.size == 0:
+    raise ValueError(f'{name} is empty: shape {array.shape}')
+  if not np.all(np.isfinite(array)):
+    raise ValueError(f'{name} holds NaN or infinite values')
+  if shape is not None and array.shape != tuple(shape):
+    raise ValueError(f'{name} must be {tuple(shape)}, got {array.shape}')
+  return jnp.asarray(array, jnp.float32)
+
+
+def _check_arguments(size, seeds, chunk):
+  if len(size) != 3 or size[-1] not in (1, 3, 4):
+    raise ValueError(
+      f'an image is [H, W, C] with C of 1, 3 or 4, got {size}: give '
+      'size=(H, W, C) where the measurement is no image'
+    )
+  if chunk < 1 or not len(seeds):
+    raise ValueError(
+      'chunk and the number of seeds must be at least 1, got '
+      f'{chunk}, {len(seeds)}'
+    )
+
+
+def _check_sigma(sigma):
+  if sigma is not None and not (np.isfinite(sigma) and sigma >= 0):
+    raise ValueError(f'sigma must be a number >= 0, got {sigma}')
+
+
+def _check_penalties(recipe, size):
+  for penalty, _ in recipe.penalties:
+    value = jax.eval_shape(penalty, jax.ShapeDtypeStruct(size, jnp.float32))
+    if value.shape:
+      raise ValueError(
+        f'a penalty returns one number, {penalty} gives {value.shape}'
+      )
+
+
+def _check_perceptual(recipe, perceptual):
+  if perceptual and not recipe.method.takes_terms:
+    raise ValueError(f'the method {recipe.method.name!r} takes no features')
+
+
+def _find_memory():
+  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
+
+
+def _check_prediction(network, problem, size):
+  def predict(output):
+    image = problem.crop(output)
+    return image, problem.operator(image)
+
+  output = find_output(network, problem.code.shape)
+  output = jax.ShapeDtypeStruct(output, jnp.float32)
+  image, prediction = jax.eval_shape(predict, output)
+  if image.shape != size:
+    raise ValueError(f'the network gives {image.shape}, not {size}')
+  if prediction.shape != problem.measurement.shape:
+    raise ValueError(
+      f'the operator turns an image {image.shape} into {prediction.shape}, but '
+      f'the measurement is {problem.measurement.shape}'
+    )

@@ -1,0 +1,1 @@
+"""The engine: one fit, many fits as lanes, and the one loop over them."""

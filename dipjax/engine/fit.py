@@ -1,0 +1,218 @@
+"""The fit of one lane: `init` makes a state, `step` is one step of it.
+
+Both are pure. They know neither the task, nor the network, nor how a fit ends;
+those are the method and the monitors of the recipe.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+from dipjax import metrics, monitors
+from dipjax.device import in_place, packing
+from dipjax.engine import guard
+from dipjax.engine.problem import Problem
+from dipjax.methods import Objective
+from dipjax.recipe import PRECISIONS, Recipe
+
+Array = jax.Array
+
+
+class FitState(struct.PyTreeNode):
+  """All that a fit is, between two steps; arrays only."""
+
+  step: Array  # Steps taken.
+  params: Any  # As `packing.pack` makes them.
+  opt_state: Any
+  key: Array  # Never changes: a step's randomness is folded in.
+  average: Array  # [H, W, C], biased (monitors.update_average).
+  monitors: dict[str, monitors.MonitorState]
+  guard: Any  # A GuardState; None in its own snapshot.
+
+
+class Trace(NamedTuple):
+  """What one step reports."""
+
+  step: Array  # From 0.
+  active: Array  # False where the lane was finished: nothing happened, no loss.
+  loss: Array
+  psnr_measurement: Array  # Of the output's prediction, in dB.
+  returned: Array  # The step that a jump led back to; -1 without a jump.
+  scores: dict[str, Array]  # Of each monitor.
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+  """A fit as two pure functions of arrays; `make_fit` makes it.
+
+  A hashable value, equal where its recipe is: a static argument of whoever
+  compiles its functions.
+  """
+
+  recipe: Recipe
+
+  def init(
+    self, key: Array, problem: Problem, clean: Array | None = None
+  ) -> FitState:
+    """Returns the state before the first step.
+
+    Args:
+      key: of the lane.
+      problem: of the lane.
+      clean: [H, W, C], for monitors named oracle, or None.
+    """
+    key, params_key = jax.random.split(key)
+    network: Any = self.recipe.network
+    output, variables = network.init_with_output(params_key, problem.code)
+    params = packing.pack(variables['params'])
+    image = jnp.zeros_like(problem.crop(output))
+    state = FitState(
+      # No weak types: with other types after a step it would compile twice.
+      step=jnp.int32(0),
+      params=params,
+      opt_state=self.recipe.optimizer.init(params),
+      key=key,
+      average=image,
+      monitors={
+        name: monitor.init(image, clean)
+        for name, monitor in self.recipe.monitors.items()
+      },
+      guard=None,
+    )
+    return state.replace(guard=guard.start(state))
+
+  def step(self, state: FitState, problem: Problem) -> tuple[FitState, Trace]:
+    """Returns the state one step later, and what the step reports.
+
+    A lane is finished when every monitor is done or problem.steps are taken; a
+    step of a finished lane changes nothing, so that neither the number of steps
+    in a call nor the other lanes ever change a result. Where lanes run one
+    after the other it costs nothing either. A lane that diverges returns to its
+    last good state, see `guard`.
+    """
+    return in_place.perform_if(
+      ~is_finished(state, problem),
+      lambda carry: _advance(self.recipe, carry[0], problem),
+      (state, _trace_nothing(state)),
+    )
+
+
+def make_fit(recipe: Recipe) -> Fit:
+  """Returns the fit of a recipe; recipes of one program give equal fits.
+
+  Args:
+    recipe: as `Recipe.prepare` returned it.
+
+  Raises:
+    ValueError: a recipe without a network.
+  """
+  if recipe.network is None:
+    raise ValueError('a fit needs a network')
+  return Fit(recipe.find_program())
+
+
+def _advance(recipe, state, problem):
+  """One step of the method: loss, gradient, guard, update, average, monitors."""
+  step = state.step
+  key = jax.random.fold_in(state.key, guard.fold_jumps(state.guard, step))
+
+  (loss, output), gradient = _differentiate(recipe, state.params, problem, key)
+
+  # Where the step would lead astray the lane goes back to its last good state.
+  prediction = problem.operator(output)
+  error = jnp.mean(jnp.square(prediction - problem.measurement))
+  jumped = guard.has_jumped(state.guard, loss, gradient, error)
+  state, guarded = guard.update(
+    state.guard, state.replace(guard=None), step, error, jumped
+  )
+
+  optimizer = optax.with_extra_args_support(recipe.optimizer)
+  optimize = lambda params, opt_state: optimizer.update(
+    gradient, opt_state, params, key=jax.random.fold_in(key, 1)
+  )
+
+  def descend(params, opt_state):
+    updates = guard.scale_updates(guarded, optimize(params, opt_state)[0])
+    return optax.apply_updates(params, updates)
+
+  def observe(average, watched):
+    average, estimate = monitors.update_average(
+      average, output, step, decay=recipe.decay
+    )
+    seen = monitors.Observation(step, loss, output, estimate, problem)
+    return average, {
+      name: monitor.update(watched[name], seen)
+      for name, monitor in recipe.monitors.items()
+    }
+
+  # The optimiser's state comes last, because the parameters depend on it.
+  (params, average, watched), opt_state = in_place.update_in_turn(
+    ~jumped,
+    [
+      lambda moved, old: (descend(moved[0], old), *observe(*moved[1:])),
+      lambda moved, old: optimize(moved[0], old)[1],
+    ],
+    [(state.params, state.average, state.monitors), state.opt_state],
+  )
+  after = FitState(
+    step=state.step + ~jumped,
+    params=params,
+    opt_state=opt_state,
+    key=state.key,
+    average=average,
+    monitors=watched,
+    guard=guarded,
+  )
+  return after, Trace(
+    step=step,
+    active=jnp.array(True),
+    loss=loss,
+    psnr_measurement=metrics.psnr(prediction, problem.measurement),
+    returned=jnp.where(jumped, after.step, -1),
+    scores=_get_scores(watched),
+  )
+
+
+def _differentiate(recipe, params, problem, key):
+  """((loss, image), gradient) in the precision of the recipe."""
+  dtype, products = PRECISIONS[recipe.precision]
+  with jax.default_matmul_precision(products):
+    return packing.value_and_grad(make_objective(recipe))(
+      params, problem.replace(code=problem.code.astype(dtype)), key
+    )
+
+
+def make_objective(recipe: Recipe) -> Objective:
+  """Returns what the fit of a recipe minimises, see `methods.Method`."""
+  network: Any = recipe.network
+  penalties: tuple[Callable[[Array], Array], ...] = tuple(
+    penalty for penalty, _ in recipe.penalties
+  )
+  return recipe.method.make_objective(network, penalties)
+
+
+def is_finished(state: FitState, problem: Problem) -> Array:
+  """Returns whether every monitor is done or no further step may be taken."""
+  done = jnp.array([watcher.done for watcher in state.monitors.values()])
+  over = (state.step >= problem.steps) | guard.has_given_up(state.guard)
+  return jnp.all(done) | over
+
+
+def _trace_nothing(state):
+  return Trace(
+    step=state.step,
+    active=jnp.array(False),
+    loss=jnp.array(jnp.nan, jnp.float32),
+    psnr_measurement=jnp.array(jnp.nan, jnp.float32),
+    returned=jnp.int32(-1),
+    scores=_get_scores(state.monitors),
+  )
+
+
+def _get_scores(states):
+  return {name: state.score for name, state in states.items()}

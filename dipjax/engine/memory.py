@@ -1,0 +1,115 @@
+"""How much memory a fit takes, told before it takes it."""
+
+from typing import Any
+
+import jax
+from flax import linen as nn
+
+from dipjax.conv import choose
+from dipjax.engine import fit as fit_lib
+from dipjax.engine.problem import Problem
+from dipjax.recipe import PRECISIONS, Recipe
+
+# In units of the largest array that the gradient keeps: what is alive beside
+# what is kept while the gradient of the outermost layers is computed.
+# As many as fit what XLA plans on a CPU; not compared on other devices.
+_WORKING = 7
+
+
+def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
+  """Returns about how many bytes a step of all lanes takes at its peak.
+
+  By tracing the step, not by running it: what the gradient of the method's
+  objective keeps of the forward pass, or of its two passes; the state of the
+  fit, that is parameters, moments, monitors and the guard's snapshot of them; a
+  gradient; and a share for what is at work. `python -m benchmarks.memory`
+  compares it with what XLA plans. On a CPU neither precision nor remat changes
+  it: there XLA computes in float32 and keeps every activation in spite of
+  remat.
+
+  Args:
+    recipe: as `Recipe.prepare` returned it, without oracles.
+    problem: of one lane; shapes are enough.
+    lanes: fitted at once; on a CPU one after the other.
+  """
+  if not choose.saves_memory():
+    recipe = _set_remat(recipe, False).replace(precision='float32')
+  dtype, _ = PRECISIONS[recipe.precision]
+  fit = fit_lib.make_fit(recipe)
+  objective = fit_lib.make_objective(recipe)
+  network: Any = recipe.network
+
+  def keep(key, problem):
+    params = network.init(key, problem.code)['params']
+    seen = problem.replace(code=problem.code.astype(dtype))
+    lose = lambda params: objective(params, seen, key)[0]
+    return fit.init(key, problem), params, jax.vjp(lose, params)[1]
+
+  shapes = jax.eval_shape(keep, jax.random.key(0), problem)
+  state, gradient, kept = ([*map(_count_bytes, _list(part))] for part in shapes)
+  activations = sum(kept) + _WORKING * max(kept)
+  at_once = 1 if choose.runs_in_turn() else lanes
+  return lanes * (sum(state) + sum(gradient)) + at_once * activations
+
+
+def _list(tree):
+  return jax.tree.leaves(tree)
+
+
+def _count_bytes(leaf: Any) -> int:
+  return leaf.size * leaf.dtype.itemsize
+
+
+def _set_remat(recipe: Recipe, remat: bool) -> Recipe:
+  return recipe.replace(network=_clone(recipe.network, remat))
+
+
+def _clone(network: Any, remat: bool) -> nn.Module:
+  """The network with another remat, also where it lies within another."""
+  if hasattr(network, 'remat'):
+    return network.clone(remat=remat)
+  if hasattr(network, 'network'):
+    return network.clone(network=_clone(network.network, remat))
+  return network
+
+
+def check_memory(
+  recipe: Recipe, problem: Problem, available: int, *, lanes: int = 1
+) -> None:
+  """Raises a ValueError, with what would fit, if a fit does not.
+
+  Args:
+    recipe, problem, lanes: as of `estimate_bytes`.
+    available: bytes.
+  """
+  estimate = lambda recipe, lanes: estimate_bytes(recipe, problem, lanes=lanes)
+  needed = estimate(recipe, lanes)
+  if needed <= available:
+    return
+  frugal = _set_remat(recipe, True)
+  options = {'remat': (frugal, lanes), 'one lane': (recipe, 1)}
+  if recipe.method.allows('bfloat16'):
+    half, least = (r.replace(precision='bfloat16') for r in (recipe, frugal))
+    options = {
+      'bfloat16': (half, lanes),
+      'remat': (frugal, lanes),
+      'bfloat16 with remat': (least, lanes),
+      'one lane': (recipe, 1),
+      'one lane in bfloat16 with remat': (least, 1),
+    }
+  sizes = {name: estimate(*option) for name, option in options.items()}
+  fitting = [
+    f'{name} ({_format(size)})'
+    for name, size in sizes.items()
+    if size <= available and size < needed
+  ]
+  height, width = problem.crop.height, problem.crop.width
+  raise ValueError(
+    f'{width}x{height} in {lanes} lane{"s" * (lanes > 1)} takes about '
+    f'{_format(needed)}, there are {_format(available)}; '
+    + (f'what would fit: {", ".join(fitting)}' if fitting else 'crop the image')
+  )
+
+
+def _format(count: int) -> str:
+  return f'{count / 1e9:.3g} GB'

@@ -1,0 +1,42 @@
+"""Recorrupted-to-Recorrupted: two measurements made out of one."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from dipjax.methods import base, known_noise
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorrupted(known_noise.KnownNoise):
+  """The squared error against a measurement whose noise the code does not share.
+
+  The network sees y + j w, w ~ N(0, 1), as its code; its image is compared with
+  y - v w / j, where v is the variance of the noise of y: sigma^2 but where that
+  noise was clipped. The two noises are independent. So the loss is the squared
+  error against the truth, plus a constant, for parameters that do not depend on
+  y: the network learns the noise later, and less of it, than from y alone.
+
+  The noise must be Gaussian, of a known sigma, clipped or not. Pang et al.,
+  Recorrupted-to-Recorrupted, CVPR 2021.
+  """
+
+  def make_objective(
+    self, network: nn.Module, penalties: tuple[base.Penalty, ...] = ()
+  ) -> base.Objective:
+    """See `base.Method.make_objective`."""
+
+    def objective(params, problem, key):
+      image, code = base.draw_image(network, params, problem, key)
+      predicted = problem.operator(image)
+      # What the jitter added to y is taken from it, so that the noises of the
+      # code and of what is expected have no correlation.
+      added = problem.crop(code - problem.code)
+      variance = known_noise.find_variance(problem, image)
+      expected = problem.measurement - variance / problem.jitter**2 * added
+      loss = jnp.mean(jnp.square(predicted - expected))
+      loss = base.add_terms(loss, penalties, problem, image, predicted)
+      return loss, image
+
+    return objective

@@ -1,0 +1,155 @@
+"""Rules that know the noise: its level, or a second look at the picture."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from dipjax import noise
+from dipjax.monitors import base
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Discrepancy(base.Rule):
+  """The estimate where the residual has come down to the noise.
+
+  Done at the first step whose mean((operator(image) - measurement)^2) is at
+  most factor * problem.sigma^2 (Morozov's principle). A measurement that lies
+  in [0, 1] was clipped, and part of its noise with it: what is expected of such
+  noise around the prediction then takes the place of sigma^2.
+
+  Attributes:
+    of: whose residual, 'estimate' or 'output'.
+    factor: above 1 is sooner.
+
+  Raises:
+    ValueError: factor not above 0, or `of` is neither; in the first step, a
+      problem without sigma.
+  """
+
+  needs: ClassVar[frozenset[str]] = frozenset({'sigma'})
+
+  of: str = 'estimate'
+  factor: float = 1.0
+
+  def __post_init__(self):
+    base.check_watched(self.of)
+    if not self.factor > 0:
+      raise ValueError(f'factor must be > 0, got {self.factor}')
+
+  def watch(
+    self, state: base.MonitorState, seen: base.Observation
+  ) -> base.MonitorState:
+    """See `base.Rule.watch`."""
+    sigma = base.get_known(seen, 'sigma', 'discrepancy')
+    measurement = seen.problem.measurement
+    prediction = base.predict(seen, self.of)
+    error = jnp.mean(jnp.square(prediction - measurement))
+    square = noise.expect_square(prediction, sigma)
+    level = self.factor * jnp.where(
+      noise.is_clipped(measurement), square, jnp.square(sigma)
+    )
+    return base.move(state, seen, error, error <= level)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SURE(base.Rule):
+  """The estimate where the loss, an estimated risk, falls to zero.
+
+  For the method `methods.Stein`, whose loss is an unbiased estimate of the
+  squared error of a network that is not fitted to this noise: below 0 it is no
+  longer one. The zero crossing of Jo et al., Rethinking Deep Image Prior for
+  Denoising, ICCV 2021 (gistvision/DIP-denosing).
+  """
+
+  needs: ClassVar[frozenset[str]] = frozenset({'risk'})
+
+  def watch(
+    self, state: base.MonitorState, seen: base.Observation
+  ) -> base.MonitorState:
+    """See `base.Rule.watch`."""
+    return base.move(state, seen, seen.loss, seen.loss <= 0)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PseudoReference(base.Rule):
+  """The estimate closest to problem.reference, a second measurement.
+
+  The noise of the reference must be independent of that of the measurement that
+  is fitted: another exposure, or one split in two by `noise.split_measurement`.
+  The squared error against it is that against the truth plus a constant.
+
+  Attributes:
+    patience: steps to wait for a smaller error.
+    warmup: steps that do not count.
+    tau: how a caller with one measurement splits it, see
+      `noise.split_measurement`; the rule itself does not use it.
+
+  Raises:
+    ValueError: patience below 1, warmup below 0 or tau not above 0; in the
+      first step, a problem without a reference.
+  """
+
+  needs: ClassVar[frozenset[str]] = frozenset({'reference'})
+  waits: ClassVar[bool] = True
+
+  patience: int = 300
+  warmup: int = 0
+  tau: float = 0.5
+
+  def __post_init__(self):
+    if self.patience < 1 or self.warmup < 0 or not 0 < self.tau < float('inf'):
+      raise ValueError(
+        'pseudo_reference needs patience >= 1, warmup >= 0 and a number tau > '
+        f'0, got {self.patience}, {self.warmup}, {self.tau}'
+      )
+
+  def start(self, image: Array) -> base.MonitorState:
+    """See `base.Rule.start`."""
+    return base.start(image, best=jnp.inf)
+
+  def watch(
+    self, state: base.MonitorState, seen: base.Observation
+  ) -> base.MonitorState:
+    """See `base.Rule.watch`."""
+    reference = base.get_known(seen, 'reference', 'pseudo_reference')
+    error = base.measure_error(seen, 'estimate', reference)
+    counts = seen.step + 1 >= self.warmup
+    return base.keep_least(state, seen, error, counts, self.patience)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ReachNoise(base.Monitor):
+  """The estimate at the first step whose squared error is the known noise.
+
+  Done there: at an error of at most problem.sigma^2. Where sigma is 0, not
+  known, it does what `otherwise` does. The level is a part of the problem, so
+  that all stages of a fit have one program.
+
+  Attributes:
+    otherwise: the monitor where sigma is 0.
+  """
+
+  otherwise: base.Monitor
+
+  def init(self, image: Array, clean: Array | None) -> base.MonitorState:
+    """See `base.Monitor.init`."""
+    return self.otherwise.init(image, clean)
+
+  def update(
+    self, state: base.MonitorState, seen: base.Observation
+  ) -> base.MonitorState:
+    """See `base.Monitor.update`."""
+    ruled = self.otherwise.update(state, seen)
+    level = jnp.square(seen.problem.sigma)
+    error = base.measure_error(seen, 'output', seen.problem.measurement)
+    choose = lambda known, unknown: jnp.where(level > 0, known, unknown)
+    return ruled.replace(
+      done=choose(error <= level, ruled.done),
+      step=choose(seen.step, ruled.step),
+      image=choose(seen.estimate, ruled.image),
+      score=choose(error, ruled.score),
+    )

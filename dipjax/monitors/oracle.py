@@ -1,0 +1,48 @@
+"""The oracle, the only monitor that sees the clean image."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from dipjax import metrics
+from dipjax.monitors import base
+
+Array = jax.Array
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Oracle(base.Monitor):
+  """The image of the highest PSNR against the clean image.
+
+  Ground truth: for comparison with the other monitors, never to stop or select.
+  Always done, so that it never asks for a step.
+
+  Attributes:
+    of: which image is judged and kept, 'estimate' or 'output'.
+  """
+
+  needs: ClassVar[frozenset[str]] = frozenset({'clean'})
+
+  of: str = 'estimate'
+
+  def __post_init__(self):
+    base.check_watched(self.of)
+
+  def init(self, image: Array, clean: Array | None) -> base.MonitorState:
+    """See `base.Monitor.init`."""
+    if clean is None:
+      raise ValueError('the oracle needs the clean image')
+    return base.start(image, done=True, best=-jnp.inf, memory=clean)
+
+  def update(
+    self, state: base.MonitorState, seen: base.Observation
+  ) -> base.MonitorState:
+    """See `base.Monitor.update`."""
+    score = metrics.psnr(getattr(seen, self.of), state.memory)
+    return base.keep_best(state, seen, score, score > state.best, self.of)
+
+
+# What a fit with a known clean image reports beside its own monitors.
+ORACLES = {'oracle': Oracle(), 'oracle_output': Oracle(of='output')}

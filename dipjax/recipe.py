@@ -1,0 +1,191 @@
+"""How to fit: the network, the method, when to stop, how to descend.
+
+A `Recipe` is what a config builds, what `dipjax.restore` takes, and, without
+the numbers that a problem carries, the static argument of the compiled step.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax.core import FrozenDict
+
+from dipjax import methods, monitors, operators, optimizers
+from dipjax.engine.problem import Code
+
+Array = jax.Array
+
+# What the network computes in, and what its products are rounded to.
+PRECISIONS = {
+  'float32': (jnp.float32, 'float32'),
+  'tensorfloat32': (jnp.float32, 'tensorfloat32'),
+  'bfloat16': (jnp.bfloat16, 'bfloat16'),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Recipe:
+  """How an image is fitted; frozen, hashable, equal where its fields are.
+
+  Attributes:
+    network: a module of `dipjax.networks` with as many outputs as the image has
+      channels; None is the paper's skip network.
+    method: what is minimised, of `dipjax.methods`. `Squared` is the paper's;
+      `Absolute` is for values that are wrong altogether, as by impulse noise,
+      and `Outliers` fits those beside the image; `Recorrupted` and `Stein` are
+      for Gaussian noise of a known sigma, which the network then learns later
+      and less.
+    code: (key, (height, width)) -> the network's input [height, width, I], of
+      the size that the network wants; None leaves it to the method, for most of
+      them noise.
+    jitter: standard deviation of the noise on the code, fresh in each step;
+      None leaves it to the method, for most of them 1/30.
+    penalties: pairs (function of an image -> a number, weight >= 0), added to
+      the mean error; for instance (methods.total_variation, 1e-7).
+    monitors: by name; kept as a frozen dict.
+    rule: the name of the monitor whose image is returned; '' is the first.
+    optimizer: of the parameters; its update may take the `key` of the step. It
+      sees the parameters by the names of the network's parts, each as
+      `packing.pack` makes it. Made once and passed on, so that a step compiles
+      once: optax's are equal only to themselves, see `optimizers`.
+    steps: at most so many for each lane.
+    decay: of the average over the outputs, in [0, 1).
+    precision: of the network's products, of PRECISIONS. Parameters, statistics
+      of normalisations, the image, the loss and the average are float32 in all
+      of them; a processor without a precision computes in a finer one.
+
+  Raises:
+    ValueError: values that do not fit each other, named.
+  """
+
+  network: nn.Module | None = None
+  method: methods.Method = methods.Squared()
+  code: Code | None = None
+  jitter: float | None = None
+  penalties: tuple[tuple[methods.Penalty, float], ...] = ()
+  monitors: Mapping[str, monitors.Monitor] = FrozenDict({'emv': monitors.EMV()})
+  rule: str = ''
+  optimizer: optax.GradientTransformation = optimizers.make_optimizer('adam')
+  steps: int = 5000
+  decay: float = 0.99
+  precision: str = 'float32'
+
+  def __post_init__(self):
+    # A mapping and lists are welcome, and kept as what can be hashed.
+    freeze = lambda name, value: object.__setattr__(self, name, value)
+    freeze('monitors', FrozenDict(self.monitors))
+    freeze('penalties', tuple((p, float(w)) for p, w in self.penalties))
+    if not self.rule and self.monitors:
+      freeze('rule', next(iter(self.monitors)))
+    _check_numbers(self)
+    _check_rule(self)
+    _check_terms(self)
+
+  def replace(self, **changes: Any) -> 'Recipe':
+    """Returns the recipe with other values."""
+    return dataclasses.replace(self, **changes)
+
+  def watch(self, **others: monitors.Monitor) -> 'Recipe':
+    """Returns the recipe with monitors beside its own; the rule stays."""
+    return self.replace(monitors={**self.monitors, **others})
+
+  def prepare(
+    self,
+    measurement: Array,
+    operator: Any = None,
+    *,
+    sigma: float | None = None,
+  ) -> tuple['Recipe', operators.Operator]:
+    """Returns the recipe as its method changes it, and the operator.
+
+    Nothing is left open in what is returned: code and jitter are there.
+
+    Args:
+      measurement: to be fitted.
+      operator: a function of an image; None is the identity.
+      sigma: standard deviation of the measurement's noise, where it is known.
+
+    Raises:
+      ValueError: a task that the method is not for.
+    """
+    if self.network is None:
+      raise ValueError('a recipe without a network cannot be prepared')
+    parts = self.method.prepare(
+      methods.Parts(
+        measurement=measurement,
+        operator=operator,
+        network=self.network,
+        code=self.code,
+        jitter=self.jitter,
+        optimizer=self.optimizer,
+        sigma=sigma,
+      )
+    )
+    prepared = self.replace(
+      network=parts.network,
+      code=parts.code,
+      jitter=parts.jitter,
+      optimizer=parts.optimizer,
+    )
+    return prepared, operators.as_operator(parts.operator)
+
+  def find_program(self) -> 'Recipe':
+    """Returns the recipe without what a problem carries.
+
+    Recipes that differ in code, jitter, steps, weights or rule alone share one
+    program: each of these is an argument of the step, or chosen after it.
+    """
+    defaults = {'code': None, 'jitter': None, 'steps': 1}
+    penalties = tuple((penalty, 0.0) for penalty, _ in self.penalties)
+    rule = min(self.monitors)
+    return self.replace(**defaults, penalties=penalties, rule=rule)
+
+
+def _check_numbers(recipe: Recipe) -> None:
+  if not 0 <= recipe.decay < 1:
+    raise ValueError(f'decay must be in [0, 1), got {recipe.decay}')
+  if recipe.steps < 1:
+    raise ValueError(f'steps must be at least 1, got {recipe.steps}')
+  if recipe.precision not in PRECISIONS:
+    raise ValueError(
+      f'precision {recipe.precision!r} is not one of {", ".join(PRECISIONS)}'
+    )
+  jitter = recipe.jitter
+  if jitter is not None and not (math.isfinite(jitter) and jitter >= 0):
+    raise ValueError(f'jitter must be a number >= 0, got {jitter}')
+  for penalty, weight in recipe.penalties:
+    if not (math.isfinite(weight) and weight >= 0):
+      raise ValueError(
+        f'the weight of {penalty} must be a number >= 0, got {weight}'
+      )
+
+
+def _check_rule(recipe: Recipe) -> None:
+  if not recipe.monitors:
+    raise ValueError('a fit needs at least one monitor')
+  if recipe.rule not in recipe.monitors:
+    raise ValueError(
+      f'rule {recipe.rule!r} is none of the monitors {list(recipe.monitors)}'
+    )
+  for name, monitor in recipe.monitors.items():
+    if 'risk' in monitor.needs and not recipe.method.estimates_risk:
+      raise ValueError(
+        f'the monitor {name!r} watches a loss that estimates the risk, as that '
+        f"of the method 'stein', not of {recipe.method.name!r}"
+      )
+
+
+def _check_terms(recipe: Recipe) -> None:
+  method = recipe.method
+  if recipe.penalties and not method.takes_terms:
+    raise ValueError(f'the method {method.name!r} takes no penalties')
+  if not method.allows(recipe.precision):
+    raise ValueError(
+      f'the method {method.name!r} is for the precision '
+      f'{" or ".join(method.precisions)}, got {recipe.precision!r}'
+    )
