@@ -13,7 +13,8 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from dipjax import branching, guard, metrics, monitors, objectives, packing
+from dipjax import guard, metrics, monitors, objectives
+from dipjax.device import in_place, packing
 
 Array = jax.Array
 
@@ -118,12 +119,11 @@ def make_fit(
     return state.replace(guard=guard.start(state))
 
   def step(state, problem):
-    (state, trace), _ = branching.perform_if(
+    return in_place.perform_if(
       ~is_finished(state, problem),
       lambda carry: advance(carry[0], problem),
       (state, _trace_nothing(state)),
     )
-    return state, trace
 
   def advance(state, problem):
     step = state.step
@@ -131,10 +131,9 @@ def make_fit(
     key = jax.random.fold_in(state.key, randomness)
     seen_problem = problem.replace(code=problem.code.astype(dtype))
     with jax.default_matmul_precision(products):
-      (loss, output), gradient = jax.value_and_grad(objective, has_aux=True)(
-        packing.unpack(state.params), seen_problem, key
+      (loss, output), gradient = packing.value_and_grad(objective)(
+        state.params, seen_problem, key
       )
-    gradient = packing.pack(gradient)
     prediction = problem.operator(output)
     error = jnp.mean(jnp.square(prediction - problem.measurement))
     jumped = guard.has_jumped(state.guard, loss, gradient, error)
@@ -146,9 +145,9 @@ def make_fit(
       key_of_update = jax.random.fold_in(key, 1)
       return optimizer.update(gradient, opt_state, params, key=key_of_update)
 
-    def move(moved):
+    def move(moved, opt_state):
       params, average, watched = moved
-      updates, _ = optimize(params, state.opt_state)
+      updates, _ = optimize(params, opt_state)
       updates = guard.scale_updates(guarded, updates)
       average, estimate = monitors.update_average(
         average, output, step, decay=decay
@@ -160,16 +159,13 @@ def make_fit(
       }
       return optax.apply_updates(params, updates), average, watched
 
-    # The parameters first, then what they were computed from: so each is
-    # written in place. What the two have in common is computed twice.
-    moved = state.params, state.average, state.monitors
-    (params, average, watched), pending = branching.perform_if(
-      ~jumped, move, moved
-    )
-    opt_state, _ = branching.perform_if(
-      ~(jumped | pending),
-      lambda opt_state: optimize(state.params, opt_state)[1],
-      state.opt_state,
+    def remember(moved, opt_state):
+      return optimize(moved[0], opt_state)[1]
+
+    (params, average, watched), opt_state = in_place.update_in_turn(
+      ~jumped,
+      [move, remember],
+      [(state.params, state.average, state.monitors), state.opt_state],
     )
     after = FitState(
       step=state.step + ~jumped,

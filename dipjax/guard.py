@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
-from dipjax import branching
+from dipjax.device import in_place
 
 Array = jax.Array
 
@@ -75,7 +75,7 @@ def update(
     error, jumped: as of `has_jumped`.
   """
   due = ~jumped & (step % EVERY == 0)
-  (fit, good), _ = branching.perform_if(
+  fit, good = in_place.perform_if(
     due | jumped,
     lambda both: (_choose(jumped, both[1], both[0]), _choose(due, *both)),
     (fit, state.good),

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from dipjax import fit as fit_lib
 from dipjax import objectives, operators
+from dipjax.conv import choose
 
 Array = jax.Array
 
@@ -106,7 +107,7 @@ def advance(
       lambda state, _: fit.step(state, problem), state, length=steps
     )
 
-  run = _run_in_turn if jax.default_backend() == 'cpu' else _run_at_once
+  run = _run_in_turn if choose.runs_in_turn() else _run_at_once
   return run(advance_lane, states, problems)
 
 

@@ -6,6 +6,7 @@ import jax
 from flax import linen as nn
 
 from dipjax import fit, objectives
+from dipjax.conv import choose
 
 # In units of the largest array that the gradient keeps: what is alive beside
 # what is kept while the gradient of the outermost layers is computed.
@@ -35,8 +36,7 @@ def estimate_bytes(
     lanes: fitted at once; on a CPU one after the other.
     precision: of `fit.PRECISIONS`.
   """
-  on_cpu = jax.default_backend() == 'cpu'
-  if on_cpu:
+  if not choose.saves_memory():
     network, precision = _set_remat(network, False), 'float32'
   dtype, _ = fit.PRECISIONS[precision]
   objective = objectives.measurement_error(network)
@@ -51,7 +51,7 @@ def estimate_bytes(
   state = 7 * sum(map(_count_bytes, jax.tree.leaves(params)))
   sizes = list(map(_count_bytes, jax.tree.leaves(kept)))
   activations = sum(sizes) + _WORKING * max(sizes)
-  at_once = 1 if on_cpu else lanes
+  at_once = 1 if choose.runs_in_turn() else lanes
   return lanes * state + at_once * activations
 
 

@@ -10,10 +10,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 
-from dipjax import codes, lanes, noise, objectives, operators, packing
+from dipjax import codes, lanes, noise, objectives, operators
 from dipjax import fit as fit_lib
 from dipjax import memory as memory_lib
 from dipjax import monitors as monitors_lib
+from dipjax.device import packing
 from dipjax.networks import outliers, skip
 
 Array = jax.Array
