@@ -3,15 +3,15 @@
     python -m benchmarks.lane_rules --size 128 --lanes 8
 
 For one 3x3 convolution of requirement 2's outermost level with its two
-gradients, in a scan: `convolution.convolve` as it is (unrolled), its two ways,
-the grouped convolution that JAX makes by itself, and gathered columns with one
-batched product. The way is chosen by `convolution.prefers_tiles`, the rule is
-`convolution._unroll_lanes`, and whether lanes run one after the other or at
-once is chosen in `lanes.advance`; whoever has a GPU or a TPU can check here
-whether they are right there.
+gradients, in a scan: `conv.convolve` as it is (unrolled), two of its ways, the
+grouped convolution that JAX makes by itself, and gathered columns with one
+batched product. `conv.lanes` has the rule. `conv.choose` has the thresholds for
+the way, and whether a fit's lanes run one after the other or at once; whoever
+has a GPU or a TPU can check here whether they are right there.
 """
 
 import argparse
+import dataclasses
 import statistics
 from collections.abc import Callable, Sequence
 
@@ -20,7 +20,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from benchmarks import step
-from dipjax import convolution
+from dipjax import conv
+from dipjax.conv import choose
 
 CHANNELS = 128
 REPEATS = 5  # In one call.
@@ -62,12 +63,8 @@ def make_rules() -> dict[str, Callable[[Array, Array], Array]]:
   """Returns by name (x [lanes, H, W, I], kernels) -> y, of one value all."""
   return {
     'unrolled': jax.vmap(_convolve_own),
-    'unrolled, in tiles': jax.vmap(
-      lambda x, k: convolution.convolve_in_tiles(x, k, 'zero')
-    ),
-    'unrolled, directly': jax.vmap(
-      lambda x, k: convolution.convolve_directly(x, k, 'zero')
-    ),
+    'unrolled, in tiles': jax.vmap(_force('tiles')),
+    'unrolled, directly': jax.vmap(_force('slices')),
     'one after the other': lambda x, k: lax.map(
       lambda lane: _convolve_own(*lane), (x, k)
     ),
@@ -77,7 +74,17 @@ def make_rules() -> dict[str, Callable[[Array, Array], Array]]:
 
 
 def _convolve_own(x: Array, kernel: Array) -> Array:
-  return convolution.convolve(x, kernel, padding='zero')
+  return conv.convolve(x, kernel, padding='zero')
+
+
+def _force(way: str) -> Callable[[Array, Array], Array]:
+  """The convolution by one of `choose.WAYS`."""
+
+  def convolve(x, kernel):
+    with choose.aim(dataclasses.replace(choose.find_target(), way=way)):
+      return _convolve_own(x, kernel)
+
+  return convolve
 
 
 def _convolve_plain(x: Array, kernel: Array) -> Array:

@@ -10,6 +10,7 @@ from flax import linen as nn
 from flax import traverse_util
 
 from dipjax import fit
+from dipjax.conv import choose
 
 # [a, b] @ [b, c]; the second is the largest convolution's at 128x128.
 PRODUCTS = [
@@ -65,7 +66,7 @@ def measure_limit(precision: str, *, repeats: int = 5) -> tuple[float, str]:
     repeats: timings of each product; the fastest counts.
   """
   products = list(PRODUCTS)
-  if jax.default_backend() != 'cpu':
+  if choose.find_target().platform != 'cpu':
     products.append(LARGE_PRODUCT)
   rates = {
     shape: 2 * math.prod(shape) / _time_product(shape, precision, repeats)

@@ -10,6 +10,7 @@ import optax
 from flax import linen as nn
 
 from dipjax import codes, fit, lanes, monitors, objectives, operators
+from dipjax.conv import choose
 from dipjax.networks import skip
 
 SCAN = 10  # Steps in one call of ours, as of `restore`, and of the peer.
@@ -139,7 +140,8 @@ def check_peer() -> None:
     raise ValueError(
       f"--peer torch: {error}; try pip install -e '.[bench]'"
     ) from error
-  ours, theirs = jax.default_backend(), torch_peer.find_device().type
+  ours = choose.find_target().platform
+  theirs = torch_peer.find_device().type
   if (ours == 'cpu') != (theirs == 'cpu'):
     raise ValueError(f'--peer torch: it would run on {theirs}, ours on {ours}')
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from dipjax import convolution
+from dipjax import conv
 
 Array = jax.Array
 Params = Mapping[str, Mapping[str, Any]]  # Arrays, of NumPy or of JAX.
@@ -207,7 +207,7 @@ def _gather_blocks(x: Array, side: int) -> Array:
 
 def _convolve(params: Mapping[str, Array], x: Array) -> Array:
   kernel, bias = (params[name].astype(x.dtype) for name in ('kernel', 'bias'))
-  y = convolution.convolve(x, kernel, padding='zero')
+  y = conv.convolve(x, kernel, padding='zero')
   return jax.nn.relu(y + bias[None, None])
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from benchmarks import alternatives
-from dipjax import codes, fit, monitors, operators, packing
+from dipjax import codes, fit, monitors, operators
+from dipjax.device import packing
 from dipjax.networks import skip
 from dipjax.restore import make_problem
 

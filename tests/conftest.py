@@ -1,5 +1,6 @@
 """Where the real images and golden numbers are, and how strict JAX is."""
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 
 # The tests mostly compile, each program for a few steps: without LLVM's
 # optimisations it takes less. The golden numbers are compared with them.
@@ -18,7 +20,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from dipjax import convolution, features
+from dipjax import features
+from dipjax.conv import choose
 from experiments import folders, images, weights
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
@@ -54,25 +57,17 @@ def _keep_the_users_cache_as_it_is():
 
 
 @pytest.fixture(params=['products', 'slices'])
-def moving(request, monkeypatch) -> str:
+def moving(request) -> Iterator[str]:
   """How pixels of a small image are moved: as on a CPU, and as elsewhere."""
-  products = request.param == 'products'
-  monkeypatch.setattr(convolution, 'prefers_products', lambda x: products)
-  return request.param
+  with choose.aim(dataclasses.replace(choose.find_target(), way=request.param)):
+    yield request.param
 
 
-@pytest.fixture(params=['windows', 'tiles', 'products', 'slices'])
-def convolving(request, monkeypatch) -> str:
+@pytest.fixture(params=choose.WAYS)
+def convolving(request) -> Iterator[str]:
   """Each of the ways of a convolution, for shapes that allow it."""
-  for way in ('windows', 'products'):
-    chosen = request.param == way
-    monkeypatch.setattr(
-      convolution, f'prefers_{way}', lambda *_, chosen=chosen: chosen
-    )
-  least = 1 if request.param == 'tiles' else 10**9
-  monkeypatch.setattr(convolution, '_LEAST_PIXELS', least)
-  monkeypatch.setattr(convolution, '_LEAST_CHANNELS', 1)
-  return request.param
+  with choose.aim(dataclasses.replace(choose.find_target(), way=request.param)):
+    yield request.param
 
 
 @pytest.fixture(scope='session')

@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from dipjax import codes, fit, monitors, objectives, operators, packing
+from dipjax import codes, fit, monitors, objectives, operators
+from dipjax.device import packing
 from dipjax.networks import skip
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 4))

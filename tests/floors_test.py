@@ -13,7 +13,13 @@ CORE = ROOT / 'dipjax'
 
 # Every module of dipjax/; one imports only from strictly lower floors.
 FLOORS = [
+  ['conv.choose', 'conv.lanes', 'conv.windows', 'device.packing'],
+  ['conv.grid', 'device.in_place'],
+  ['conv.direct', 'conv.winograd'],
+  ['conv.ways'],
+  ['conv.doubled'],
   [
+    'conv',
     'metrics',
     'resampling',
     'blurring',
@@ -22,14 +28,9 @@ FLOORS = [
     'optimizers',
     'schedules',
     'codes',
-    'convolution',
-    'winograd',
-    'branching',
-    'packing',
   ],
   [
     'networks.layers',
-    'networks.doubling',
     'networks.skip',
     'networks.unet',
     'networks.dncnn',
@@ -53,10 +54,10 @@ HEIGHTS = {
   for height, names in enumerate(FLOORS)
   for name in names
 }
-# Within floor 1, these lie below the networks, one below the other.
-SHARED = ['dipjax.networks.layers', 'dipjax.networks.doubling']
-# Within floor 0, this lies below that.
-BENEATH = {'dipjax.winograd': 'dipjax.convolution'}
+# Within their floor, the layers lie below the networks.
+LAYERS = 'dipjax.networks.layers'
+# These packages are folders alone.
+FOLDERS = ['dipjax.device', 'dipjax.networks']
 
 OUTSIDE = {
   'PIL',
@@ -131,9 +132,9 @@ def _find_trespasses(module, source):
 def _is_lower(name, module):
   if name not in HEIGHTS:
     return False
-  if name in SHARED and module.startswith('dipjax.networks.'):
-    return module not in SHARED[: SHARED.index(name) + 1]
-  return HEIGHTS[name] < HEIGHTS[module] or BENEATH.get(name) == module
+  if name == LAYERS and module.startswith('dipjax.networks.'):
+    return module != LAYERS
+  return HEIGHTS[name] < HEIGHTS[module]
 
 
 MODULES = _find_modules()
@@ -141,12 +142,21 @@ each_module = pytest.mark.parametrize('module', MODULES)
 
 
 def test_every_module_has_a_floor():
-  assert set(MODULES) - {'dipjax.networks'} <= set(HEIGHTS)
-  assert 'dipjax.networks.skip' in MODULES
+  assert set(MODULES) - set(FOLDERS) == set(HEIGHTS)
 
 
-def test_the_package_of_networks_imports_nothing():
-  assert not _find_imports(MODULES['dipjax.networks'].read_text())
+@pytest.mark.parametrize('package', FOLDERS)
+def test_a_package_that_is_a_folder_alone_imports_nothing(package):
+  assert not _find_imports(MODULES[package].read_text())
+
+
+def test_only_one_module_asks_for_the_device():
+  asking = [
+    module
+    for module, path in MODULES.items()
+    if 'default_backend' in path.read_text()
+  ]
+  assert asking == ['dipjax.conv.choose']
 
 
 @each_module
@@ -209,9 +219,15 @@ def test_the_one_unpickler_is_restricted():
     ('networks.skip', 'from .. import fit, codes', ['fit']),
     ('networks.unet', 'from dipjax.networks import skip', ['networks.skip']),
     ('networks.layers', 'from dipjax.networks import skip', ['networks.skip']),
-    ('networks.layers', 'from dipjax import convolution', []),
-    ('convolution', 'from dipjax import winograd, metrics', ['metrics']),
-    ('winograd', 'from dipjax import convolution', ['convolution']),
+    ('networks.layers', 'from dipjax import conv', []),
+    ('networks.layers', 'from dipjax.conv import choose, convolve', []),
+    ('conv', 'from dipjax.conv.ways import convolve', []),
+    ('conv.ways', 'from dipjax.conv import direct, grid', []),
+    ('conv.ways', 'from dipjax.conv import convolve', ['conv']),
+    ('conv.grid', 'from dipjax.conv import ways', ['conv.ways']),
+    ('conv.doubled', 'from dipjax.networks import layers', ['networks.layers']),
+    ('conv.choose', 'from dipjax.conv import lanes', ['conv.lanes']),
+    ('device.in_place', 'from dipjax.conv import choose, ways', ['conv.ways']),
     ('restore', 'from dipjax import unknown', ['unknown']),
     ('restore', 'import jax, dipjaxes', []),
   ],

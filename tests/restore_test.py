@@ -22,6 +22,7 @@ from dipjax import (
   objectives,
   operators,
 )
+from dipjax.conv import choose
 from dipjax.networks import decoder, pixels, skip
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
@@ -166,17 +167,16 @@ def test_a_lane_alone_equals_the_same_among_four():
     )
 
 
-def test_lanes_at_once_equal_one_after_the_other(monkeypatch):
+def test_lanes_at_once_equal_one_after_the_other():
   """The rule of a GPU or TPU and that of the CPU; rounding may differ."""
   _, noisy = _make_noisy()
   run = lambda: _restore(
     noisy, seeds=(0, 1), monitors={'last': monitors.last(3)}, chunk=3
   )
-  one_by_one = run()
-  monkeypatch.setattr(lanes, '_run_in_turn', lanes._run_at_once)
-  lanes.advance.clear_cache()
-  at_once = run()
-  lanes.advance.clear_cache()
+  with choose.aim(choose.Target('cpu', lanes='in_turn')):
+    one_by_one = run()
+  with choose.aim(choose.Target('cpu', lanes='at_once')):
+    at_once = run()
   np.testing.assert_allclose(at_once.images, one_by_one.images, atol=1e-4)
   np.testing.assert_allclose(
     at_once.trace.loss, one_by_one.trace.loss, rtol=1e-4

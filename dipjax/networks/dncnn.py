@@ -3,7 +3,7 @@
 import jax
 from flax import linen as nn
 
-from dipjax import convolution
+from dipjax import conv
 from dipjax.networks import layers
 
 Array = jax.Array
@@ -48,7 +48,7 @@ class DnCNN(nn.Module):
 
   def __post_init__(self):
     layers.check_least(self, depth=2, channels=1)
-    layers.check_choice(self.padding, convolution.PADDINGS)
+    layers.check_choice(self.padding, layers.PADDINGS)
     super().__post_init__()
 
   @nn.compact
@@ -60,15 +60,15 @@ class DnCNN(nn.Module):
         f'the image, got {code.shape[-1]}: set residual=False'
       )
     layer = nn.remat(_Layer) if self.remat else _Layer
-    conv = lambda name, channels, **fields: layers.Conv(
+    make_conv = lambda name, channels, **fields: layers.Conv(
       channels, padding=self.padding, name=name, **fields
     )
-    x = nn.relu(conv('in_conv', self.channels)(code))
+    x = nn.relu(make_conv('in_conv', self.channels)(code))
     for i in range(self.depth - 2):
       x = layer(self.channels, self.padding, name=f'layer{i}')(x)
-    x = conv('out_conv', self.outputs, has_bias=False)(x)
+    x = make_conv('out_conv', self.outputs, has_bias=False)(x)
     if self.residual:
-      return layers.widen(code) - layers.widen(x)
+      return conv.widen(code) - conv.widen(x)
     return layers.make_image(x, self.sigmoid)
 
 

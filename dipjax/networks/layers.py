@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 
-from dipjax import convolution, resampling
+from dipjax import conv, resampling
+from dipjax.conv import choose
 
 Array = jax.Array
 
@@ -22,12 +22,15 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 DOWNSAMPLINGS = ('stride', 'average', 'max', 'lanczos2')
 UPSAMPLINGS = ('nearest', 'bilinear')
+PADDINGS = tuple(conv.PADDINGS)
+
+upsample = conv.upsample  # Beside `downsample`.
 
 
 class Conv(nn.Module):
   """A convolution with bias that keeps the size, or halves it (rounded up).
 
-  Initialised as PyTorch's: kernel and bias U(-b, b), b = 1 / sqrt(fan in).
+  Kernel and bias start as PyTorch's, U(-b, b) with b = 1 / sqrt(fan in).
 
   Attributes:
     features: channels of the result.
@@ -35,7 +38,7 @@ class Conv(nn.Module):
     stride: 1 or 2.
     padding: 'reflect' or 'zero'.
     add_bias: False where a normalisation follows, which takes every constant
-      away: the bias is a parameter, as in the paper, and has no effect.
+      away. Then the bias is a parameter, as in the paper, without effect.
     has_bias: whether there is such a parameter.
   """
 
@@ -59,7 +62,7 @@ class Conv(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[H, W, I] -> [ceil(H / stride), ceil(W / stride), features]."""
     kernel, bias = self.make_params(x.shape[-1])
-    y = convolution.convolve(
+    y = conv.convolve(
       x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding
     )
     if bias is None or not self.add_bias:
@@ -78,8 +81,8 @@ def make_init(fan_in: int) -> Callable[..., Array]:
 class Norm(nn.Module):
   """Each channel to mean 0 and variance 1, scale and bias, an activation.
 
-  Batch normalisation in training mode for a batch of one image, with statistics
-  over its pixels in float32.
+  This is batch normalisation in training mode for a batch of one image, with
+  statistics over its pixels in float32.
 
   Attributes:
     activation: of ACTIVATIONS.
@@ -101,55 +104,46 @@ class Norm(nn.Module):
     return _normalize(x, scale, bias, self.epsilon, self.activation)
 
 
-def widen(x: Array) -> Array:
-  """Returns x in float32, in which sums over an image keep their digits."""
-  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
 def make_image(x: Array, sigmoid: bool) -> Array:
   """Returns x in float32, squeezed into (0, 1) if `sigmoid`: the last layer."""
-  x = widen(x)
+  x = conv.widen(x)
   return jax.nn.sigmoid(x) if sigmoid else x
 
 
-def compute_variance(x: Array) -> Array:
-  """Returns the variance of each channel, [H, W, C] -> [C], in float32."""
-  return _compute_moments(x)[1]
-
-
-def _compute_moments(x):
-  x = widen(x)
-  mean = jnp.mean(x, axis=(0, 1))
-  return mean, jnp.mean(jnp.square(x - mean[None, None]), axis=(0, 1))
-
-
-# With gradients of its own, because those of automatic differentiation read and
-# write the image twice as often.
+# The normalisation has gradients of its own, because those of automatic
+# differentiation read and write the image twice as often.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _normalize(x, scale, bias, epsilon, activation):
   return _normalize_forward(x, scale, bias, epsilon, activation)[0]
 
 
 def _normalize_forward(x, scale, bias, epsilon, activation):
-  mean, variance = _compute_moments(x)
+  # Of image size only x is kept: what is made of it is cheap to make again.
+  mean, variance = conv.compute_moments(x)
   residuals = x, mean, jax.lax.rsqrt(variance + epsilon), scale, bias
   _, affine = _whiten(residuals)
   return ACTIVATIONS[activation](affine).astype(x.dtype), residuals
 
 
 def _whiten(residuals):
+  """Returns x with mean 0 and variance 1, and the same with scale and bias."""
   x, mean, factor, scale, bias = residuals
-  whitened = (widen(x) - mean[None, None]) * factor[None, None]
-  # In this order, PyTorch's, rounding agrees with the authors' numbers.
+  whitened = (conv.widen(x) - mean[None, None]) * factor[None, None]
+  # In PyTorch's order of operations rounding agrees with the authors' numbers.
   return whitened, whitened * scale[None, None] + bias[None, None]
 
 
 def _normalize_backward(epsilon, activation, residuals, gradient):
   del epsilon
+  # Back through the activation, in float32.
   x, _, factor, scale, _ = residuals
   whitened, affine = _whiten(residuals)
   _, pull_back = jax.vjp(ACTIVATIONS[activation], affine)
-  (gradient,) = pull_back(widen(gradient))
+  (gradient,) = pull_back(conv.widen(gradient))
+  # The two sums over the image are gradients of parameters, and what the
+  # gradient in x needs of mean and variance: it is centred, and has no part
+  # along the whitened image, because neither a constant nor a factor in x
+  # changes the result.
   bias_gradient = jnp.sum(gradient, axis=(0, 1))
   scale_gradient = jnp.sum(gradient * whitened, axis=(0, 1))
   pixels = x.shape[0] * x.shape[1]
@@ -166,6 +160,53 @@ def apply_to_pixels(function: Callable[[Array], Array], blocks: Array) -> Array:
   """Applies a function that knows no neighbours to blocks [h, w, p, q, C]."""
   pixels = blocks.reshape(blocks.shape[0], -1, blocks.shape[-1])
   return function(pixels).reshape(*blocks.shape[:-1], -1)
+
+
+def merge_doubled(
+  norm: Norm, convolution: Conv, skip: Array | None, x: Array, mode: str
+) -> Array:
+  """Returns convolution(norm(concat(skip, upsample(x, mode)))), in blocks.
+
+  The result lacks a constant in each channel, which a normalisation that
+  follows would take away. A large image is not doubled first, see
+  `choose.prefers_blocks`.
+
+  Args:
+    norm: without an activation.
+    convolution: with a stride of 1, without a bias that is added.
+    skip: [H, W, S], or None. Both images are cropped as `concatenate` does.
+    x: [h, w, C].
+    mode: of UPSAMPLINGS.
+
+  Returns:
+    [h', w', p, q, features], of which `conv.join_blocks` makes the image.
+
+  Raises:
+    ValueError: an activation, a bias or a stride that is none of these.
+  """
+  if norm.activation != 'none' or convolution.add_bias:
+    raise ValueError('merge_doubled takes no activation and adds no bias')
+  if convolution.stride != 1:
+    raise ValueError(
+      f'merge_doubled: stride must be 1, not {convolution.stride}'
+    )
+  size, padding = convolution.size, convolution.padding
+  if not choose.prefers_blocks(x, skip, size, padding):
+    x = upsample(x, mode)
+    x = x if skip is None else concatenate(skip, x)
+    return convolution(norm(x))[:, :, None, None]
+  variance = conv.compute_doubled_variance(x, mode)
+  if skip is not None:
+    skip_variance = conv.compute_moments(skip)[1]
+    variance = jnp.append(skip_variance, variance)
+  # The normalisation is a factor and a constant for each channel. The factor
+  # goes into the kernel. The constant, reflected as the image is, stays a
+  # constant behind the convolution, and is left out.
+  scale, _ = norm.make_params(variance.size)
+  kernel, _ = convolution.make_params(variance.size)
+  factor = scale * jax.lax.rsqrt(variance + norm.epsilon)
+  kernel = kernel * factor[None, None, :, None]
+  return conv.convolve_doubled(x, skip, kernel, mode)
 
 
 def crop_center(x: Array, height: int, width: int) -> Array:
@@ -190,51 +231,6 @@ def downsample(x: Array, mode: str) -> Array:
     return nn.max_pool(x, (2, 2), (2, 2))
   kernel = resampling.make_kernel('lanczos2', 2)
   return resampling.reduce_image(x, kernel, 2)
-
-
-def upsample(x: Array, mode: str) -> Array:
-  """[H, W, C] -> [2H, 2W, C] by 'nearest' or 'bilinear' interpolation.
-
-  Pixels are areas: both are centred on the same image, as PyTorch's
-  `align_corners=False`; beyond the edge the edge is replicated.
-  """
-  for axis in (0, 1):
-    x = double_axis(x, axis, mode)
-  return x
-
-
-def double_axis(x: Array, axis: int, mode: str) -> Array:
-  """`upsample` along one axis only."""
-  if mode == 'nearest':
-    return jnp.repeat(x, 2, axis)
-  count = x.shape[axis]
-  if convolution.prefers_products(x):
-    return convolution.multiply_axis(_make_doubling(count), x, axis)
-  before = jnp.concatenate(
-    [
-      jax.lax.slice_in_dim(x, 0, 1, axis=axis),
-      jax.lax.slice_in_dim(x, 0, count - 1, axis=axis),
-    ],
-    axis,
-  )
-  after = jnp.concatenate(
-    [
-      jax.lax.slice_in_dim(x, 1, count, axis=axis),
-      jax.lax.slice_in_dim(x, count - 1, count, axis=axis),
-    ],
-    axis,
-  )
-  pairs = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
-  doubled = jnp.stack(pairs, axis + 1)
-  return doubled.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
-
-
-def _make_doubling(count: int) -> np.ndarray:
-  """What doubles a line of pixels by bilinear interpolation, [2 n, n]."""
-  pixels = np.arange(count)
-  others = np.clip(np.stack([pixels - 1, pixels + 1], axis=1), 0, count - 1)
-  near, far = np.eye(count)[:, None], np.eye(count)[others]
-  return (0.75 * near + 0.25 * far).reshape(2 * count, count)
 
 
 # What the networks have in common when they are made.

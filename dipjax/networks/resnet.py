@@ -3,7 +3,6 @@
 import jax
 from flax import linen as nn
 
-from dipjax import convolution
 from dipjax.networks import layers
 
 Array = jax.Array
@@ -46,7 +45,7 @@ class ResNet(nn.Module):
 
   def __post_init__(self):
     layers.check_least(self, blocks=1, channels=1)
-    layers.check_choice(self.padding, convolution.PADDINGS)
+    layers.check_choice(self.padding, layers.PADDINGS)
     layers.check_choice(self.activation, layers.ACTIVATIONS)
     super().__post_init__()
 

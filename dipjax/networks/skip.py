@@ -8,11 +8,10 @@ channels of its own input (the skip).
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 from flax import linen as nn
 
-from dipjax import convolution
-from dipjax.networks import doubling, layers
+from dipjax import conv
+from dipjax.networks import layers
 
 Array = jax.Array
 
@@ -84,9 +83,9 @@ class Skip(nn.Module):
       skip, x = level.descend(x)
       skips.append(skip)
     for level, skip in zip(reversed(levels[1:]), reversed(skips[1:])):
-      x = doubling.join_blocks(level.ascend(skip, x))
+      x = conv.join_blocks(level.ascend(skip, x))
     x = layers.apply_to_pixels(out_conv, levels[0].ascend(skips[0], x))
-    return layers.make_image(doubling.join_blocks(x), self.sigmoid)
+    return layers.make_image(conv.join_blocks(x), self.sigmoid)
 
   def _make_level(self, i: int) -> '_Level':
     count = len(self.down)
@@ -123,19 +122,20 @@ class _Level(nn.Module):
 
   def setup(self):
     strided = self.downsampling == 'stride'
-    conv = lambda *args: layers.Conv(
+    make_conv = lambda *args: layers.Conv(
       *args, padding=self.padding, add_bias=False
     )
-    norm = lambda: layers.Norm(self.activation)
+    make_norm = lambda: layers.Norm(self.activation)
     if self.skip:
-      self.skip_conv, self.skip_norm = conv(self.skip, 1), norm()
-    self.down_conv = conv(self.down, self.down_size, 2 if strided else 1)
-    self.down_norm = norm()
-    self.mid_conv, self.mid_norm = conv(self.down, self.down_size), norm()
+      self.skip_conv, self.skip_norm = make_conv(self.skip, 1), make_norm()
+    self.down_conv = make_conv(self.down, self.down_size, 2 if strided else 1)
+    self.down_norm = make_norm()
+    self.mid_conv = make_conv(self.down, self.down_size)
+    self.mid_norm = make_norm()
     self.merge_norm = layers.Norm()
-    self.up_conv, self.up_norm = conv(self.up, self.up_size), norm()
+    self.up_conv, self.up_norm = make_conv(self.up, self.up_size), make_norm()
     if self.point:
-      self.point_conv, self.point_norm = conv(self.up, 1), norm()
+      self.point_conv, self.point_norm = make_conv(self.up, 1), make_norm()
 
   def descend(self, x: Array) -> tuple[Array | None, Array]:
     """[H, W, C] -> the skip [H, W, skip] and [H/2, W/2, down], H and W even."""
@@ -148,34 +148,16 @@ class _Level(nn.Module):
   def ascend(self, skip: Array | None, x: Array) -> Array:
     """The skip and [h, w, C] -> [2h, 2w, up], cropped to the skip's size.
 
-    In blocks of pixels, see `doubling.join_blocks`.
+    The result is in blocks of pixels, see `conv.join_blocks`.
     """
-    blocks = self._merge_doubled(skip, x)
+    blocks = layers.merge_doubled(
+      self.merge_norm, self.up_conv, skip, x, self.upsampling
+    )
     return layers.apply_to_pixels(self._finish, blocks)
 
   def _finish(self, x):
     x = self.up_norm(x)
     return self.point_norm(self.point_conv(x)) if self.point else x
-
-  def _merge_doubled(self, skip, x):
-    """up_conv(merge_norm(concat(skip, upsample(x)))), in blocks."""
-    height, width, _ = x.shape
-    fits = skip is None or skip.shape[:2] == (2 * height, 2 * width)
-    reflects = self.padding == 'reflect' and self.up_size == 3
-    if not (fits and reflects and height * width >= doubling.LEAST_PIXELS):
-      x = layers.upsample(x, self.upsampling)
-      x = x if skip is None else layers.concatenate(skip, x)
-      return self.up_conv(self.merge_norm(x))[:, :, None, None]
-    # The normalisation is a factor and a constant for each channel: the factor
-    # goes into the kernel, the constant is taken away by the next one.
-    variance = doubling.compute_variance(x, self.upsampling)
-    if skip is not None:
-      variance = jnp.append(layers.compute_variance(skip), variance)
-    scale, _ = self.merge_norm.make_params(variance.size)
-    kernel, _ = self.up_conv.make_params(variance.size)
-    factor = scale * jax.lax.rsqrt(variance + self.merge_norm.epsilon)
-    kernel = kernel * factor[None, None, :, None]
-    return doubling.convolve_doubled(x, skip, kernel, self.upsampling)
 
 
 def _spread(value: Any, count: int) -> tuple:
@@ -197,7 +179,7 @@ def _check_fields(net: Skip):
   choices = [
     (_spread(net.upsampling, count), layers.UPSAMPLINGS),
     ((net.downsampling,), layers.DOWNSAMPLINGS),
-    ((net.padding,), convolution.PADDINGS),
+    ((net.padding,), layers.PADDINGS),
     ((net.activation,), layers.ACTIVATIONS),
   ]
   for given, known in choices:

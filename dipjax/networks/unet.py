@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dipjax import convolution
-from dipjax.networks import doubling, layers
+from dipjax import conv
+from dipjax.networks import layers
 
 Array = jax.Array
 
@@ -57,7 +57,7 @@ class UNet(nn.Module):
   def __post_init__(self):
     layers.check_least(self, channels=1)
     layers.check_choice(self.upsampling, UPSAMPLINGS)
-    layers.check_choice(self.padding, convolution.PADDINGS)
+    layers.check_choice(self.padding, layers.PADDINGS)
     super().__post_init__()
 
   @nn.compact
@@ -102,16 +102,16 @@ class _Up(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, scale: Array) -> Array:
-    conv = lambda name: layers.Conv(
+    make_conv = lambda name: layers.Conv(
       self.channels, padding=self.padding, name=name
     )
     if self.upsampling == 'transposed':
       x = Transposed(self.channels, name='up_conv')(x)
     else:
-      x = conv('up_conv')(layers.upsample(x, self.upsampling))
+      x = make_conv('up_conv')(layers.upsample(x, self.upsampling))
     x = layers.concatenate(x, scale)
     for i in range(2):
-      x = nn.relu(conv(f'conv{i}')(x))
+      x = nn.relu(make_conv(f'conv{i}')(x))
     return x
 
 
@@ -134,10 +134,8 @@ class Transposed(nn.Module):
     init = layers.make_init(16 * self.features)
     kernel = self.param('kernel', init, shape)
     bias = self.param('bias', init, (self.features,))
-    y = convolution.convolve(
-      x, _gather_taps(kernel).astype(x.dtype), padding='zero'
-    )
-    y = doubling.join_blocks(y.reshape(*x.shape[:2], 2, 2, -1))
+    y = conv.convolve(x, _gather_taps(kernel).astype(x.dtype), padding='zero')
+    y = conv.join_blocks(y.reshape(*x.shape[:2], 2, 2, -1))
     return y + bias[None, None].astype(x.dtype)
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dipjax import convolution
+from dipjax import conv
+from dipjax.conv import choose, windows
 
 LAYOUT = ('NHWC', 'HWIO', 'NHWC')
 MODES = {'reflect': 'reflect', 'zero': 'constant'}
@@ -71,7 +72,7 @@ def _assert_close(actual, expected):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('sides', [(1, 1), (3, 3), (5, 5), (3, 1)])
 def test_value_and_gradients_equal_lax(sides, stride, padding):
-  ours = _bind(convolution.convolve, stride, padding)
+  ours = _bind(conv.convolve, stride, padding)
   plain = _bind(_convolve_plainly, stride, padding)
   cases = [_draw(shape, sides, stride) for shape in [(8, 10), (9, 7)]]
   compute = jax.jit(
@@ -88,7 +89,7 @@ def test_the_smallest_image_is_reflected_as_numpy_does(stride):
   padded = np.pad(x, ((2, 2), (2, 2), (0, 0)), mode='reflect')
   windows = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), (0, 1))
   expected = np.einsum('yxihw,hwio->yxo', windows, kernel)
-  y = convolution.convolve(x, kernel, stride=stride)
+  y = conv.convolve(x, kernel, stride=stride)
   _assert_close(y, expected[::stride, ::stride])
 
 
@@ -96,52 +97,15 @@ def test_the_smallest_image_is_reflected_as_numpy_does(stride):
 def test_a_matrix_that_picks_pixels_changes_no_value(axis):
   x = _draw((7, 5), (1, 1), 1)[0]
   chosen = np.array([2, 1, 0, 4, 4, 3])
-  y = convolution.multiply_axis(np.eye(x.shape[axis])[chosen], x, axis)
+  y = windows.multiply_axis(np.eye(x.shape[axis])[chosen], x, axis)
   np.testing.assert_array_equal(y, np.take(x, chosen, axis))
-
-
-def test_products_move_few_pixels_on_the_cpu_alone(monkeypatch):
-  prefers = lambda *sides: convolution.prefers_products(np.zeros((*sides, 1)))
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
-  assert prefers(32, 32) and prefers(1, 1024) and not prefers(33, 32)
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert not prefers(32, 32)
-
-
-@pytest.mark.parametrize('stride', [1, 2])
-def test_windows_gather_the_smallest_images_on_the_cpu_alone(
-  stride, monkeypatch
-):
-  prefers = lambda *sides: convolution.prefers_windows(
-    np.zeros((*sides, 1)), np.zeros((3, 3, 1, 1)), stride
-  )
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
-  assert prefers(8, 8) and prefers(16, 16) == (stride == 2)
-  assert not prefers(32, 32)
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert not prefers(8, 8)
-
-
-def test_tiles_are_for_many_pixels_and_channels_on_the_cpu(monkeypatch):
-  def prefers(
-    shape=(32, 32), sides=(3, 3), inputs=16, outputs=16, dtype=np.float32
-  ):
-    kernel = np.zeros((*sides, inputs, outputs), dtype)
-    return convolution.prefers_tiles(np.zeros((*shape, inputs), dtype), kernel)
-
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'cpu')
-  assert prefers() and not prefers(dtype=jnp.bfloat16)
-  assert not prefers(shape=(31, 32)) and not prefers(sides=(5, 5))
-  assert not prefers(inputs=8) and not prefers(outputs=8)
-  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
-  assert not prefers()
 
 
 @pytest.mark.parametrize('shape', [(32, 32), (33, 47)])
 def test_tiles_as_chosen_equal_lax(shape):
   case = _draw(shape, (3, 3), 1, inputs=16, outputs=20)
   functions = [
-    _bind(f, 1, 'reflect') for f in (convolution.convolve, _convolve_plainly)
+    _bind(f, 1, 'reflect') for f in (conv.convolve, _convolve_plainly)
   ]
   compute = jax.jit(lambda *case: [_pull(f)(*case) for f in functions])
   program = compute.lower(*case).as_text()
@@ -164,7 +128,7 @@ def test_tiles_as_chosen_equal_lax(shape):
 def test_lanes_equal_a_loop(lanes, sides, stride):
   axes = LANES[lanes]
   arguments = _draw((6, 5), sides, stride, (3,), axes)
-  lane = _bind(convolution.convolve, stride, 'reflect')
+  lane = _bind(conv.convolve, stride, 'reflect')
 
   @jax.jit
   def compute(arguments):
@@ -186,7 +150,7 @@ def test_lanes_equal_a_loop(lanes, sides, stride):
 
 def test_lanes_of_lanes_equal_two_loops():
   x, kernel, _ = _draw((6, 5), (3, 3), 1, (2,))
-  lane = lambda x, kernel: convolution.convolve(x, kernel)
+  lane = lambda x, kernel: conv.convolve(x, kernel)
 
   @jax.jit
   def compute(x, kernel):
@@ -202,7 +166,7 @@ def test_lanes_of_lanes_equal_two_loops():
   'sides,stride', [((1, 1), 1), ((3, 3), 1), ((3, 3), 2)]
 )
 def test_descent_of_lanes_in_a_scan_equals_descent_in_a_loop(sides, stride):
-  lane = _bind(convolution.convolve, stride, 'reflect')
+  lane = _bind(conv.convolve, stride, 'reflect')
   plain = _bind(_convolve_plainly, stride, 'reflect')
   arguments = _draw((6, 5), sides, stride, (2,))
 
@@ -239,14 +203,14 @@ def _find_groups(program):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('side', [3, 5])
 @pytest.mark.parametrize('lanes', LANES)
-def test_lanes_make_no_grouped_convolution(lanes, side, stride, monkeypatch):
-  monkeypatch.setattr(convolution, 'prefers_windows', lambda *_: False)
-  program = _lower_gradient_of_lanes(
-    _bind(convolution.convolve, stride, 'reflect'),
-    LANES[lanes],
-    (side, side),
-    stride,
-  )
+def test_lanes_make_no_grouped_convolution(lanes, side, stride):
+  with choose.aim(choose.Target('gpu')):
+    program = _lower_gradient_of_lanes(
+      _bind(conv.convolve, stride, 'reflect'),
+      LANES[lanes],
+      (side, side),
+      stride,
+    )
   assert _find_groups(program) == {'1'}
   layouts = set(re.findall(r'dim_numbers = (\S.*?), window', program))
   assert layouts == {'[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]'}
@@ -278,11 +242,11 @@ def test_plain_lanes_would_make_grouped_convolutions():
 )
 def test_what_does_not_fit_is_refused(x, kernel, options, says):
   with pytest.raises(ValueError, match=says):
-    convolution.convolve(jnp.zeros(x), jnp.zeros(kernel), **options)
+    conv.convolve(jnp.zeros(x), jnp.zeros(kernel), **options)
 
 
 @pytest.mark.parametrize('stride', [1, 2])
 def test_zero_padding_takes_the_smallest_image(stride):
   x, kernel, _ = _draw((1, 1), (5, 5), stride)
-  y = convolution.convolve(x, kernel, stride=stride, padding='zero')
+  y = conv.convolve(x, kernel, stride=stride, padding='zero')
   np.testing.assert_allclose(y[0, 0], x[0, 0] @ kernel[2, 2], rtol=1e-5)

@@ -1,11 +1,11 @@
 """Parameters as a fit holds them: the many small ones in few arrays.
 
 A network has some twenty kernels, and a hundred biases and scales of one axis.
-To compile what a step does with each of these, with its moments and its copies
-takes seconds, so that the parts of a network hold them end to end.
+It takes seconds to compile what a step does with each bias and scale, with its
+moments and its copies. So each part of a network holds them end to end.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -19,23 +19,23 @@ Array = jax.Array
 class Packed(struct.PyTreeNode):
   """The parameters of one part of a network."""
 
-  vectors: Array  # Those of one axis, end to end.
-  others: Any  # The part, with None for each of these.
-  sizes: tuple[int, ...] = struct.field(pytree_node=False)
+  vectors: Array  # The parameters of one axis, end to end.
+  others: Any  # The part, with None in place of each parameter of one axis.
+  sizes: tuple[int, ...] = struct.field(pytree_node=False)  # Of the vectors.
 
 
 def pack(params: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the parameters with the arrays of one axis joined in each part.
 
-  An optimiser that treats values one by one makes the same of them; one that
-  treats parts differently finds these by their names. A part with fewer than
-  two such arrays of float32 stays as it is.
+  An optimiser that treats values one by one moves the packed values by as much;
+  an optimiser that treats parts differently finds the parts by their names. A
+  part with fewer than two float32 arrays of one axis stays as it is.
 
   Args:
     params: of a network: arrays and, as mappings, its parts.
 
   Returns:
-    The same with a `Packed` for each other part.
+    The parameters with a `Packed` for each other part.
   """
   return {name: _pack_part(part) for name, part in params.items()}
 
@@ -58,10 +58,11 @@ def _is_vector(leaf):
 
 
 def unpack(params: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns the parameters that were packed, of one lane or of many.
+  """Returns the parameters as they were before `pack`, of one lane or many.
 
   Args:
-    params: as of `pack`, or with the same further axes before all others.
+    params: as `pack` returns them, or with the same further axes before all
+      others.
   """
   return {
     name: _unpack_part(part) if isinstance(part, Packed) else part
@@ -80,3 +81,24 @@ def _unpack_part(packed):
     packed.others,
     is_leaf=lambda leaf: leaf is None,
   )
+
+
+def value_and_grad(
+  objective: Callable[..., tuple[Array, Any]],
+) -> Callable[..., tuple[tuple[Array, Any], Any]]:
+  """Returns the objective with its gradient, both of packed parameters.
+
+  Args:
+    objective: (params, *arguments) -> (loss, what comes beside the loss).
+
+  Returns:
+    (packed params, *arguments) -> ((loss, what comes beside it), packed
+    gradient), as `jax.value_and_grad` with `has_aux` for plain parameters.
+  """
+  differentiate = jax.value_and_grad(objective, has_aux=True)
+
+  def compute(params, *arguments):
+    value, gradient = differentiate(unpack(params), *arguments)
+    return value, pack(gradient)
+
+  return compute

@@ -1,33 +1,39 @@
-"""The 3x3 convolution with a quarter of the products: Winograd's, in tiles.
+"""The 3x3 convolution in tiles, with a quarter of the products (Winograd).
 
 Notation: x [4m + 4, 4n + 4, I] is an image, kernel [3, 3, I, O], y [4m, 4n, O]
 the result. Tile (i, j) of y has 4x4 pixels and depends on the 6x6 pixels of x
 from (4i, 4j) on; nothing depends on the last two lines and columns of x, which
-make it a whole number of blocks.
+make it a whole number of blocks of 4x4.
 
 Along one axis the pixels of a tile are coefficients of a polynomial, a
-convolution is a product of polynomials, and that is known from its values at
-six points. At each of the 36 pairs of points, tiles and kernel are matrices
-[tiles, I] and [I, O]: their product replaces four times as many. The gradients
-are the transposes of the same steps.
+convolution is a product of polynomials, and a polynomial is known from its
+values at six points. At each of the 36 pairs of points, tiles and kernel are
+matrices [tiles, I] and [I, O]: their product replaces four times as many. The
+gradients are the transposes of the same steps.
 
 Rounding errors in float32 are two to four times those of a plain convolution,
-1e-6 of the result's deviation: tests/winograd_test.py holds them to 2e-6.
+1e-6 of the result's deviation: tests/conv_winograd_test.py holds them to 2e-6.
 
 Source: A. Lavin and S. Gray, Fast algorithms for convolutional neural networks,
 2015; the points are others, which round less.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dipjax.conv import grid, lanes
+
 TILE = 4  # Pixels of y.
 BORDER = 4  # What x has more than y: two that are read, two that are not.
 
-_POINTS = (0, np.sqrt(2), -np.sqrt(2), np.sqrt(0.5), -np.sqrt(0.5))  # And ∞.
+# The sixth point is infinity, where the value is the highest coefficient. The
+# points lie about 1 with their inverses and negatives, so that powers of all of
+# them are of one size.
+_POINTS = (0, np.sqrt(2), -np.sqrt(2), np.sqrt(0.5), -np.sqrt(0.5))
 
 Array = jax.Array
 
@@ -41,16 +47,36 @@ def _evaluate(count: int) -> np.ndarray:
 
 
 def _make_transforms() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-  """Of the pixels of x [6, 6], of the kernel [6, 3] and of y [4, 6]."""
+  """The matrices for pixels of x [6, 6], for a kernel [6, 3], for y [4, 6]."""
+  # A kernel of 3 times 4 coefficients has 6: evaluate both, multiply, and the
+  # inverse matrix interpolates. A cross-correlation is the transpose of that
+  # product: x goes through the transposed interpolation, y comes out of the
+  # transposed evaluation.
   spread = np.linalg.inv(_evaluate(6)).T
+  # Exact zeros are terms that nobody computes.
   spread[np.abs(spread) < 1e-9] = 0
-  # Powers of two move no rounding error, but keep numbers of one size.
+  # Each point may be scaled in x and back in the kernel. A scale that is a
+  # power of two rounds nothing and keeps numbers of one size.
   scale = 2 ** np.round(np.log2(np.abs(spread).max(axis=1, keepdims=True)))
   return spread / scale, scale * _evaluate(3), _evaluate(TILE).T
 
 
 _SPREAD, _KERNEL, _GATHER = _make_transforms()
+
+# Both axes at once: the kernel is small, so that one product with the matrix of
+# all pairs is the shortest program.
 _KERNEL_BOTH = np.einsum('qc,pr->qprc', _KERNEL, _KERNEL).reshape(36, 9)
+
+
+def convolve_in_tiles(x: Array, kernel: Array, padding: str) -> Array:
+  """Returns y of `ways.convolve` for a 3x3 kernel and a stride of 1."""
+  height, width = x.shape[:2]
+  padded = grid.pad(x, grid.halve(kernel), padding)
+  # Zeros for what no tile reads, and to fill the last tiles, whose pixels
+  # beyond the image are cropped.
+  rest = ((0, 2 + -height % TILE), (0, 2 + -width % TILE))
+  y: Any = _convolve_tiles(grid.pad(padded, rest, 'zero'), kernel)
+  return y[:height, :width]
 
 
 def convolve(x: Array, kernel: Array) -> Array:
@@ -78,8 +104,33 @@ def pull_kernel(x: Array, dy: Array) -> Array:
   return _multiply(_KERNEL_BOTH.T, products).reshape(3, 3, *products.shape[1:])
 
 
+# The three above have no derivative: the rule for lanes goes around each of
+# them, and `custom_vjp` around all.
+
+_lane_convolution = lanes.unroll_lanes(convolve)
+_lane_input_gradient = lanes.unroll_lanes(pull_image)
+_lane_kernel_gradient = lanes.unroll_lanes(pull_kernel)
+
+
+@jax.custom_vjp
+def _convolve_tiles(x: Array, kernel: Array) -> Array:
+  return _lane_convolution(x, kernel)
+
+
+def _convolve_tiles_forward(x, kernel):
+  return _convolve_tiles(x, kernel), (x, kernel)
+
+
+def _convolve_tiles_backward(residuals, dy):
+  x, kernel = residuals
+  return _lane_input_gradient(dy, kernel), _lane_kernel_gradient(x, dy)
+
+
+_convolve_tiles.defvjp(_convolve_tiles_forward, _convolve_tiles_backward)
+
+
 def _transform(kernel):
-  """[3, 3, I, O] -> [36, I, O]."""
+  """[3, 3, I, O] -> [36, I, O]: the values of the kernel at the points."""
   return _multiply(_KERNEL_BOTH, kernel.reshape(9, *kernel.shape[2:]))
 
 
@@ -90,15 +141,19 @@ def _multiply(matrix, x):
   return product.reshape(-1, *x.shape[1:])
 
 
-# Images: rows first, then columns. The pairs of points are (column, row).
+# Images go to the points and back by rows first, then by columns. The pairs of
+# points are (column, row).
 
 
 def _spread(x):
   """[4m + 4, 4n + 4, C] -> [36, m n, C]: the tiles of x at the points."""
   channels = x.shape[2]
   m, n = _count_tiles(x.shape, BORDER)
+  # Row k of every tile is a slice of the rows in blocks of four: rows 4 and 5
+  # are rows 0 and 1 of the next block.
   rows = x.reshape(m + 1, TILE, -1, channels)
   x = _combine(_SPREAD, [rows[k // 4 : k // 4 + m, k % 4] for k in range(6)])
+  # The same for columns, at each point of the rows.
   x = x.reshape(6, m, n + 1, TILE, channels)
   columns = [x[:, :, k // 4 : k // 4 + n, k % 4] for k in range(6)]
   return _combine(_SPREAD, columns).reshape(36, m * n, channels)
@@ -109,6 +164,8 @@ def _spread_back(points, shape):
   m, n = _count_tiles(shape, 0)
   channels = points.shape[2]
   points = points.reshape(6, 6, m, n, channels)
+  # Columns first, as the transpose of rows first. Tiles overlap by two pixels,
+  # which receive from both.
   x = _overlap(_combine(_SPREAD.T, list(points)), 3)
   x = _overlap(_combine(_SPREAD.T, [x[:, p] for p in range(6)]), 2)
   return _join_tiles(x)
@@ -117,7 +174,8 @@ def _spread_back(points, shape):
 def _gather(points, shape):
   """[36, m n, C] -> [4m, 4n, C]: y from its tiles at the points."""
   m, n = _count_tiles(shape, BORDER)
-  # A product takes as long as `_combine` here, and nothing is compiled for it.
+  # A product takes as long as `_combine` here, since the points are one array
+  # already, and nothing is compiled for it.
   y = _multiply(_GATHER, points.reshape(6, 6, -1))
   y = y.reshape(TILE, 6, m, n, -1)
   return _join_tiles(_combine(_GATHER, [y[:, p] for p in range(6)]))
@@ -127,6 +185,7 @@ def _gather_back(dy):
   """[4m, 4n, C] -> [36, m n, C]: the transpose of `_gather`."""
   m, n = _count_tiles(dy.shape, 0)
   channels = dy.shape[2]
+  # Tiles of y do not overlap: row k of every tile is one slice.
   rows = dy.reshape(m, TILE, -1, channels)
   dy = _combine(_GATHER.T, [rows[:, k] for k in range(TILE)])
   columns = dy.reshape(6, m, n, TILE, channels)
@@ -135,14 +194,13 @@ def _gather_back(dy):
 
 
 def _count_tiles(shape, border):
+  """(m, n) of an image that has so many pixels more than whole tiles."""
   return (shape[0] - border) // TILE, (shape[1] - border) // TILE
 
 
 def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
-  """Sums of n parts with the weights of each of k rows, [k, ...].
-
-  Not a product, for which the parts would have to be copied into one array.
-  """
+  """[k, n] of weights, n parts -> [k, ...], a weighted sum for each row."""
+  # Sums, not a product, for which the parts would be copied into one array.
   rows = []
   for weights in matrix:
     terms = [float(w) * part for w, part in zip(weights, parts) if w]
@@ -152,6 +210,8 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
 
 def _overlap(windows, axis):
   """Six pixels of each of n tiles -> four of each of n + 1, along one axis."""
+  # Pixels 4 and 5 of a tile are pixels 0 and 1 of the next one. There is one
+  # tile more at the end for those of the last, and none before the first.
   own, next_ = windows[:TILE], windows[TILE:]
   pad = [(0, 0)] * windows.ndim
   pad[axis] = (0, 1)

@@ -2,12 +2,13 @@
 
 Notation: x [h, w, C] is the small image, u [2h, 2w, C] the doubled one, y the
 convolution of u. Along one axis y[2i + a], a of 0 or 1, is a sum over x[i - 1],
-x[i], x[i + 1]: a convolution of x with four times as many channels, one group
-for each pixel of a 2x2 block. It costs as many products as the convolution of
-u, over an image of a quarter of the size, in a shape that processors like more.
+x[i], x[i + 1]: y in blocks of 2x2 pixels is a convolution of x with four times
+as many channels, one group for each pixel of a block. This takes as many
+products as the convolution of u, over an image of a quarter of the size, in a
+shape that processors like more.
 
-Only pixels at the border, where u is reflected and x knows nothing of it, need
-a correction.
+u is reflected at its border and x is padded by zeros, so that the outermost
+blocks need a correction.
 """
 
 import jax
@@ -15,15 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dipjax import convolution
-from dipjax.networks import layers
+from dipjax.conv import grid, ways
 
 Array = jax.Array
 
-# Of x: for smaller images composing the kernel costs more than it saves.
-LEAST_PIXELS = 4096
-
-# u[2i + p] = sum over t of _DOUBLE[mode][p][t] x[i + t].
+# u[2i + p] = sum over t of _DOUBLE[mode][p][t] x[i + t], for the four pixels of
+# u that a kernel on the two pixels of block i reaches.
 _DOUBLE = {
   'nearest': {-1: {-1: 1.0}, 0: {0: 1.0}, 1: {0: 1.0}, 2: {1: 1.0}},
   'bilinear': {
@@ -38,6 +36,7 @@ _DOUBLE = {
 def _make_taps(mode: str) -> np.ndarray:
   """[a, t, 0, k]: what x[i + t - 1] adds to y[2i + a] by the kernel's tap k."""
   taps = np.zeros((2, 3, 1, 3), np.float32)
+  # Tap k of y[2i + a] reads the pixel a + k - 1 of u, counted from 2i.
   for a, k in np.ndindex(2, 3):
     for t, weight in _DOUBLE[mode][a + k - 1].items():
       taps[a, t + 1, 0, k] = weight
@@ -45,9 +44,10 @@ def _make_taps(mode: str) -> np.ndarray:
 
 
 def _make_block_taps() -> np.ndarray:
-  """[a, t, b, k]: the same for u in blocks, u[2(i + t - 1) + b]."""
+  """[a, t, b, k]: the same for pixel b of block i + t - 1 of a skip."""
   taps = np.zeros((2, 3, 2, 3), np.float32)
   for a, t, b, k in np.ndindex(2, 3, 2, 3):
+    # A skip has the size of u: its pixel is read as it is, or not at all.
     taps[a, t, b, k] = 2 * (t - 1) + b == a + k - 1
   return taps
 
@@ -56,67 +56,13 @@ _TAPS = {mode: _make_taps(mode) for mode in _DOUBLE}
 _BLOCK_TAPS = _make_block_taps()
 
 
-def split_blocks(image: Array) -> Array:
-  """[2h, 2w, C] -> [h, w, 2, 2, C]."""
-  height, width, channels = image.shape
-  blocks = image.reshape(height // 2, 2, width // 2, 2, channels)
-  return blocks.transpose(0, 2, 1, 3, 4)
-
-
-def join_blocks(blocks: Array) -> Array:
-  """[h, w, p, q, C] -> [h p, w q, C], the image made of blocks of pixels."""
-  h, w, p, q, channels = blocks.shape
-  return blocks.transpose(0, 2, 1, 3, 4).reshape(h * p, w * q, channels)
-
-
-@jax.custom_vjp
-def _variance_bilinear(x: Array) -> Array:
-  return _variance_bilinear_forward(x)[0]
-
-
-def _variance_bilinear_forward(x):
-  # |u|^2 = x . B x, with B = doubling, then its transpose: along each axis the
-  # filter (3, 10, 3) / 16 with the edge replicated, for two pixels.
-  centred = x - jnp.mean(x, axis=(0, 1), keepdims=True)
-  filtered = _filter(_filter(centred, 0), 1)
-  return jnp.mean(centred * filtered, axis=(0, 1)), filtered
-
-
-def _variance_bilinear_backward(filtered, gradient):
-  # B is symmetric, and the mean of `filtered` is zero as that of `centred`.
-  pixels = filtered.shape[0] * filtered.shape[1]
-  return (filtered * (2 / pixels * gradient)[None, None],)
-
-
-_variance_bilinear.defvjp(
-  _variance_bilinear_forward, _variance_bilinear_backward
-)
-
-
-def _filter(x, axis):
-  count = x.shape[axis]
-  pad = [(1, 1) if i == axis else (0, 0) for i in range(3)]
-  padded = jnp.pad(x, pad, mode='edge')
-  before, after = (
-    lax.slice_in_dim(padded, i, i + count, axis=axis) for i in (0, 2)
-  )
-  return 0.625 * x + 0.1875 * (before + after)
-
-
-def compute_variance(x: Array, mode: str) -> Array:
-  """Returns the variance of each channel of u, [C]; their means are x's."""
-  if mode == 'bilinear':
-    return _variance_bilinear(layers.widen(x))
-  return layers.compute_variance(x)
-
-
 def convolve_doubled(
   x: Array, skip: Array | None, kernel: Array, mode: str
 ) -> Array:
   """Returns the convolution of concat(skip, u) with a kernel, in blocks.
 
-  Equal to `convolve(concat(skip, upsample(x, mode)), kernel)` with padding by
-  reflection.
+  The result equals `convolve(concat(skip, upsample(x, mode)), kernel)` with
+  padding by reflection.
 
   Args:
     x: [h, w, C], h and w at least 2.
@@ -131,20 +77,22 @@ def convolve_doubled(
   skips = 0 if skip is None else skip.shape[2]
   x, edges = _take_edges(x)
   skip, skip_edges = (None, (None,) * 4) if skip is None else _take_edges(skip)
+  # The kernel is composed in its own precision, then rounded to that of x.
   composed = _compose_kernel(kernel, skips, mode).astype(x.dtype)
   kernel = kernel.astype(x.dtype)
+  # A skip comes in blocks, as further channels of the small image.
   inputs = x
   if skip is not None:
-    blocks = split_blocks(skip).reshape(height, width, -1)
+    blocks = grid.split_blocks(skip).reshape(height, width, -1)
     inputs = jnp.concatenate([blocks, x], axis=-1)
-  y = convolution.convolve(inputs, composed, padding='zero')
+  y = ways.convolve(inputs, composed, padding='zero')
   y = y.reshape(height, width, 2, 2, -1)
   border = _make_border(edges, skip_edges, kernel, mode)
   return _add_border(y, *border)
 
 
 def _compose_kernel(kernel, skips, mode):
-  """The kernel on x and the blocks of the skip, [3, 3, 4 S + C, 4 O]."""
+  """The kernel on the blocks of the skip and on x, [3, 3, 4 S + C, 4 O]."""
   composed = _apply_taps(_TAPS[mode], kernel[:, :, skips:])
   if skips:
     blocks = _apply_taps(_BLOCK_TAPS, kernel[:, :, :skips])
@@ -154,28 +102,34 @@ def _compose_kernel(kernel, skips, mode):
 
 def _apply_taps(taps, kernel):
   """[a, t, p, k] along both axes of [3, 3, I, O] -> [3, 3, p p I, a a O]."""
+  # One product for both axes, as the taps of two axes multiply: rows of the
+  # matrix are (t, s, p, q, a, b), columns the taps (k, l) of the kernel.
   inputs, outputs = kernel.shape[2:]
   matrix = np.einsum('atpk,bsql->tspqabkl', taps, taps)
   both = matrix.shape[:6]
   product = jnp.matmul(
     matrix.reshape(-1, 9), kernel.reshape(9, -1), precision='highest'
   ).reshape(*both, inputs, outputs)
+  # Inputs and outputs come last among the pixels of their blocks, as
+  # `split_blocks` puts them.
   return product.transpose(0, 1, 2, 3, 6, 4, 5, 7).reshape(
     3, 3, -1, 4 * outputs
   )
 
 
 # The border. With zeros around x, u has wrong values on the line beyond each
-# edge and on the first line within; y lacks the convolution of what is missing
-# there. It reaches the outermost blocks only.
+# edge and on the first line within. The result lacks the convolution of what is
+# missing on these two lines, which reaches the outermost blocks only.
 
 
 def _make_border(edges, skip_edges, kernel, mode):
   """What the outermost blocks lack: above, below, left, right, [n, 2, 2, O]."""
+  # Each edge is treated as the one above: lines come outermost first, and the
+  # kernel is mirrored or transposed with the image.
   turned = kernel.swapaxes(0, 1)
   kernels = kernel, kernel[::-1], turned, turned[::-1]
-  # Above and below the lines are extended as they should be, left and right as
-  # they were: so each corner counts once.
+  # Above and below, lines are extended by the pixels that they should have,
+  # left and right by those that they had: so each corner counts once.
   paddings = 'reflect', 'reflect', 'zero', 'zero'
   above, below, left, right = (
     _correct_edge(lines, skip_lines, kernel, mode, padding)
@@ -189,14 +143,16 @@ def _make_border(edges, skip_edges, kernel, mode):
 
 def _correct_edge(lines, skip_lines, kernel, mode, padding):
   """What the first line of blocks lacks, [w, 2, 2, O]."""
-  # The line beyond, then the first one within: what they should be, less what
-  # they were.
+  # The line of u beyond the edge, then the first one within: what each should
+  # be, less what it was. Bilinear, reflection puts u[1] = 0.75 x[0] + 0.25 x[1]
+  # beyond, where 0.25 x[0] was, and u[0] = x[0] within, where 0.75 x[0] was.
   first, second = lines
   if mode == 'bilinear':
     lines = jnp.stack([0.5 * first + 0.25 * second, 0.25 * first])
   else:
     lines = jnp.stack([first, jnp.zeros_like(first)])
   lines = _double_lines(lines, mode, padding)
+  # A skip is reflected too; its line within was right.
   if skip_lines is not None:
     beyond = jnp.stack([skip_lines[1], jnp.zeros_like(skip_lines[1])])
     lines = jnp.concatenate([_pad_lines(beyond, padding), lines], axis=-1)
@@ -206,33 +162,39 @@ def _correct_edge(lines, skip_lines, kernel, mode, padding):
 def _double_lines(lines, mode, padding):
   """[2, w, C] -> [2, 2w + 2, C], with one pixel beyond each end."""
   if padding == 'reflect':
-    return _pad_lines(layers.double_axis(lines, 1, mode), padding)
-  return layers.double_axis(_pad_lines(lines, padding), 1, mode)[:, 1:-1]
+    return _pad_lines(grid.double_axis(lines, 1, mode), padding)
+  # Zeros around the small line, as around x: doubled with it they make the two
+  # pixels beyond each end that u had, and the outer of the two is cut off.
+  return grid.double_axis(_pad_lines(lines, padding), 1, mode)[:, 1:-1]
 
 
 def _pad_lines(lines, padding):
+  """[2, n, C] -> [2, n + 2, C], with one pixel more at each end."""
   pads = ((0, 0), (1, 1), (0, 0))
-  return jnp.pad(lines, pads, mode=convolution.PADDINGS[padding])
+  return jnp.pad(lines, pads, mode=grid.PADDINGS[padding])
 
 
 def _filter_lines(lines, kernel):
   """Two lines [2, 2w + 2, C] through a kernel onto the blocks they reach."""
+  # The three pixels under the kernel, from both lines.
   width = lines.shape[1] - 2
   columns = jnp.concatenate(
     [line[k : k + width] for line in lines for k in range(3)], axis=-1
   )
+  # Inputs are the lines beyond and within, outputs the two rows of a block: the
+  # first row has both lines under the kernel's rows 0 and 1, the second row has
+  # the line within under row 0 and does not reach the line beyond.
   beyond, within = kernel[0], kernel[1]
   none = jnp.zeros_like(beyond)
-  # Inputs: the line beyond, the line within; outputs: the two rows of a block.
   weights = jnp.stack(
     [jnp.concatenate([beyond, within]), jnp.concatenate([none, beyond])], axis=2
   )
   weights = weights.reshape(1, 1, columns.shape[1], -1)
-  rows = convolution.convolve(columns[None], weights)[0]
+  rows = ways.convolve(columns[None], weights)[0]
   return rows.reshape(width // 2, 2, 2, -1).swapaxes(1, 2)
 
 
-# The edges of an image are taken and added to in place: automatic
+# Edges are taken from an image, and added to it, in place: automatic
 # differentiation would make an image of zeros for each of them.
 
 
@@ -249,6 +211,7 @@ def _take_edges_forward(x):
 
 def _take_edges_backward(_, gradients):
   dx, (above, below, left, right) = gradients
+  # Lines come outermost first: those from the far sides are turned back.
   height, width, _ = dx.shape
   dx = _add_at(dx, above, 0, 0)
   dx = _add_at(dx, below[::-1], height - 2, 0)
@@ -261,6 +224,7 @@ _take_edges.defvjp(_take_edges_forward, _take_edges_backward)
 
 @jax.custom_vjp
 def _add_border(y, above, below, left, right):
+  """y [h, w, 2, 2, O] with a correction of each edge added to it."""
   height, width = y.shape[:2]
   y = _add_at(y, above[None], 0, 0)
   y = _add_at(y, below[None], height - 1, 0)
@@ -280,6 +244,7 @@ _add_border.defvjp(_add_border_forward, _add_border_backward)
 
 
 def _add_at(image, part, row, column):
+  """The image with a part added from (row, column) on."""
   start = (row, column, *[0] * (image.ndim - 2))
   part += lax.dynamic_slice(image, start, part.shape)
   return lax.dynamic_update_slice(image, part, start)

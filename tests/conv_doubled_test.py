@@ -1,5 +1,6 @@
 """The convolution of a doubled image against doubling it first."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -7,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dipjax import convolution
-from dipjax.networks import doubling, layers, skip
+from dipjax import conv
+from dipjax.conv import choose
+from dipjax.networks import skip
 
 MODES = ['bilinear', 'nearest']
 
@@ -39,14 +41,14 @@ def test_equals_the_convolution_of_the_doubled_image(mode, skips, size):
   kernel = _draw(2, 3, 3, skips + 5, 7)
 
   def double_first(x, joined, kernel):
-    doubled = layers.upsample(x, mode)
+    doubled = conv.upsample(x, mode)
     parts = [doubled] if joined is None else [joined, doubled]
-    return convolution.convolve(jnp.concatenate(parts, axis=-1), kernel)
+    return conv.convolve(jnp.concatenate(parts, axis=-1), kernel)
 
   def convolve_first(x, joined, kernel):
-    blocks = doubling.convolve_doubled(x, joined, kernel, mode)
+    blocks = conv.convolve_doubled(x, joined, kernel, mode)
     assert blocks.shape == (height, width, 2, 2, 7)
-    return doubling.join_blocks(blocks)
+    return conv.join_blocks(blocks)
 
   cotangent = _draw(3, 2 * height, 2 * width, 7)
   expected, actual = (
@@ -64,8 +66,8 @@ def test_equals_the_convolution_of_the_doubled_image(mode, skips, size):
 def test_variance_is_that_of_the_doubled_image(mode, offset):
   x = _draw(0, 5, 3, 4) + offset
   weights = _draw(1, 4)
-  ours = lambda x: weights @ doubling.compute_variance(x, mode)
-  theirs = lambda x: weights @ layers.upsample(x, mode).var((0, 1))
+  ours = lambda x: weights @ conv.compute_doubled_variance(x, mode)
+  theirs = lambda x: weights @ conv.upsample(x, mode).var((0, 1))
   value, (gradient,) = _differentiate(ours, (x,), 1.0)
   expected, (expected_gradient,) = _differentiate(theirs, (x,), 1.0)
   np.testing.assert_allclose(value, expected, rtol=1e-4)
@@ -76,14 +78,14 @@ def test_variance_is_that_of_the_doubled_image(mode, offset):
 
 def test_blocks_join_to_the_image_they_were_split_from():
   image = _draw(0, 6, 4, 3)
-  blocks = doubling.split_blocks(image)
+  blocks = conv.split_blocks(image)
   assert blocks.shape == (3, 2, 2, 2, 3)
   np.testing.assert_array_equal(blocks[1, 0, 1, 0], image[3, 0])
-  np.testing.assert_array_equal(doubling.join_blocks(blocks), image)
+  np.testing.assert_array_equal(conv.join_blocks(blocks), image)
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_a_network_that_doubles_late_is_the_same(mode, monkeypatch):
+def test_a_network_that_doubles_late_is_the_same(mode):
   network = skip.Skip(
     down=(6, 8), up=(6, 8), skip=(0, 3), upsampling=mode, sigmoid=False
   )
@@ -91,11 +93,12 @@ def test_a_network_that_doubles_late_is_the_same(mode, monkeypatch):
   params = jax.jit(network.init)(jax.random.key(1), code)
   # Every constant matters somewhere: none is at its initial 0 or 1.
   params = jax.tree.map(lambda leaf: leaf + 0.1 * _draw(2, *leaf.shape), params)
+  objective = lambda params: jnp.sum(network.apply(params, code) ** 3)
   results = []
-  for least in (10**9, 0):
-    monkeypatch.setattr(doubling, 'LEAST_PIXELS', least)
-    objective = lambda params: jnp.sum(network.apply(params, code) ** 3)
-    results.append(jax.jit(jax.value_and_grad(objective))(params))
+  for doubled in (False, True):
+    target = dataclasses.replace(choose.find_target(), doubled=doubled)
+    with choose.aim(target):
+      results.append(jax.jit(jax.value_and_grad(objective))(params))
   (plain, plain_gradient), (late, late_gradient) = results
   np.testing.assert_allclose(late, plain, rtol=1e-4)
   total = max(abs(leaf).max() for leaf in jax.tree.leaves(plain_gradient))

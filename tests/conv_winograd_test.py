@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dipjax import winograd
+from dipjax.conv import winograd
 
 
 def _convolve_plainly(x, kernel):

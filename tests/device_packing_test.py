@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from dipjax import packing
+from dipjax.device import packing
 from dipjax.networks import dncnn, pixels, skip
 
 CODE = jnp.zeros((32, 32, 4))

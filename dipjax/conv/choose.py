@@ -1,0 +1,227 @@
+"""For which device a program is made, and what is fast on that device.
+
+This module holds every threshold, and no other module of dipjax asks which
+device there is. A `Target` is asked while a program is traced. By default the
+target is the device that JAX would use; inside of `aim` it is the one that was
+told, so that a CPU can make the program of a GPU, and a test can force a way.
+
+`jax.jit` keeps a program for each target that `aim` told: a function that was
+compiled outside of `aim` is traced again inside. Only caches that are not JAX's
+(a `functools.cache`, a program that was lowered and kept) must have the target
+as a part of their key.
+"""
+
+import contextlib
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+
+PLATFORMS = ('cpu', 'gpu', 'tpu')
+WAYS = ('windows', 'tiles', 'products', 'slices')
+LANES = ('in_turn', 'at_once')
+
+# Windows and products are calls of a library, for which nothing is compiled.
+# They take more operations than other ways, so that they pay for few pixels.
+_MOST_WINDOW_ENTRIES = 150_000  # In the matrix that gathers windows.
+_MOST_PRODUCT_PIXELS = 1024  # In an image whose pixels a product moves.
+
+# Tiles save three quarters of the products and cost additions and copies. A
+# small image or few channels do not have the products to save.
+_LEAST_TILES_PIXELS = 1024
+_LEAST_TILES_CHANNELS = 16  # In x and in y, whichever has fewer.
+
+# Composing the kernel for blocks takes as long for any image.
+_LEAST_BLOCKS_PIXELS = 4096  # In the image that is not yet doubled.
+
+# The CPU's threads share out whole groups of channels: with a few channels more
+# one thread works while the others wait.
+_GROUP = 128
+
+# The CPU's matrix product takes a slow path for fewer columns.
+_LEAST_COLUMNS = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+  """What a program is made for; hashable.
+
+  Attributes:
+    platform: of PLATFORMS.
+    way: of WAYS, by which every convolution goes whose shapes allow it. The
+      others go by 'slices', the way without a condition. None chooses for each
+      convolution.
+    doubled: whether every convolution of a doubled image whose shapes allow it
+      is computed in blocks, before doubling. None chooses by the image's size.
+    lanes: of LANES, one lane after the other or all of them mapped. None
+      chooses by the platform.
+
+  Raises:
+    ValueError: an unknown platform, way or rule for lanes.
+  """
+
+  platform: str
+  way: str | None = None
+  doubled: bool | None = None
+  lanes: str | None = None
+
+  def __post_init__(self):
+    _check_known('platform', self.platform, PLATFORMS)
+    _check_known('way', self.way, (None, *WAYS))
+    _check_known('doubled', self.doubled, (None, True, False))
+    _check_known('lanes', self.lanes, (None, *LANES))
+
+
+def _check_known(field, value, known):
+  if value not in known:
+    names = ', '.join(map(str, known))
+    raise ValueError(f'{field} {value!r} is not one of {names}')
+
+
+# JAX's own context: a context variable would leave jit's cache in the dark.
+_aimed: Any = jax.make_user_context(None)
+
+
+def find_target() -> Target:
+  """Returns the target that `aim` told, else the device that JAX would use."""
+  if _aimed.value is not None:
+    return _aimed.value
+  platform = jax.default_backend()
+  # A device of another kind is programmed as a GPU is.
+  return Target(platform if platform in PLATFORMS else 'gpu')
+
+
+def aim(target: Target) -> contextlib.AbstractContextManager[None]:
+  """Makes the programs that are traced inside of the context for a target.
+
+  Contexts nest. The target before is back after the context, an exception
+  included. Each thread has a target of its own.
+
+  Args:
+    target: for which programs are traced; no device of this kind is needed.
+  """
+  return _aimed(target)
+
+
+# Which way a convolution goes. `x` is an image [H, W, C], kernels are
+# [h, w, I, O].
+
+
+def prefers_windows(x: Any, kernel: Any, stride: int) -> bool:
+  """Returns whether a convolution should be one product with all windows.
+
+  That is for the smallest images on a CPU. All shapes allow it.
+
+  Args:
+    x: [H, W, I].
+    kernel: [h, w, I, O].
+    stride: of the convolution.
+  """
+  target = find_target()
+  if target.way:
+    return target.way == 'windows'
+  pixels = x.shape[0] * x.shape[1]
+  entries = pixels * pixels * kernel.shape[0] * kernel.shape[1] // stride**2
+  return target.platform == 'cpu' and entries <= _MOST_WINDOW_ENTRIES
+
+
+def prefers_products(x: Any) -> bool:
+  """Returns whether products should pad and double x, in place of slices.
+
+  That is for small images on a CPU: slices would join the program of all that
+  comes before them, once for each of their parts, which takes seconds to
+  compile. All shapes allow it.
+
+  Args:
+    x: [H, W, C].
+  """
+  target = find_target()
+  if target.way:
+    return target.way == 'products'
+  few = x.shape[0] * x.shape[1] <= _MOST_PRODUCT_PIXELS
+  return target.platform == 'cpu' and few
+
+
+def prefers_tiles(x: Any, kernel: Any) -> bool:
+  """Returns whether a convolution of stride 1 should be computed in tiles.
+
+  That is for many pixels and channels on a CPU. Kernels of 3x3 in float32 allow
+  it.
+
+  Args:
+    x: [H, W, I].
+    kernel: [h, w, I, O].
+  """
+  if tuple(kernel.shape[:2]) != (3, 3) or x.dtype != np.float32:
+    return False
+  target = find_target()
+  if target.way:
+    return target.way == 'tiles'
+  return (
+    target.platform == 'cpu'
+    and x.shape[0] * x.shape[1] >= _LEAST_TILES_PIXELS
+    and min(kernel.shape[2:]) >= _LEAST_TILES_CHANNELS
+  )
+
+
+def prefers_blocks(x: Any, skip: Any, side: int, padding: str) -> bool:
+  """Returns whether to convolve in blocks, before x would be doubled.
+
+  That is for large images on every device. A kernel of 3x3 and padding by
+  reflection allow it, where the skip is exactly as large as the doubled image.
+
+  Args:
+    x: [h, w, C], which is to be doubled.
+    skip: [H, W, S], which is joined with the doubled x; or None.
+    side: of the kernel.
+    padding: 'reflect' or 'zero'.
+  """
+  height, width, _ = x.shape
+  fits = skip is None or skip.shape[:2] == (2 * height, 2 * width)
+  if not (fits and side == 3 and padding == 'reflect' and min(x.shape[:2]) > 1):
+    return False
+  doubled = find_target().doubled
+  return height * width >= _LEAST_BLOCKS_PIXELS if doubled is None else doubled
+
+
+def count_grouped(channels: int) -> int:
+  """Returns how many of the channels fill whole groups; all if none does."""
+  whole = channels - channels % _GROUP
+  return whole or channels
+
+
+def count_columns(outputs: int) -> int:
+  """Returns how many columns make a product fast, at least the outputs."""
+  return max(outputs, _LEAST_COLUMNS)
+
+
+# How a program is run.
+
+
+def runs_in_turn() -> bool:
+  """Returns whether lanes run one after the other, each with all cores.
+
+  That is on a CPU. On other devices one lane leaves most of the device idle.
+  """
+  target = find_target()
+  if target.lanes:
+    return target.lanes == 'in_turn'
+  return target.platform == 'cpu'
+
+
+def loops_in_place() -> bool:
+  """Returns whether a loop of one turn is the branch that copies nothing.
+
+  That is on a CPU. On other devices a loop asks the host before each turn.
+  """
+  return find_target().platform == 'cpu'
+
+
+def saves_memory() -> bool:
+  """Returns whether bfloat16 and remat take less memory than float32 without.
+
+  They do not on a CPU, where XLA computes in float32 and keeps every activation
+  in spite of remat.
+  """
+  return find_target().platform != 'cpu'

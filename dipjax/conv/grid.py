@@ -1,0 +1,171 @@
+"""The grid of pixels: padding, doubling, blocks, and sums over the grid.
+
+Notation: x [H, W, C] is an image. The blocks [h, w, p, q, C] of an image
+[h p, w q, C] are its pieces of p x q pixels.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from dipjax.conv import choose, windows
+
+Array = jax.Array
+Pads = tuple[tuple[int, int], tuple[int, int]]
+
+# The names of paddings here, and those of NumPy.
+PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
+
+
+def halve(kernel: Array) -> Pads:
+  """Returns the pads of half a kernel [h, w, I, O] on each side."""
+  vertical, horizontal = kernel.shape[0] // 2, kernel.shape[1] // 2
+  return (vertical, vertical), (horizontal, horizontal)
+
+
+def pad(x: Array, pads: Pads, padding: str) -> Array:
+  """Returns x with further lines and columns.
+
+  Args:
+    x: [H, W, C].
+    pads: how many (above, below) and (left, right).
+    padding: 'reflect' (without repeating the edge) or 'zero'.
+  """
+  if padding == 'reflect' and choose.prefers_products(x):
+    for axis, both in enumerate(pads):
+      chosen = np.pad(np.arange(x.shape[axis]), both, mode='reflect')
+      x = windows.multiply_axis(np.eye(x.shape[axis])[chosen], x, axis)
+    return x
+  return jnp.pad(x, (*pads, (0, 0)), mode=PADDINGS[padding])
+
+
+def flatten(x: Array) -> Array:
+  """Returns the pixels of an image line by line, [H, W, C] -> [H W, C]."""
+  return x.reshape(-1, x.shape[2])
+
+
+def upsample(x: Array, mode: str) -> Array:
+  """Returns the doubled image, [H, W, C] -> [2H, 2W, C].
+
+  Pixels are areas: both images have one centre, as with PyTorch's
+  `align_corners=False`. Beyond the edge of x the edge is replicated.
+
+  Args:
+    x: [H, W, C].
+    mode: 'nearest' or 'bilinear'.
+  """
+  for axis in (0, 1):
+    x = double_axis(x, axis, mode)
+  return x
+
+
+def double_axis(x: Array, axis: int, mode: str) -> Array:
+  """Returns x doubled along one axis, as `upsample` doubles both."""
+  if mode == 'nearest':
+    return jnp.repeat(x, 2, axis)
+  count = x.shape[axis]
+  if choose.prefers_products(x):
+    return windows.multiply_axis(_make_doubling(count), x, axis)
+  # The neighbours of each pixel; at an edge the pixel is its own neighbour.
+  before = jnp.concatenate(
+    [
+      lax.slice_in_dim(x, 0, 1, axis=axis),
+      lax.slice_in_dim(x, 0, count - 1, axis=axis),
+    ],
+    axis,
+  )
+  after = jnp.concatenate(
+    [
+      lax.slice_in_dim(x, 1, count, axis=axis),
+      lax.slice_in_dim(x, count - 1, count, axis=axis),
+    ],
+    axis,
+  )
+  # Each pixel becomes two, a quarter of a pixel before and after its centre.
+  pairs = [0.75 * x + 0.25 * before, 0.75 * x + 0.25 * after]
+  doubled = jnp.stack(pairs, axis + 1)
+  return doubled.reshape(*x.shape[:axis], 2 * count, *x.shape[axis + 1 :])
+
+
+def _make_doubling(count: int) -> np.ndarray:
+  """[2 n, n]: the matrix that doubles a line of n pixels, bilinear."""
+  pixels = np.arange(count)
+  others = np.clip(np.stack([pixels - 1, pixels + 1], axis=1), 0, count - 1)
+  near, far = np.eye(count)[:, None], np.eye(count)[others]
+  return (0.75 * near + 0.25 * far).reshape(2 * count, count)
+
+
+def split_blocks(image: Array) -> Array:
+  """Returns the blocks of 2x2 pixels, [2h, 2w, C] -> [h, w, 2, 2, C]."""
+  height, width, channels = image.shape
+  blocks = image.reshape(height // 2, 2, width // 2, 2, channels)
+  return blocks.transpose(0, 2, 1, 3, 4)
+
+
+def join_blocks(blocks: Array) -> Array:
+  """Returns the image that blocks make, [h, w, p, q, C] -> [h p, w q, C]."""
+  h, w, p, q, channels = blocks.shape
+  return blocks.transpose(0, 2, 1, 3, 4).reshape(h * p, w * q, channels)
+
+
+def widen(x: Array) -> Array:
+  """Returns x in float32, in which sums over an image keep their digits."""
+  return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
+def compute_moments(x: Array) -> tuple[Array, Array]:
+  """Returns mean and variance of each channel, [C] each, in float32."""
+  x = widen(x)
+  mean = jnp.mean(x, axis=(0, 1))
+  return mean, jnp.mean(jnp.square(x - mean[None, None]), axis=(0, 1))
+
+
+def compute_doubled_variance(x: Array, mode: str) -> Array:
+  """Returns the variance of each channel of upsample(x, mode), [C], in float32.
+
+  The mean of a doubled image is that of x.
+  """
+  if mode == 'bilinear':
+    return _variance_bilinear(widen(x))
+  return compute_moments(x)[1]
+
+
+# With u the doubled image, its sum of squares is x . B x, where B is doubling,
+# then its transpose. Along each axis B is the filter (3, 10, 3) / 8 with the
+# edge replicated; u has twice as many pixels, which makes it (3, 10, 3) / 16.
+
+
+@jax.custom_vjp
+def _variance_bilinear(x: Array) -> Array:
+  return _variance_bilinear_forward(x)[0]
+
+
+def _variance_bilinear_forward(x):
+  # Centred first: the difference of two large numbers would lose digits.
+  centred = x - jnp.mean(x, axis=(0, 1), keepdims=True)
+  filtered = _filter(_filter(centred, 0), 1)
+  return jnp.mean(centred * filtered, axis=(0, 1)), filtered
+
+
+def _variance_bilinear_backward(filtered, gradient):
+  # B is symmetric, so that the gradient is 2 B x. The mean of `filtered` is
+  # zero, as the mean of `centred` is: centring adds nothing to the gradient.
+  pixels = filtered.shape[0] * filtered.shape[1]
+  return (filtered * (2 / pixels * gradient)[None, None],)
+
+
+_variance_bilinear.defvjp(
+  _variance_bilinear_forward, _variance_bilinear_backward
+)
+
+
+def _filter(x, axis):
+  """The filter (3, 10, 3) / 16 along one axis, with the edge replicated."""
+  count = x.shape[axis]
+  pads = [(1, 1) if i == axis else (0, 0) for i in range(3)]
+  padded = jnp.pad(x, pads, mode='edge')
+  before, after = (
+    lax.slice_in_dim(padded, i, i + count, axis=axis) for i in (0, 2)
+  )
+  return 0.625 * x + 0.1875 * (before + after)

@@ -1,0 +1,198 @@
+"""Targets: who is told what, and each threshold on both of its sides."""
+
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dipjax import conv
+from dipjax.conv import choose
+
+CPU, GPU, TPU = map(choose.Target, choose.PLATFORMS)
+
+
+def _image(height, width, channels=1, dtype=np.float32):
+  return jax.ShapeDtypeStruct((height, width, channels), dtype)
+
+
+def _kernel(sides=(3, 3), inputs=1, outputs=1):
+  return jax.ShapeDtypeStruct((*sides, inputs, outputs), np.float32)
+
+
+# --- The target.
+
+
+def test_the_target_is_the_device_of_jax_until_another_is_told():
+  assert choose.find_target() == choose.Target(jax.default_backend())
+  with choose.aim(TPU):
+    assert choose.find_target() == TPU
+  assert choose.find_target() == choose.Target(jax.default_backend())
+
+
+def test_targets_nest():
+  with choose.aim(GPU):
+    with choose.aim(TPU):
+      assert choose.find_target() == TPU
+    assert choose.find_target() == GPU
+
+
+def test_the_target_before_is_back_after_an_exception():
+  with choose.aim(GPU):
+    with pytest.raises(KeyError), choose.aim(TPU):
+      raise KeyError
+    assert choose.find_target() == GPU
+
+
+def test_each_thread_has_a_target_of_its_own():
+  found = []
+  thread = threading.Thread(target=lambda: found.append(choose.find_target()))
+  with choose.aim(TPU):
+    thread.start()
+    thread.join()
+  assert found == [choose.Target(jax.default_backend())]
+
+
+@pytest.mark.parametrize(
+  'fields,says',
+  [
+    ({'platform': 'cuda'}, "platform 'cuda' is not one of cpu, gpu, tpu"),
+    ({'way': 'fft'}, "way 'fft' is not one of None, windows, tiles, products"),
+    ({'lanes': 'never'}, "lanes 'never' is not one of None, in_turn, at_once"),
+    ({'doubled': 'yes'}, "doubled 'yes' is not one of None, True, False"),
+  ],
+)
+def test_what_is_unknown_is_refused_with_what_is_known(fields, says):
+  with pytest.raises(ValueError, match=says):
+    choose.Target(**({'platform': 'cpu'} | fields))
+
+
+def test_jit_keeps_a_program_for_each_target():
+  traced = []
+
+  @jax.jit
+  def double(x):
+    traced.append(choose.find_target())
+    return 2 * x
+
+  for target in (CPU, GPU, CPU, GPU):
+    with choose.aim(target):
+      double(1.0)
+  assert traced == [CPU, GPU]
+
+
+# --- Thresholds at their edges.
+
+
+def test_products_move_few_pixels_on_the_cpu_alone():
+  with choose.aim(CPU):
+    assert choose.prefers_products(_image(32, 32))
+    assert choose.prefers_products(_image(1, 1024))
+    assert not choose.prefers_products(_image(25, 41))
+  for target in (GPU, TPU):
+    with choose.aim(target):
+      assert not choose.prefers_products(_image(1, 1))
+
+
+def test_windows_gather_the_smallest_images_on_the_cpu_alone():
+  prefers = lambda pixels, sides, stride: choose.prefers_windows(
+    _image(1, pixels), _kernel(sides), stride
+  )
+  with choose.aim(CPU):
+    # 129^2 x 9 entries are 149,769; 130^2 x 9 are 152,100.
+    assert prefers(129, (3, 3), 1) and not prefers(130, (3, 3), 1)
+    assert prefers(258, (3, 3), 2) and not prefers(259, (3, 3), 2)
+    assert not prefers(129, (5, 5), 1)
+  for target in (GPU, TPU):
+    with choose.aim(target):
+      assert not prefers(1, (3, 3), 1)
+
+
+def test_tiles_are_for_many_pixels_and_channels_on_the_cpu():
+  def prefers(
+    shape=(32, 32), sides=(3, 3), inputs=16, outputs=16, dtype=np.float32
+  ):
+    kernel = _kernel(sides, inputs, outputs)
+    return choose.prefers_tiles(_image(*shape, inputs, dtype), kernel)
+
+  with choose.aim(CPU):
+    assert prefers() and not prefers(dtype=jnp.bfloat16)
+    assert not prefers(shape=(31, 33)) and not prefers(sides=(5, 5))
+    assert not prefers(inputs=15) and not prefers(outputs=15)
+  for target in (GPU, TPU):
+    with choose.aim(target):
+      assert not prefers(shape=(512, 512), inputs=128, outputs=128)
+
+
+@pytest.mark.parametrize('target', [CPU, GPU, TPU])
+def test_blocks_are_for_large_images_on_every_device(target):
+  with choose.aim(target):
+    assert choose.prefers_blocks(_image(64, 64), None, 3, 'reflect')
+    assert not choose.prefers_blocks(_image(63, 65), None, 3, 'reflect')
+
+
+@pytest.mark.parametrize('doubled', [None, True])
+def test_blocks_need_shapes_that_allow_them(doubled):
+  x, skip = _image(64, 64), _image(128, 128)
+  with choose.aim(choose.Target('cpu', doubled=doubled)):
+    assert choose.prefers_blocks(x, skip, 3, 'reflect')
+    assert not choose.prefers_blocks(x, _image(127, 128), 3, 'reflect')
+    assert not choose.prefers_blocks(x, skip, 5, 'reflect')
+    assert not choose.prefers_blocks(x, skip, 3, 'zero')
+    assert not choose.prefers_blocks(_image(1, 4096), None, 3, 'reflect')
+
+
+def test_channels_are_counted_in_whole_groups():
+  counts = {1: 1, 127: 127, 128: 128, 129: 128, 255: 128, 256: 256, 260: 256}
+  assert {n: choose.count_grouped(n) for n in counts} == counts
+
+
+def test_a_product_has_eight_columns_or_more():
+  assert [choose.count_columns(n) for n in (1, 7, 8, 9)] == [8, 8, 8, 9]
+
+
+def test_how_a_program_is_run_follows_the_platform():
+  asked = choose.runs_in_turn, choose.loops_in_place, choose.saves_memory
+  answers = {CPU: (True, True, False)}
+  answers |= dict.fromkeys((GPU, TPU), (False, False, True))
+  for target, answer in answers.items():
+    with choose.aim(target):
+      assert tuple(ask() for ask in asked) == answer
+
+
+# --- What is forced.
+
+
+@pytest.mark.parametrize('platform', choose.PLATFORMS)
+@pytest.mark.parametrize('way', choose.WAYS)
+def test_a_way_is_forced_on_every_platform_for_every_size(platform, way):
+  for sides in ((1, 2), (512, 512)):
+    x, kernel = _image(*sides), _kernel()
+    with choose.aim(choose.Target(platform, way=way)):
+      assert choose.prefers_windows(x, kernel, 1) == (way == 'windows')
+      assert choose.prefers_products(x) == (way == 'products')
+      assert choose.prefers_tiles(x, kernel) == (way == 'tiles')
+      assert not choose.prefers_tiles(x, _kernel((5, 5)))
+
+
+def test_doubling_and_lanes_are_forced():
+  with choose.aim(choose.Target('cpu', doubled=True, lanes='at_once')):
+    assert choose.prefers_blocks(_image(2, 2), None, 3, 'reflect')
+    assert not choose.runs_in_turn()
+  with choose.aim(choose.Target('gpu', doubled=False, lanes='in_turn')):
+    assert not choose.prefers_blocks(_image(64, 64), None, 3, 'reflect')
+    assert choose.runs_in_turn()
+
+
+def test_the_program_of_a_gpu_is_made_on_a_cpu():
+  x, kernel = _image(8, 8, 3), _kernel((3, 3), 3, 4)
+  lower = lambda: jax.jit(conv.convolve).lower(x, kernel).as_text()
+  with choose.aim(GPU):
+    program = lower()
+  assert 'stablehlo.convolution' in program
+  assert 'stablehlo.dot_general' not in program
+  with choose.aim(CPU):
+    program = lower()
+  assert 'stablehlo.convolution' not in program
+  assert 'stablehlo.dot_general' in program
