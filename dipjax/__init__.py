@@ -3,3 +3,4 @@
 from dipjax.restore import Restoration, restore
 
 __all__ = ['Restoration', 'restore']
+__version__ = '0.2.0'
