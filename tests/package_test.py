@@ -67,6 +67,6 @@ def test_nothing_but_sources_and_the_mark_of_types_is_installed(installed):
 
 def test_the_version_is_read_without_an_import(checkout, tmp_path):
   folder = shutil.copytree(checkout, tmp_path / 'checkout')
-  with open(folder / 'dipjax' / '__init__.py', 'a') as file:
-    file.write("\nraise ImportError('imported by the build')\n")
+  source = folder / 'dipjax' / '__init__.py'
+  source.write_text(f"raise ImportError('not here')\n{source.read_text()}")
   assert _setup(folder, '--version').split()[-1] == dipjax.__version__
