@@ -70,3 +70,8 @@ def test_the_version_is_read_without_an_import(checkout, tmp_path):
   source = folder / 'dipjax' / '__init__.py'
   source.write_text(f"raise ImportError('not here')\n{source.read_text()}")
   assert _setup(folder, '--version').split()[-1] == dipjax.__version__
+
+
+def test_the_citation_is_of_this_version():
+  lines = (ROOT / 'CITATION.cff').read_text().splitlines()
+  assert f'version: {dipjax.__version__}' in lines
