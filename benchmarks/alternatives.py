@@ -8,7 +8,8 @@
 All with the small skip network of `configs/req2.py:fast`, one seed, stopped
 blind by `emv`; the oracle has the best average of the same run. Each fit is a
 line of the file; those that are there are not run again, so that the same
-command goes on where it was. docs/measured.md has the table. Of dipjax:
+command goes on where it was. docs/measured/methods.md has the table.
+Of dipjax:
 
 plain, absolute: its errors `squared` and `absolute`.
 double: double over-parameterisation, its error `outliers`.

@@ -58,7 +58,7 @@ def _shrink(config, size):
 
 
 def _make_day(config):
-  """All arms with smaller networks, two seeds: see docs/ablation.md.
+  """All arms with smaller networks, two seeds: docs/measured/ablation.md.
 
   3.2 hours on one core (AMD EPYC, jax 0.10.2, 2026-11-22).
   """

@@ -5,3 +5,4 @@ from dipjax.engine.loop import Restoration
 from dipjax.recipe import Recipe
 
 __all__ = ['Recipe', 'Restoration', 'restore']
+__version__ = '0.2.0'

@@ -1,4 +1,4 @@
-"""Where the real images and golden numbers are, and how strict JAX is."""
+"""Where real images and golden numbers are, and how strict JAX is."""
 
 import dataclasses
 import json
@@ -35,11 +35,15 @@ jax.config.update('jax_compilation_cache_dir', _CACHE)
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
+_GOLDEN = _ROOT / 'tests' / 'data' / 'golden'
 
 
 @pytest.fixture(scope='session')
 def data_dir() -> pathlib.Path:
-  """The folder of $DIPJAX_DATA, else ../shared/data; skips without either."""
+  """The folder of the real images; skips where there is none.
+
+  $DIPJAX_DATA names the folder; without it the folder is ../shared/data.
+  """
   given = os.environ.get('DIPJAX_DATA')
   folder = pathlib.Path(given) if given else _ROOT.parent / 'shared' / 'data'
   if not folder.is_dir():
@@ -80,11 +84,17 @@ def real_weights() -> weights.Weights:
 
 
 @pytest.fixture(scope='session')
-def load_golden(data_dir):
+def downsampler():
+  """The authors' kernels, and what they make of an image: tests/data."""
+  return np.load(_GOLDEN / 'downsampler.npz')
+
+
+@pytest.fixture(scope='session')
+def load_golden():
   """name -> the golden arrays, their trees of params and of gradients."""
 
   def load(name):
-    golden = np.load(data_dir / 'golden' / f'{name}.npz')
+    golden = np.load(_GOLDEN / f'{name}.npz')
     flat = {prefix: {} for prefix in ('params', 'grads')}
     for key in golden.files:
       prefix, *path = key.split('/')

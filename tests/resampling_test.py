@@ -16,11 +16,6 @@ LANCZOS = [
 each_filter = pytest.mark.parametrize('name', resampling.FILTERS)
 
 
-@pytest.fixture(scope='module')
-def golden(data_dir):
-  return np.load(data_dir / 'golden' / 'downsampler.npz')
-
-
 def _draw(*shape, seed=0):
   return jnp.asarray(np.random.default_rng(seed).random(shape, np.float32))
 
@@ -32,16 +27,16 @@ def _reduce(image, factor, name='lanczos2'):
 
 
 @pytest.mark.parametrize('name,factor', LANCZOS)
-def test_kernels_equal_the_authors(golden, name, factor):
+def test_kernels_equal_the_authors(downsampler, name, factor):
   kernel = resampling.make_kernel(name, factor)
-  expected = golden[f'{name}_x{factor}/kernel']
+  expected = downsampler[f'{name}_x{factor}/kernel']
   np.testing.assert_allclose(np.outer(kernel, kernel), expected, atol=1e-12)
 
 
 @pytest.mark.parametrize('name,factor', LANCZOS)
-def test_reduced_images_equal_the_authors(golden, name, factor):
-  expected = golden[f'{name}_x{factor}/output']
-  reduced = _reduce(golden['image'], factor, name)
+def test_reduced_images_equal_the_authors(downsampler, name, factor):
+  expected = downsampler[f'{name}_x{factor}/output']
+  reduced = _reduce(downsampler['image'], factor, name)
   np.testing.assert_allclose(reduced, expected, rtol=0, atol=1e-5)
 
 
