@@ -15,7 +15,8 @@ import optax
 from flax import linen as nn
 from flax.core import FrozenDict
 
-from dipjax import methods, monitors, operators, optimizers
+from dipjax import methods, operators, optimizers
+from dipjax import monitors as monitors_lib
 from dipjax.engine.problem import Code
 
 Array = jax.Array
@@ -68,7 +69,9 @@ class Recipe:
   code: Code | None = None
   jitter: float | None = None
   penalties: tuple[tuple[methods.Penalty, float], ...] = ()
-  monitors: Mapping[str, monitors.Monitor] = FrozenDict({'emv': monitors.EMV()})
+  monitors: Mapping[str, monitors_lib.Monitor] = FrozenDict(
+    {'emv': monitors_lib.EMV()}
+  )
   rule: str = ''
   optimizer: optax.GradientTransformation = optimizers.make_optimizer('adam')
   steps: int = 5000
@@ -90,7 +93,7 @@ class Recipe:
     """Returns the recipe with other values."""
     return dataclasses.replace(self, **changes)
 
-  def watch(self, **others: monitors.Monitor) -> 'Recipe':
+  def watch(self, **others: monitors_lib.Monitor) -> 'Recipe':
     """Returns the recipe with monitors beside its own; the rule stays."""
     return self.replace(monitors={**self.monitors, **others})
 
