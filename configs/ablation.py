@@ -9,7 +9,8 @@ and workdir go on after the last finished arm.
 
 import ml_collections
 
-from configs import common, networks, staged
+from configs import choices, common, staged
+from dipjax.networks import NETWORKS
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -35,16 +36,23 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
   # What an arm may take, with the fit that goes with it.
   config.cases = ml_collections.ConfigDict()
-  for name in networks.NETWORKS:
-    fit = {'learning_rate': 0.01, 'jitter': config.fit.jitter}
-    fit |= networks.FITS.get(name, {})
-    stop = {'patience': config.stop.patience} | networks.STOPS.get(name, {})
-    network = networks.make_network(name)
-    config.cases[name] = {'network': network, 'fit': fit, 'stop': stop}
+  for name in NETWORKS:
+    case = ml_collections.ConfigDict(config.to_dict())
+    choices.set_network(case, name)
+    config.cases[name] = {
+      'network': case.network,
+      'fit': {key: case.fit[key] for key in ('learning_rate', 'jitter')},
+      'stop': {'patience': case.stop.patience},
+    }
   words = {'day': _make_day, 'quick': _make_quick, 'smoke': _make_smoke}
   common.apply_variant(config, variant, words)
   if 'network=' in (variant or ''):
     arms.networks = (config.network.name,)
+  if 'patience' not in config.stop or 'jitter' not in config.fit:
+    raise ValueError(
+      'the arms of an ablation have a patience and a jitter: '
+      f'stop={config.stop.name} and method={config.method.name} do not'
+    )
   # These are the arms' own.
   del config.network, config.schedule.name, config.schedule.beta_max
   del config.staged.reference, config.staged.parallel, config.fit.perceptual
@@ -54,7 +62,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 def _shrink(config, size):
   for case in config.cases.values():
-    networks.shrink(case.network, size)
+    choices.shrink(case.network, size)
 
 
 def _make_day(config):

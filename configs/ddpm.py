@@ -54,7 +54,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.record = record = ml_collections.ConfigDict()
   record.every = 50
   words = {'quick': _make_quick, 'smoke': _make_smoke}
-  return common.apply_variant(config, variant, words)
+  return common.apply_variant(config, variant, words, kinds=())
 
 
 def _make_quick(config):

@@ -18,11 +18,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = common.get_base()
   data = config.data
   data.blur = True  # The image is the sharp one; False: the blurred one.
-  data.sigma = 2.0  # Of the noise after the blur, of 255.
-  data.kernel = 'gaussian'  # Or 'motion'.
-  data.width = 1.6  # Standard deviation of the Gaussian, in pixels.
-  data.length = 9.0  # Of the motion, in pixels.
-  data.angle = 30.0  # Of the motion, counter-clockwise from the horizontal.
+  common.add_noise(data, sigma=2.0)  # After the blur.
+  data.kernel = kernel = ml_collections.ConfigDict()
+  kernel.name = 'gaussian'  # Or, by the word `motion`, another.
+  kernel.width = 1.6  # Standard deviation, in pixels.
   words = {
     'motion': _set_motion,
     'quick': common.make_quick,
@@ -32,4 +31,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def _set_motion(config):
-  config.data.kernel = 'motion'
+  config.data.kernel = kernel = ml_collections.ConfigDict()
+  kernel.name = 'motion'
+  kernel.length = 9.0  # In pixels.
+  kernel.angle = 30.0  # Counter-clockwise from the horizontal.

@@ -12,7 +12,7 @@ On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` took 5.8 minutes.
 
 import ml_collections
 
-from configs import common
+from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -33,7 +33,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.fit.learning_rate = 0.001
   config.fit.steps = 3100
   config.fit.jitter = 0.0
-  config.stop.rule = 'last'
+  choices.set_stop(config, 'last')
   config.average.decay = 0.0
   words = {'quick': _make_quick, 'smoke': _make_smoke}
   return common.apply_variant(config, variant, words)

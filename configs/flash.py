@@ -9,7 +9,7 @@ took 2.3 minutes.
 
 import ml_collections
 
-from configs import common, networks
+from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -22,20 +22,20 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.fit.learning_rate = 0.1
   config.fit.steps = 601
   config.fit.jitter = 0.0
-  config.stop.rule = 'last'
+  choices.set_stop(config, 'last')
   words = {'quick': _make_quick, 'smoke': _make_smoke}
   return common.apply_variant(config, variant, words)
 
 
 def _make_quick(config):
   """Minutes on a laptop: half the channels, fewer steps."""
-  networks.shrink(config.network, 'quick')
+  choices.shrink(config.network, 'quick')
   config.fit.steps = 300
 
 
 def _make_smoke(config):
   """Seconds: a small network; what the tests run."""
-  networks.shrink(config.network, 'smoke')
+  choices.shrink(config.network, 'smoke')
   config.network.upsampling = ('nearest', 'bilinear')
   config.fit.steps = 60
   config.record.every = 20

@@ -17,19 +17,20 @@ dB; 1000 steps of the crop (96,88,160,160) of vase, 8 minutes, and of the crop
 
 import ml_collections
 
-from configs import common
+from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: the four cases, quick, smoke."""
   config = common.get_base()
   data = config.data
+  data.noise_seed = 0  # Of the missing pixels.
   data.mask = ''  # A picture of the same size: black is missing.
   data.missing = 0.5  # Of all pixels, at random, where there is no mask.
   data.complete = False  # With data.mask: the image is known under it too.
   config.fit.steps = 3000
   config.fit.jitter = 0.03
-  config.stop.rule = 'last'
+  choices.set_stop(config, 'last')
   words = {
     'kate': _set_kate,
     'vase': _set_vase,

@@ -9,15 +9,16 @@ took 3 minutes.
 
 import ml_collections
 
-from configs import common, req1
+from configs import choices, common, req1
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
+  common.add_denoising(config.data)
   req1.set_network(config)
   config.fit.steps = 2400
-  config.stop.rule = 'last'
+  choices.set_stop(config, 'last')
   words = {'quick': _make_quick, 'smoke': _make_smoke}
   return common.apply_variant(config, variant, words)
 

@@ -13,14 +13,14 @@ s a step, 20.30 dB to 32.58 dB. On that crop of F16, on one core on 2026-11-22,
 
 import ml_collections
 
-from configs import common
+from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: fast, quality, perceptual, langevin,
   quick, smoke."""
   config = common.get_base()
-  config.data.sigma = 25.0
+  common.add_denoising(config.data, sigma=25.0)
   words = {
     'fast': _make_fast,
     'quality': _make_quality,
@@ -33,27 +33,28 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def _make_fast(config):
-  """A small network, and the error that knows the noise, which is Gaussian.
+  """A small network, and the method that knows the noise, which is Gaussian.
 
   Its deviation is estimated, unless fit.sigma tells it. For other noise
-  fit.error=squared.
+  `fast,method=squared`.
   """
-  config.network.down = config.network.up = (32,) * 5
-  config.fit.error = 'recorrupted'
+  config.network.down = (32,) * len(config.network.down)
+  config.network.up = config.network.down
+  choices.set_method(config, 'recorrupted')
 
 
 def _make_quality(config):
-  """The mean of four seeds, with the error of `fast`."""
+  """The mean of four seeds, with the method of `fast`."""
   config.lanes = 4
-  config.fit.error = 'recorrupted'
+  choices.set_method(config, 'recorrupted')
 
 
 def _make_langevin(config):
   """The mean of samples, see `optimizers.langevin`; a long fit."""
   config.fit.optimizer = 'langevin'
-  config.fit.error = 'squared'
+  choices.set_method(config, 'squared')
   config.fit.steps = 20_000
-  config.stop.rule = 'mean'
+  choices.set_stop(config, 'mean')
   config.stop.warmup = 7_000
 
 
@@ -62,6 +63,5 @@ def make_smoke(config: ml_collections.ConfigDict) -> None:
   common.make_smoke(config)
   config.fit.steps = 400
   config.fit.jitter = 0.02
-  config.stop.window = 20
   config.stop.patience = 100
   config.average.decay = 0.9

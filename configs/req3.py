@@ -10,7 +10,7 @@ bicubic interpolation 26.10 dB.
 
 import ml_collections
 
-from configs import common
+from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
@@ -23,7 +23,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   data.multiple = 32  # Of the sides of the large one, which is cut to it.
   config.fit.steps = 2000
   config.fit.jitter = 0.03
-  config.stop.rule = 'last'
+  choices.set_stop(config, 'last')
   words = {
     'x8': _enlarge_more,
     'quick': common.make_quick,

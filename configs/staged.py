@@ -10,13 +10,13 @@ fit.perceptual=0 for squared error alone.
 
 import ml_collections
 
-from configs import common
+from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke, clean, parallel."""
   config = common.get_base()
-  config.data.sigma = 25.5  # A level of 0.01.
+  common.add_denoising(config.data, sigma=25.5)  # A level of 0.01.
 
   config.schedule = schedule = ml_collections.ConfigDict()
   schedule.name = 'scaled-linear'  # Or 'linear', 'cosine'.
@@ -34,7 +34,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   staged.code = 'measurement'
   staged.keep_optimizer = False  # Its state, from stage to stage.
   # A stage whose noise is known ends where the loss has come down to it, others
-  # as stop.rule says; False: all as stop.rule says.
+  # as the stopping rule says; False: all as it says.
   staged.residual = True
   staged.sigma = 0.0  # Of the measurement's own noise, of 255; 0: not known.
   staged.parallel = False  # All stages at once, each with a network of its own.
@@ -47,7 +47,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'clean': lambda config: config.staged.update(reference='clean'),
     'parallel': lambda config: config.staged.update(parallel=True),
   }
-  return common.apply_variant(config, variant, words)
+  common.apply_variant(config, variant, words)
+  # The noise of a stage is that of its target, see staged.sigma.
+  choices.drop(config.fit, 'sigma')
+  return config
 
 
 def _make_quick(config):

@@ -18,11 +18,13 @@ from dipjax.recipe import Recipe
 
 Array = jax.Array
 
+DEFAULT = Recipe()
+
 
 def restore(
   measurement: Any,
   operator: Callable[[Array], Array] | None = None,
-  recipe: Recipe = Recipe(),
+  recipe: Recipe = DEFAULT,
   *,
   size: Sequence[int] | None = None,
   seeds: Sequence[int] = (0,),

@@ -14,11 +14,21 @@ import ml_collections
 import numpy as np
 
 from dipjax import operators
-from experiments import cli, task, wiring
+from experiments.lib import build, cli, fields, task
+from experiments.lib.data import Data, read
+
+_READ = (
+  'image',
+  'crop',
+  'layer',
+  'channel',
+  'level',
+  'weights',
+)  # Of config.data.
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Makes a picture that excites a channel; returns what result.json holds.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Makes a picture that excites a channel; returns the numbers and the arrays.
 
   Args:
     config: as configs/activation_maximization.py.
@@ -31,14 +41,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   return task.run('activation_maximization', data, config, workdir)
 
 
-def load(data: ml_collections.ConfigDict) -> wiring.Data:
+def load(data: ml_collections.ConfigDict) -> Data:
   """Returns data.level everywhere as what the channel is to respond.
 
   A level of 1 is the largest activation of the layer in the photograph, which
   is only shown.
   """
-  image = wiring.read(data.image, data.crop)
-  network = wiring.make_features(data.weights, (data.layer,), 'data.layer')
+  fields.refuse_unread(data, _READ, 'data')
+  image = read(data.image, data.crop)
+  network = build.make_features(data.weights, (data.layer,), 'data.layer')
   channels = network.params[data.layer.replace('relu', 'conv')]['bias'].size
   if not 0 <= data.channel < channels:
     raise ValueError(
@@ -47,10 +58,10 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
     )
   if not 0 < data.level < np.inf:
     raise ValueError(f'data.level must be a number > 0, got {data.level}')
-  features, scale = wiring.scale_features(network, image)
+  features, scale = build.scale_features(network, image)
   places = jnp.arange(data.channel, features.size, channels)
   pick = jax.tree_util.Partial(jnp.take, indices=places)
-  return wiring.Data(
+  return Data(
     measurement=np.full(places.size, data.level, np.float32),
     clean=None,
     operator=operators.Shared(operators.compose(network, pick, scale)),

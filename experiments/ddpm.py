@@ -16,11 +16,20 @@ import optax
 
 from dipjax import corruptions, diffusion, metrics, schedules
 from dipjax.networks import denoiser
-from experiments import checkpoints, cli, images, pictures, recorder, wiring
+from experiments.lib import (
+  checkpoints,
+  cli,
+  fields,
+  images,
+  pictures,
+  recorder,
+)
+from experiments.lib import workdir as workdirs
+from experiments.lib.task import Result
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Trains, draws samples, denoises; returns what is written to result.json.
+def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
+  """Trains, draws samples, denoises; returns the numbers and the arrays.
 
   Args:
     config: as configs/ddpm.py.
@@ -34,13 +43,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   model = make_model(config, data.shape[-1])
   check_config(config, data.shape)
   noisy, clean = load_noisy(config, data.shape)
-  workdir = recorder.open_workdir(workdir, config)
+  workdir = workdirs.open_workdir(workdir, config)
   print(
     f'{len(data)} images of {data.shape[2]}x{data.shape[1]}: '
     f'{config.train.steps} steps on {recorder.describe_device()}',
     flush=True,
   )
-  state, losses = fit_model(config, model, jnp.asarray(data), workdir)
+  state, losses, samples = fit_model(config, model, jnp.asarray(data), workdir)
+  arrays = {'samples': samples}
   summary = {
     'experiment': 'ddpm',
     'parameters': sum(x.size for x in jax.tree.leaves(state.params)),
@@ -51,13 +61,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     'versions': recorder.describe_versions(),
   }
   if clean is not None:
-    summary |= _denoise(config, model, state.average, noisy, clean, workdir)
-  recorder.write_json(os.path.join(workdir, 'result.json'), summary)
+    restored = _denoise(config, model, state.average, noisy, clean, workdir)
+    summary |= restored.summary
+    arrays |= restored.images
+  workdirs.write_json(os.path.join(workdir, 'result.json'), summary)
   print(
     f'loss {summary["loss"]["first"]:.3f} to {summary["loss"]["last"]:.3f}; '
     f'samples in {os.path.abspath(workdir)}'
   )
-  return summary
+  return Result(summary, arrays)
 
 
 def load_images(source: str) -> np.ndarray:
@@ -209,19 +221,21 @@ def fit_model(
   model: Model,
   data: jax.Array,
   workdir: str,
-) -> tuple[diffusion.TrainState, list[dict]]:
+) -> tuple[diffusion.TrainState, list[dict], np.ndarray]:
   """Trains to the end, from the last checkpoint if there is one.
 
   Returns:
-    The last state, and all records of metrics.jsonl.
+    The last state, all records of metrics.jsonl, and the last samples,
+    [N, H, W, C]: none where nothing was left to train.
   """
   key = jax.random.key(config.seed)
   state = diffusion.begin(model.training, key, data)
   path = os.path.join(workdir, 'metrics.jsonl')
+  drawn = np.zeros((0, *data.shape[1:]), np.float32)
   with checkpoints.open_checkpoints(workdir) as manager:
     state = checkpoints.restore_latest(manager, state)
     step = int(state.step)
-    records = recorder.keep_lines(path, lambda record: record['step'] < step)
+    records = workdirs.keep_lines(path, lambda record: record['step'] < step)
     begun, waiting = time.perf_counter(), []
     while step < config.train.steps:
       state, loss = diffusion.train(model.training, state, data)
@@ -235,7 +249,7 @@ def fit_model(
         record = {'step': step - 1, 'loss': float(np.mean(waiting))}
         records.append(record | {'seconds': seconds})
         waiting = []
-        recorder.append_lines(path, records[-1:])
+        workdirs.append_lines(path, records[-1:])
         print(f'step {step}: loss {record["loss"]:.4f}', flush=True)
       if due(config.sample.every):
         drawn = model.draw(
@@ -248,7 +262,7 @@ def fit_model(
         images.write_image(os.path.join(workdir, 'samples.png'), grid)
       if due(config.checkpoint.every):
         checkpoints.save(manager, step, state)
-  return state, records
+  return state, records, drawn
 
 
 def describe_losses(records: list[dict]) -> dict:
@@ -265,7 +279,7 @@ def load_noisy(
   config: ml_collections.ConfigDict, shape: tuple[int, ...]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
   """Returns a noisy picture to denoise and the clean one, or None twice."""
-  sigma = wiring.check_sigma(config.denoise.sigma, 'denoise.sigma')
+  sigma = fields.check_sigma(config.denoise.sigma, 'denoise.sigma')
   if not config.denoise.image:
     return None, None
   clean = images.read_image(config.denoise.image)
@@ -281,7 +295,7 @@ def load_noisy(
 
 
 def _denoise(config, model, params, noisy, clean, workdir):
-  """Writes measurement, restored and clean; returns their scores."""
+  """Writes measurement, restored and clean; returns scores and arrays."""
   sigma = config.denoise.sigma / 255
   key = jax.random.fold_in(jax.random.key(config.seed), 2)
   (restored,) = diffusion.denoise(
@@ -300,9 +314,11 @@ def _denoise(config, model, params, noisy, clean, workdir):
   picture = pictures.draw_comparison(panels)
   images.write_image(os.path.join(workdir, 'comparison.png'), picture)
   images.write_image(os.path.join(workdir, 'restored.png'), restored)
-  return {name: {'psnr': psnr} for name, psnr in psnrs.items()} | {
-    'from_step': diffusion.find_step(model.levels, sigma)
+  summary: dict[str, Any] = {
+    name: {'psnr': psnr} for name, psnr in psnrs.items()
   }
+  summary['from_step'] = diffusion.find_step(model.levels, sigma)
+  return Result(summary, {'measurement': noisy, 'restored': restored})
 
 
 if __name__ == '__main__':

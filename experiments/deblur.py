@@ -8,11 +8,19 @@ import ml_collections
 import numpy as np
 
 from dipjax import blurring, corruptions, operators
-from experiments import cli, task, wiring
+from experiments.lib import cli, fields, task
+from experiments.lib.data import Data, read
+
+# Of config.data, and of each kernel its maker and what that takes.
+_READ = ('image', 'crop', 'sigma', 'noise_seed', 'clip', 'blur', 'kernel')
+_KERNELS = {
+  'gaussian': (blurring.make_gaussian_kernel, ('width',)),
+  'motion': (blurring.make_motion_kernel, ('length', 'angle')),
+}
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Sharpens one picture and returns what is written to result.json.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Sharpens one picture; returns the numbers and the arrays.
 
   Args:
     config: as configs/deblur.py.
@@ -25,30 +33,29 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   return task.run('deblur', data, config, workdir)
 
 
-def load(data: ml_collections.ConfigDict) -> wiring.Data:
+def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the blurred picture, and the sharp one if it is known.
 
   With data.blur the image is the sharp one: it is blurred, and noise of
   data.sigma is added; without it the image is the blurred one.
   """
-  image = wiring.read(data.image, data.crop)
-  operator = operators.make_blur(_make_kernel(data))
+  fields.refuse_unread(data, _READ, 'data')
+  image = read(data.image, data.crop)
+  operator = operators.make_blur(_make_kernel(data.kernel))
   if not data.blur:
-    return wiring.Data(image, None, operator)
+    return Data(image, None, operator)
   blurred = np.asarray(operator(jnp.asarray(image)))
-  sigma = wiring.check_sigma(data.sigma)
+  sigma = fields.check_sigma(data.sigma)
   measurement = corruptions.add_gaussian_noise(
     blurred, sigma / 255, seed=data.noise_seed, clip=data.clip
   )
-  return wiring.Data(measurement, image, operator)
+  return Data(measurement, image, operator)
 
 
-def _make_kernel(data):
-  kernels = {
-    'gaussian': lambda: blurring.make_gaussian_kernel(data.width),
-    'motion': lambda: blurring.make_motion_kernel(data.length, data.angle),
-  }
-  return wiring.choose(kernels, data.kernel, 'data.kernel')()
+def _make_kernel(kernel):
+  make, taken = fields.choose(_KERNELS, kernel.name, 'data.kernel.name')
+  fields.refuse_unread(kernel, ('name', *taken), 'data.kernel')
+  return make(*(kernel[name] for name in taken))
 
 
 if __name__ == '__main__':

@@ -5,11 +5,12 @@ python -m experiments.denoise --config=configs/req2.py --workdir=DIR
 
 import ml_collections
 
-from experiments import cli, task, wiring
+from experiments.lib import cli, task
+from experiments.lib.data import load_denoising
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Restores one picture and returns what is written to result.json.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Restores one picture; returns the numbers and the arrays.
 
   Args:
     config: as configs/req2.py.
@@ -18,7 +19,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   Raises:
     ValueError: bad input, in one line; nothing is left behind.
   """
-  data = wiring.load_denoising(config.data)
+  data = load_denoising(config.data)
   return task.run('denoise', data, config, workdir)
 
 

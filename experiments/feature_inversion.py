@@ -9,11 +9,14 @@ import ml_collections
 import numpy as np
 
 from dipjax import operators
-from experiments import cli, task, wiring
+from experiments.lib import build, cli, fields, task
+from experiments.lib.data import Data, read
+
+_READ = ('image', 'crop', 'layers', 'weights')  # Of config.data.
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Inverts the features of one picture; returns what result.json holds.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Inverts the features of one picture; returns the numbers and the arrays.
 
   Args:
     config: as configs/feature_inversion.py.
@@ -25,18 +28,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   return task.run('feature_inversion', load(config.data), config, workdir)
 
 
-def load(data: ml_collections.ConfigDict) -> wiring.Data:
+def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the features of the picture, the largest of them scaled to 1.
 
   The picture itself is only shown: the fit sees the features alone.
   """
-  image = wiring.read(data.image, data.crop)
-  network = wiring.make_features(
-    data.weights, tuple(data.layers), 'data.layers'
-  )
-  features, scale = wiring.scale_features(network, image)
+  fields.refuse_unread(data, _READ, 'data')
+  image = read(data.image, data.crop)
+  network = build.make_features(data.weights, tuple(data.layers), 'data.layers')
+  features, scale = build.scale_features(network, image)
   operator = operators.Shared(operators.compose(network, scale))
-  return wiring.Data(
+  return Data(
     measurement=np.asarray(scale(features)),
     clean=None,
     operator=operator,

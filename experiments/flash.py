@@ -7,11 +7,14 @@ python -m experiments.flash --config=configs/flash.py \
 import ml_collections
 
 from dipjax import codes
-from experiments import cli, task, wiring
+from experiments.lib import cli, fields, task
+from experiments.lib.data import Data, read
+
+_READ = ('image', 'crop', 'flash')  # Of config.data.
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Restores the picture without flash; returns what result.json holds.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Restores the picture without flash; returns the numbers and the arrays.
 
   Args:
     config: as configs/flash.py.
@@ -20,19 +23,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   Raises:
     ValueError: bad input, in one line; nothing is left behind.
   """
+  fields.refuse_unread(config.data, _READ, 'data')
   if not config.data.flash:
     raise ValueError(
       'data.flash is empty: name two pictures of one scene, '
       '--config.data.image=DARK --config.data.flash=BRIGHT'
     )
-  image = wiring.read(config.data.image, config.data.crop)
-  flash = wiring.read(config.data.flash, config.data.crop)
+  image = read(config.data.image, config.data.crop)
+  flash = read(config.data.flash, config.data.crop)
   if image.shape[:2] != flash.shape[:2]:
     raise ValueError(
       f'data.flash is {flash.shape[1]}x{flash.shape[0]}, data.image is '
       f'{image.shape[1]}x{image.shape[0]}: they must be of one size'
     )
-  data = wiring.Data(image, clean=None)
+  data = Data(image, clean=None)
   # In the middle of the code, reflected beyond.
   code = codes.use_image(flash)
   return task.run('flash', data, config, workdir, code=code)

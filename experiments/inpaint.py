@@ -8,11 +8,21 @@ import ml_collections
 import numpy as np
 
 from dipjax import corruptions, operators
-from experiments import cli, task, wiring
+from experiments.lib import cli, fields, task
+from experiments.lib.data import Data, read
+
+_READ = (
+  'image',
+  'crop',
+  'noise_seed',
+  'mask',
+  'missing',
+  'complete',
+)  # Of config.data.
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Fills in one picture and returns what is written to result.json.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Fills in one picture; returns the numbers and the arrays.
 
   Args:
     config: as configs/inpaint.py.
@@ -25,18 +35,19 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   return task.run('inpaint', data, config, workdir)
 
 
-def load(data: ml_collections.ConfigDict) -> wiring.Data:
+def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the seen pixels, and the whole picture where it is known.
 
   The mask is data.mask, a picture of the same size in which 0 is missing; or,
   without one, data.missing of all pixels drawn at random. The picture is known
   without a mask or if data.complete.
   """
-  image = wiring.read(data.image, data.crop)
+  fields.refuse_unread(data, _READ, 'data')
+  image = read(data.image, data.crop)
   operator = operators.make_mask(_load_mask(data, image.shape[:2]))
   measurement = np.asarray(operator(jnp.asarray(image)))
   clean = None if data.mask and not data.complete else image
-  return wiring.Data(measurement=measurement, clean=clean, operator=operator)
+  return Data(measurement=measurement, clean=clean, operator=operator)
 
 
 def _load_mask(data, size):
@@ -44,7 +55,7 @@ def _load_mask(data, size):
     if not 0 < data.missing < 1:
       raise ValueError(f'data.missing must be in (0, 1), got {data.missing}')
     return corruptions.draw_mask(size, data.missing, seed=data.noise_seed)
-  mask = wiring.read(data.mask, data.crop)
+  mask = read(data.mask, data.crop)
   if mask.shape[:2] != size:
     raise ValueError(
       f'data.mask {data.mask!r} is {mask.shape[1]}x{mask.shape[0]}, the image '

@@ -10,13 +10,30 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dipjax import corruptions, fit, lanes, monitors, objectives, operators
-from dipjax.restore import make_problem, run_lanes
-from experiments import cli, images, pictures, plots, recorder, report, wiring
+from dipjax import Recipe, corruptions
+from dipjax.engine import lanes
+from dipjax.engine.fit import make_fit
+from dipjax.engine.loop import run_lanes
+from dipjax.engine.problem import Problem
+from experiments.lib import (
+  build,
+  cli,
+  fields,
+  images,
+  pictures,
+  plots,
+  recorder,
+  report,
+)
+from experiments.lib import workdir as workdirs
+from experiments.lib.data import read
+from experiments.lib.task import Result
+
+_READ = ('image', 'crop', 'sigma', 'noise_seed')  # Of config.data.
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Fits four targets at once and returns what is written to result.json.
+def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
+  """Fits four targets at once; returns the numbers and the arrays.
 
   Args:
     config: as configs/req1.py.
@@ -27,8 +44,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   """
   targets = make_targets(config.data)
   snapshots = _check_snapshots(config)
-  one, keys, problems = make_fits(config, list(targets.values()))
-  workdir = recorder.open_workdir(workdir, config)
+  recipe, key, problems = pose_targets(config, list(targets.values()))
+  workdir = workdirs.open_workdir(workdir, config)
   seeds = [config.seed] * len(targets)
   shown: dict[int, np.ndarray] = {}
   with recorder.Recorder(
@@ -41,7 +58,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
         shown[int(states.step[0])] = np.asarray(states.average)
 
     states, trace = run_lanes(
-      one, keys, problems, chunk=config.record.every, watch=watch
+      make_fit(recipe),
+      jnp.stack([key] * len(targets)),
+      lanes.stack_lanes(problems),
+      chunk=config.record.every,
+      watch=watch,
     )
   taken = trace.active[0]  # All lanes take the same steps.
   losses = dict(zip(targets, trace.loss[:, taken], strict=True))
@@ -61,14 +82,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   }
   _write(workdir, targets, shown, losses, summary)
   print(f'pictures in {os.path.abspath(workdir)}')
-  return summary
+  fitted = dict(zip(targets, np.asarray(states.average), strict=True))
+  return Result(summary, fitted)
 
 
 def make_targets(data: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
   """Returns the four targets of the paper by name, [H, W, C] each."""
-  image = wiring.read(data.image, data.crop)
+  fields.refuse_unread(data, _READ, 'data')
+  sigma = fields.check_sigma(data.sigma)
+  image = read(data.image, data.crop)
   seed = data.noise_seed
-  noisy = corruptions.add_gaussian_noise(image, data.sigma / 255, seed=seed)
+  noisy = corruptions.add_gaussian_noise(image, sigma / 255, seed=seed)
   return {
     'image': image,
     'image + noise': noisy,
@@ -77,41 +101,31 @@ def make_targets(data: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
   }
 
 
-def make_fits(
+def pose_targets(
   config: ml_collections.ConfigDict, targets: list[np.ndarray]
-) -> tuple[fit.Fit, jax.Array, objectives.Problem]:
-  """Returns the fit, the keys and the problems of one lane for each target.
+) -> tuple[Recipe, jax.Array, list[Problem]]:
+  """Returns the recipe, the key and the problems of one lane for each target.
 
   All lanes have the same code and the same initial network: only the targets
-  differ.
+  differ. What is fitted and shown are the outputs themselves, not averaged.
   """
-  wiring.refuse_known_noise(config.fit)
-  arguments = wiring.make_arguments(config, targets[0].shape[-1])
-  network = arguments['network']
-  one = fit.make_fit(
-    network,
-    objectives.measurement_error(network, error=arguments['error']),
-    arguments['optimizer'],
-    {'last': monitors.last(config.fit.steps)},
-    decay=0.0,  # What is shown are the outputs themselves.
-    precision=arguments['precision'],
+  recipe = build.make_recipe(
+    config, targets[0].shape[-1], own=('levels', 'snapshots'), stops=False
   )
-  key = jax.random.key(config.seed)
-  problems = [
-    make_problem(
-      key,
-      jnp.asarray(target),
-      operators.Identity(),
-      network,
-      target.shape,
-      code=arguments['code'],
-      jitter=arguments['jitter'],
-      steps=arguments['steps'],
+  if recipe.method.needs:
+    raise ValueError(
+      f'the method {recipe.method.name!r} needs the noise of what it fits, and '
+      'noise impedance fits targets that have none or are nothing else: choose '
+      'another method'
     )
-    for target in targets
-  ]
-  keys = jnp.stack([key] * len(targets))
-  return one, keys, lanes.stack_lanes(problems)
+  key = jax.random.key(config.seed)
+  problems = []
+  for target in map(jnp.asarray, targets):
+    prepared, operator = recipe.prepare(target)
+    problems.append(
+      lanes.pose_problem(prepared, key, target, operator, target.shape)
+    )
+  return prepared, key, problems
 
 
 def find_levels(
@@ -155,7 +169,7 @@ def _write(workdir, targets, shown, losses, summary):
   images.write_image(path('fits.png'), np.concatenate(rows))
   if not plots.draw_losses(path('curves.png'), losses):
     print("for curves.png: pip install 'dipjax[plots]'")
-  recorder.write_json(path('result.json'), summary)
+  workdirs.write_json(path('result.json'), summary)
 
 
 if __name__ == '__main__':

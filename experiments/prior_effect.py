@@ -8,19 +8,13 @@ import os
 
 import ml_collections
 
-from experiments import (
-  cli,
-  images,
-  pictures,
-  recorder,
-  super_resolution,
-  task,
-  wiring,
-)
+from experiments import super_resolution
+from experiments.lib import build, cli, images, pictures, task
+from experiments.lib import workdir as workdirs
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Enlarges one picture three times; returns what result.json holds.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Enlarges one picture three times; returns the numbers and the arrays.
 
   Each of the three is a run of its own in a folder of its own: `none` and `tv`
   fit the pixels themselves, `network` is the deep image prior.
@@ -35,23 +29,27 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   data = super_resolution.load(config.data)
   arms = make_arms(config)
   for arm in arms.values():  # Before anything is left behind.
-    wiring.make_arguments(arm, data.measurement.shape[-1])
-  workdir = recorder.open_workdir(workdir, config)
-  summaries, panels = {}, {'measurement': data.picture}
+    build.make_recipe(arm, data.measurement.shape[-1])
+  workdir = workdirs.open_workdir(workdir, config)
+  results, panels = {}, {'measurement': data.picture}
   for name, arm in arms.items():
     print(f'{name}:')
     folder = os.path.join(workdir, name)
-    summaries[name] = task.run('prior_effect', data, arm, folder)
-    restored = images.read_image(os.path.join(folder, 'restored.png'))
-    panels[_make_caption(name, summaries[name])] = restored
+    results[name] = task.run('prior_effect', data, arm, folder)
+    caption = _make_caption(name, results[name].summary)
+    panels[caption] = results[name].images['restored']
   if data.clean is not None:
     panels['clean'] = data.clean
   picture = pictures.draw_comparison(panels)
   images.write_image(os.path.join(workdir, 'comparison.png'), picture)
-  summary = {'experiment': 'prior_effect', 'arms': summaries}
-  recorder.write_json(os.path.join(workdir, 'result.json'), summary)
+  summary = {
+    'experiment': 'prior_effect',
+    'arms': {name: result.summary for name, result in results.items()},
+  }
+  workdirs.write_json(os.path.join(workdir, 'result.json'), summary)
   print(f'all three side by side in {os.path.abspath(workdir)}')
-  return summary
+  restored = {name: one.images['restored'] for name, one in results.items()}
+  return task.Result(summary, {'measurement': data.picture, **restored})
 
 
 def make_arms(

@@ -9,12 +9,14 @@ from collections.abc import Sequence
 import ml_collections
 import numpy as np
 
-from dipjax.restore import Restoration
-from experiments import cli, plots, recorder, report, stages
+from dipjax import Restoration
+from experiments.lib import cli, plots, recorder, report, stages
+from experiments.lib import workdir as workdirs
+from experiments.lib.task import Result
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Restores one picture in stages; returns what is written to result.json.
+def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
+  """Restores one picture in stages; returns the numbers and the arrays.
 
   Args:
     config: as configs/staged.py.
@@ -24,11 +26,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
     ValueError: bad input, in one line; nothing is left behind.
   """
   setup = stages.make_setup(config)
-  seeds, steps = setup.arguments['seeds'], [stage.steps for stage in setup.plan]
+  seeds, steps = setup.seeds, [stage.steps for stage in setup.plan]
   parallel = config.staged.parallel
   seeds = seeds * len(steps) if parallel else seeds
   budget = max(steps) if parallel else sum(steps)
-  workdir = recorder.open_workdir(workdir, config)
+  workdir = workdirs.open_workdir(workdir, config)
   print(stages.describe_plan(setup))
   with recorder.Recorder(workdir, steps=budget, seeds=seeds) as record:
     if parallel:
@@ -39,9 +41,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   summary = summarize(setup, results, result, record)
   path = os.path.join(workdir, 'stages.png')
   plots.draw_stages(path, record.records, title=summary.get('protocol', ''))
-  report.write_report(workdir, summary, setup.data, result, record.records)
+  listed = report.list_images(summary, setup.data, setup.recipe, result)
+  report.write_report(workdir, summary, setup.data, listed, record.records)
   report.print_summary(workdir, summary)
-  return summary
+  return Result(summary, listed, result)
 
 
 def summarize(
@@ -77,7 +80,7 @@ def _summarize_stage(setup, index, result):
     target = stages.make_target(setup, key, index)
     lanes_of_stage.append(
       {
-        'seed': setup.arguments['seeds'][lane],
+        'seed': setup.seeds[lane],
         'steps': int(result.stopped[lane]),
         'selected_step': int(result.selected[lane]),
         **stages.score_target(image, np.asarray(target)),

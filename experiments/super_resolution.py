@@ -8,13 +8,23 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from dipjax import operators
-from experiments import cli, images, task, wiring
+from experiments.lib import cli, fields, images, task
+from experiments.lib.data import Data, read
+
+_READ = (
+  'image',
+  'crop',
+  'reduce',
+  'factor',
+  'filter',
+  'multiple',
+)  # Of config.data.
 
 _SHAVE = 4  # Pixels at each edge that the paper's PSNR of Y leaves out.
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Enlarges one picture and returns what is written to result.json.
+def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
+  """Enlarges one picture; returns the numbers and the arrays.
 
   Args:
     config: as configs/req3.py.
@@ -27,15 +37,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
   return task.run('super_resolution', data, config, workdir)
 
 
-def load(data: ml_collections.ConfigDict) -> wiring.Data:
+def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the small picture, and the large one if it is known.
 
   With data.reduce the image is the large one, cut to a multiple of
   data.multiple and reduced with Pillow's Lanczos filter to 8 bits, as the
   paper's authors do; without it the image is the small one.
   """
+  fields.refuse_unread(data, _READ, 'data')
   operator = operators.Downsample(data.factor, data.filter)
-  image = wiring.read(data.image, data.crop)
+  image = read(data.image, data.crop)
   if not data.reduce:
     small, clean = image, None
   else:
@@ -43,7 +54,7 @@ def load(data: ml_collections.ConfigDict) -> wiring.Data:
     small = _reduce(clean, data.factor)
   height, width, channels = small.shape
   baselines = _enlarge(small, data.factor)
-  return wiring.Data(
+  return Data(
     measurement=small,
     clean=clean,
     operator=operator,

@@ -117,7 +117,7 @@ def make_fit(recipe: Recipe) -> Fit:
 
 
 def _advance(recipe, state, problem):
-  """One step of the method: loss, gradient, guard, update, average, monitors."""
+  """One step: loss, gradient, guard, update, average, monitors."""
   step = state.step
   key = jax.random.fold_in(state.key, guard.fold_jumps(state.guard, step))
 

@@ -181,8 +181,6 @@ def _run_at_once(advance_lane, states, problems):
 
 
 @jax.jit
-def find_finished(
-  states: fit_lib.FitState, problems: Problem
-) -> Array:
+def find_finished(states: fit_lib.FitState, problems: Problem) -> Array:
   """Returns which lanes are finished, [lanes]."""
   return _map_at_once(fit_lib.is_finished)(states, problems)

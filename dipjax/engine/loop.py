@@ -69,9 +69,7 @@ def run_lanes(
   return states, jax.tree.map(lambda *t: np.concatenate(t, axis=1), *traces)
 
 
-def collect(
-  states: FitState, trace: Trace, rule: str
-) -> Restoration:
+def collect(states: FitState, trace: Trace, rule: str) -> Restoration:
   """Returns what the monitor `rule` selected of the lanes of `run_lanes`."""
   states = jax.device_get(states.replace(opt_state=(), key=(), guard=None))
   images = np.clip(states.monitors[rule].image, 0, 1)

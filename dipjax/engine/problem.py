@@ -65,14 +65,14 @@ def make_problem(
     sigma: standard deviation of the measurement's noise, where it is known.
     reference: another measurement, where there is one.
   """
-  height, width = size[:2]
+  height, width, *_ = size
   # The fit draws from the key itself, so that the code has another stream.
   drawn = code(jax.random.fold_in(key, 1), network.code_size(height, width))
-  image_size = find_output(network, drawn.shape)[:2]
+  rows, columns, *_ = find_output(network, drawn.shape)
   return Problem(
     measurement=measurement,
     operator=operator,
-    crop=operators.crop_center(image_size, (height, width)),
+    crop=operators.crop_center((rows, columns), (height, width)),
     code=drawn,
     weights=jnp.array(weights, jnp.float32),
     jitter=jnp.array(jitter, jnp.float32),

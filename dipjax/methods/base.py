@@ -50,8 +50,8 @@ class Method:
       too: the method is for denoising alone.
     takes_terms: whether penalties and features can be added.
     estimates_risk: whether the loss estimates the squared error to the truth.
-    precisions: of `recipe.PRECISIONS` that the objective can be computed in; empty
-      stands for all.
+    precisions: of `recipe.PRECISIONS` that the objective can be computed in;
+      empty stands for all.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset()
@@ -113,7 +113,8 @@ def draw_image(
 ) -> tuple[Array, Array]:
   """Returns the image for a jittered code, [H, W, C], and that code."""
   code = codes.jitter_code(key, problem.code, problem.jitter)
-  return problem.crop(network.apply({'params': params}, code)), code
+  output: Any = network.apply({'params': params}, code)
+  return problem.crop(output), code
 
 
 def add_terms(
@@ -132,8 +133,9 @@ def add_terms(
     loss += problem.weights[i] * penalty(image)
   if problem.features is None:
     return loss
+  target: Any = problem.target
   features = problem.features(predicted.astype(problem.code.dtype))
-  distance = jnp.mean(jnp.square(features - problem.target))
+  distance = jnp.mean(jnp.square(features - target))
   return loss + problem.weights[len(penalties)] * distance
 
 

@@ -10,7 +10,7 @@ from dipjax.methods import base, known_noise
 
 @dataclasses.dataclass(frozen=True)
 class Recorrupted(known_noise.KnownNoise):
-  """The squared error against a measurement whose noise the code does not share.
+  """The squared error against a measurement of independent noise.
 
   The network sees y + j w, w ~ N(0, 1), as its code; its image is compared with
   y - v w / j, where v is the variance of the noise of y: sigma^2 but where that

@@ -41,7 +41,7 @@ class Stein(known_noise.KnownNoise):
   def make_objective(
     self, network: nn.Module, penalties: tuple[base.Penalty, ...] = ()
   ) -> base.Objective:
-    """See `base.Method.make_objective`; takes neither penalties nor features."""
+    """See `base.Method.make_objective`; it takes no penalties."""
     if penalties:
       raise ValueError("the method 'stein' takes no penalties")
 

@@ -1,0 +1,71 @@
+"""Networks: the image is the output of one of them.
+
+`NETWORKS` has each by the name that a config uses, with the settings that its
+authors published: another one is a file here and a row of this table.
+"""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from flax import linen as nn
+
+from dipjax.networks.decoder import Decoder
+from dipjax.networks.dncnn import DnCNN
+from dipjax.networks.pixels import Pixels
+from dipjax.networks.resnet import ResNet
+from dipjax.networks.skip import Skip
+from dipjax.networks.unet import UNet
+
+
+class Row(NamedTuple):
+  """A network, how it is fitted, and how it is made small."""
+
+  module: type[nn.Module]
+  quick: Mapping[str, Any] = {}  # Fields for minutes on a laptop.
+  smoke: Mapping[str, Any] = {}  # Fields for seconds, code_channels too.
+  code_channels: int = 32  # Of the noise that is its code.
+  learning_rate: float = 0.01
+  jitter: float | None = None  # None: that of the task.
+  # How long a rule waits; None: as the rule has it. Where steps are ten times
+  # smaller, the usual 300 steps can end in an early valley.
+  patience: int | None = None
+
+
+NETWORKS = {
+  'skip': Row(
+    Skip,
+    quick={'down': (64,) * 5, 'up': (64,) * 5},
+    smoke={'down': (8, 8), 'up': (8, 8), 'skip': (4, 4), 'code_channels': 4},
+  ),
+  'unet': Row(
+    UNet,
+    quick={'channels': (8, 16, 32, 64, 128)},
+    smoke={'channels': (8, 8, 8), 'code_channels': 4},
+    learning_rate=0.001,
+    patience=1000,
+  ),
+  # Never published as a prior: it is fitted as the ResNet.
+  'dncnn': Row(
+    DnCNN,
+    quick={'depth': 9, 'channels': 32},
+    smoke={'depth': 4, 'channels': 8, 'code_channels': 4},
+    learning_rate=0.001,
+    patience=1000,
+  ),
+  'resnet': Row(
+    ResNet,
+    quick={'blocks': 5},
+    smoke={'blocks': 2, 'channels': 8, 'code_channels': 4},
+    learning_rate=0.001,
+    patience=1000,
+  ),
+  'decoder': Row(
+    Decoder,
+    quick={'width': 64, 'code_channels': 64},
+    smoke={'width': 8, 'doublings': 3, 'code_channels': 8},
+    code_channels=128,
+    jitter=0.0,
+  ),
+  # No network: the image itself is fitted, for comparison.
+  'pixels': Row(Pixels, smoke={'code_channels': 1}, jitter=0.0),
+}

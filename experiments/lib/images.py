@@ -7,10 +7,11 @@ import io
 import os
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from experiments.lib import folders
 
 MAX_PIXELS = 100_000_000
 
@@ -110,24 +111,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
   # Pillow knows grey as [H, W].
   grey = levels.shape[2] == 1
   Image.fromarray(levels[..., 0] if grey else levels).save(data, 'PNG')
-  write_atomic(path, data.getvalue())
-
-
-def write_atomic(path: str | os.PathLike, data: bytes) -> None:
-  """Leaves at `path` either all of the data or what was there before.
-
-  The folder must exist; a failure leaves no temporary file in it.
-  """
-  path = Path(path)
-  temporary = path.with_name(f'.{path.name}.tmp-{os.getpid()}')
-  try:
-    with open(temporary, 'wb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  folders.write_atomic(path, data.getvalue())
 
 
 def _read_file(path: str) -> np.ndarray:

@@ -8,43 +8,69 @@ import jax
 import numpy as np
 
 import dipjax
-from dipjax import features, metrics, monitors
-from experiments import images, pictures, plots, recorder, weights, wiring
+from dipjax import features, metrics
+from experiments.lib import images, pictures, plots, recorder, weights
+from experiments.lib import workdir as workdirs
+from experiments.lib.data import Data
+
+
+def list_images(
+  summary: dict,
+  data: Data,
+  recipe: dipjax.Recipe,
+  result: dipjax.Restoration,
+) -> dict[str, np.ndarray]:
+  """Returns the pictures of a restoration as floats [H, W, C], by name.
+
+  They are 'measurement' and 'restored'; with several lanes 'deviation' and
+  'restored_seed_N'; and 'posterior_deviation', the mean over the lanes, where
+  the rule returns a mean of samples.
+
+  Args:
+    summary: what `summarize` returned.
+    data: what was restored.
+    recipe: how.
+    result: of the restoration.
+  """
+  listed = {'measurement': data.picture, 'restored': result.image}
+  if len(result.images) > 1:
+    listed['deviation'] = result.deviation
+    for lane, image in zip(summary['lanes'], result.images, strict=True):
+      listed[f'restored_seed_{lane["seed"]}'] = image
+  rule = recipe.monitors[result.rule]
+  samples = rule.find_deviation(result.monitors[result.rule])
+  if samples is not None:
+    listed['posterior_deviation'] = np.asarray(samples).mean(axis=0)
+  return listed
 
 
 def write_report(
   workdir: str,
   summary: dict,
-  data: wiring.Data,
-  result: dipjax.Restoration,
+  data: Data,
+  listed: Mapping[str, np.ndarray],
   records: Sequence[Mapping],
 ) -> None:
   """Writes the pictures and result.json of a restoration.
 
-  Files: restored.png, comparison.png, curves.png (with matplotlib),
-  result.json, with several lanes deviation.png and restored_seed_N.png, and
-  with the rule mean posterior_deviation.png, the samples' mean over the lanes.
+  Files: restored.png and the others of `list_images` but the measurement,
+  comparison.png, curves.png (with matplotlib), result.json.
 
   Args:
     workdir: the folder.
     summary: what `summarize` returned.
     data: what was restored.
-    result: of the restoration.
+    listed: what `list_images` returned.
     records: those of the recorder.
   """
   write = lambda name, image: images.write_image(
-    os.path.join(workdir, name), image
+    os.path.join(workdir, f'{name}.png'), image
   )
-  write('restored.png', result.image)
-  write('comparison.png', _draw_comparison(data, result, summary))
-  if len(result.images) > 1:
-    write('deviation.png', pictures.draw_deviation(result.deviation))
-    for lane, image in zip(summary['lanes'], result.images, strict=True):
-      write(f'restored_seed_{lane["seed"]}.png', image)
-  if result.rule == 'mean':
-    samples = monitors.compute_deviation(result.monitors['mean'])
-    deviation = np.asarray(samples).mean(axis=0)
-    write('posterior_deviation.png', pictures.draw_deviation(deviation))
+  for name, image in listed.items():
+    if name != 'measurement':
+      is_map = name.endswith('deviation')
+      write(name, pictures.draw_deviation(image) if is_map else image)
+  write('comparison', _draw_comparison(data, listed['restored'], summary))
   selected = [lane['selected_step'] for lane in summary['lanes']]
   if not plots.draw_curves(
     os.path.join(workdir, 'curves.png'),
@@ -54,7 +80,7 @@ def write_report(
   ):
     print("for curves.png: pip install 'dipjax[plots]'")
   # Last: where it is, the run is whole.
-  recorder.write_json(os.path.join(workdir, 'result.json'), summary)
+  workdirs.write_json(os.path.join(workdir, 'result.json'), summary)
 
 
 def print_summary(workdir: str, summary: dict) -> None:
@@ -82,7 +108,7 @@ def _describe_returns(lane):
 
 def summarize(
   experiment: str,
-  data: wiring.Data,
+  data: Data,
   result: dipjax.Restoration,
   record: recorder.Recorder,
 ) -> dict:
@@ -160,7 +186,7 @@ def score_step(
   return scores
 
 
-def score(image: np.ndarray, data: wiring.Data) -> dict[str, float | None]:
+def score(image: np.ndarray, data: Data) -> dict[str, float | None]:
   """Returns those of `score_step`, lpips from 16 pixels, psnr_y if wanted.
 
   Nothing where the clean image is not known. LPIPS needs dipjax[perceptual].
@@ -223,7 +249,7 @@ def _find_returns(returned) -> list[int]:
   return returned[returned >= 0].tolist()
 
 
-def _draw_comparison(data, result, summary):
+def _draw_comparison(data, image, summary):
   """Measurement, restored, and either the clean image and what is wrong with
   the restored one, or what was removed from the measurement."""
   caption = lambda name, scores: (
@@ -234,17 +260,17 @@ def _draw_comparison(data, result, summary):
   panels = {
     caption(data.caption, summary['measurement']): data.picture,
     **{
-      caption(name, summary['baselines'][name]): image
-      for name, image in data.baselines.items()
-      if image is not data.picture
+      caption(name, summary['baselines'][name]): baseline
+      for name, baseline in data.baselines.items()
+      if baseline is not data.picture
     },
-    caption(restored, summary['restored']): result.image,
+    caption(restored, summary['restored']): image,
   }
   if data.clean is None:
-    removed = pictures.draw_difference(data.picture, result.image)
+    removed = pictures.draw_difference(data.picture, image)
     panels[f'{data.caption} - restored, {gain}'] = removed
   else:
     panels['clean'] = data.clean
-    wrong = pictures.draw_difference(result.image, data.clean)
+    wrong = pictures.draw_difference(image, data.clean)
     panels[f'restored - clean, {gain}'] = wrong
   return pictures.draw_comparison(panels)

@@ -5,20 +5,19 @@ moves the progress bar.
 """
 
 import contextlib
-import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.monitoring
-import ml_collections
 import numpy as np
 
-from dipjax import fit as fit_lib
-from experiments import images
+from dipjax.engine.fit import FitState, Trace
+from experiments.lib import folders
+from experiments.lib import workdir as workdirs
 
 # Of JAX's events those that do not contain each other, as those of tracing do.
 _COMPILING = (
@@ -41,84 +40,6 @@ def _add_compiling(event: str, duration_secs: float, **kwargs) -> None:
 jax.monitoring.register_event_duration_secs_listener(_add_compiling)
 
 
-def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> str:
-  """Returns the folder of a run, made and written to: it holds config.json.
-
-  A folder with a run of the same config is started again; one of another config
-  is left alone.
-
-  Raises:
-    ValueError: the folder cannot be written, or holds another config, with the
-      differing field named.
-  """
-  path = os.path.join(workdir, 'config.json')
-  given = json.loads(json.dumps(config.to_dict()))
-  try:
-    os.makedirs(workdir, exist_ok=True)
-    if os.path.exists(path):
-      with open(path) as file:
-        _check_same(json.load(file), given, workdir)
-    write_json(path, given)
-    # It is written last: while a run goes on there is none.
-    with contextlib.suppress(FileNotFoundError):
-      os.remove(os.path.join(workdir, 'result.json'))
-  except OSError as error:
-    raise ValueError(f'workdir {workdir!r}: {error.strerror}') from error
-  except json.JSONDecodeError:
-    raise ValueError(f'{path!r} is not a config: use another workdir') from None
-  return workdir
-
-
-def _check_same(there: Any, given: Any, workdir: str, field: str = '') -> None:
-  if isinstance(there, dict) and isinstance(given, dict):
-    for key in sorted(there.keys() | given.keys()):
-      name = f'{field}.{key}' if field else key
-      _check_same(there.get(key), given.get(key), workdir, name)
-  elif there != given:
-    raise ValueError(
-      f'workdir {workdir!r} holds a run with {field}={there!r}, this one has '
-      f'{given!r}: use another workdir'
-    )
-
-
-def write_json(path: str, value: Any) -> None:
-  """Writes indented JSON, whole or not at all."""
-  images.write_atomic(path, (json.dumps(value, indent=2) + '\n').encode())
-
-
-def append_lines(path: str, records: Sequence[Mapping[str, Any]]) -> None:
-  """Appends records to a file, one line of JSON each."""
-  lines = ''.join(json.dumps(record) + '\n' for record in records)
-  # One write of whole lines: a kill leaves no half of one.
-  with open(path, 'ab', buffering=0) as file:
-    file.write(lines.encode())
-
-
-def read_lines(path: str) -> list[dict[str, Any]]:
-  """Returns the records of a file, none where there is no file.
-
-  Raises:
-    ValueError: a line that is no JSON, with the file named.
-  """
-  if not os.path.exists(path):
-    return []
-  try:
-    with open(path) as file:
-      return [json.loads(line) for line in file]
-  except ValueError:
-    raise ValueError(f'{path!r} is no file of records: name another') from None
-
-
-def keep_lines(
-  path: str, keep: Callable[[dict[str, Any]], bool]
-) -> list[dict[str, Any]]:
-  """Returns the records to keep; the file, made anew, holds no others."""
-  records = [record for record in read_lines(path) if keep(record)]
-  images.write_atomic(path, b'')
-  append_lines(path, records)
-  return records
-
-
 class Recorder:
   """Records a run in a folder and shows its progress.
 
@@ -136,7 +57,7 @@ class Recorder:
     self.seeds = seeds
     self._metrics, self._append = os.path.join(workdir, 'metrics.jsonl'), append
     if not append:
-      images.write_atomic(self._metrics, b'')
+      folders.write_atomic(self._metrics, b'')
     lanes = f'{len(seeds)} lanes' if len(seeds) > 1 else 'one lane'
     print(
       f'compiling for {lanes} on {describe_device()}: seconds to a minute, '
@@ -155,8 +76,8 @@ class Recorder:
 
   def __call__(
     self,
-    states: fit_lib.FitState,
-    trace: fit_lib.Trace,
+    states: FitState,
+    trace: Trace,
     notes: Sequence[Mapping[str, Any]] | None = None,
   ) -> None:
     """Records the last step of each lane in a chunk; see dipjax.restore.
@@ -173,7 +94,7 @@ class Recorder:
       if trace.active[lane].any()
     ]
     self.records += records
-    append_lines(self._metrics, records)
+    workdirs.append_lines(self._metrics, records)
     self._show(records, trace)
 
   def __enter__(self):
@@ -194,7 +115,7 @@ class Recorder:
     with contextlib.suppress(OSError):  # It holds files of the user's.
       os.rmdir(folder)
 
-  def _make_record(self, lane: int, trace: fit_lib.Trace) -> dict[str, Any]:
+  def _make_record(self, lane: int, trace: Trace) -> dict[str, Any]:
     last = np.flatnonzero(trace.active[lane])[-1]
     record: dict[str, Any] = {
       'step': int(trace.step[lane, last]),

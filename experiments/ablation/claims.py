@@ -1,6 +1,6 @@
 """What the arms of an ablation say of the source's claims, and of stopping.
 
-No fits and no files: rows and lines are those of `ablation_table`.
+No fits and no files: rows and lines are those of `table`.
 """
 
 import itertools
@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from experiments.ablation_table import (
+from experiments.ablation.table import (
   CLEAN,
   FACTORS,
   FIXED,

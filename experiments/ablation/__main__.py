@@ -9,27 +9,29 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
-from dipjax import noise
-from dipjax.restore import Restoration
-from experiments import (
-  ablation_arms,
-  ablation_claims,
-  ablation_table,
-  baselines,
+from dipjax import Restoration, monitors, noise
+from experiments.ablation import arms as arms_lib
+from experiments.ablation import baselines, claims, table
+from experiments.ablation.table import Arm
+from experiments.lib import (
+  build,
   cli,
+  folders,
   images,
   plots,
   recorder,
   report,
   stages,
-  wiring,
 )
-from experiments.ablation_table import Arm
+from experiments.lib import workdir as workdirs
+from experiments.lib.data import Data, load_denoising
+from experiments.lib.task import Result
 
 
-def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Fits all arms, one group after the other; returns what result.json holds.
+def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
+  """Fits all arms, one group after the other; returns numbers and arrays.
 
   A finished arm is a line of arms.jsonl: the same command goes on after it.
 
@@ -42,36 +44,52 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
       nothing is left behind.
   """
   data, sigma, told = load(config)
-  wiring.choose(dict.fromkeys(('wmv', 'emv')), config.stop.rule, 'stop.rule')
+  _check_rule(config)
   trained = None
   if config.baselines.ddpm:
     shape = data.measurement.shape
     trained = baselines.load_ddpm(config.baselines.ddpm, shape)
-  planned = ablation_arms.plan_arms(config)
-  workdir = recorder.open_workdir(workdir, config)
+  planned = arms_lib.plan_arms(config)
+  workdir = workdirs.open_workdir(workdir, config)
   path = os.path.join(workdir, 'arms.jsonl')
-  rows: list[Any] = recorder.read_lines(path)
+  rows: list[Any] = workdirs.read_lines(path)
   done = {row['arm'] for row in rows}
-  recorder.keep_lines(
+  workdirs.keep_lines(
     os.path.join(workdir, 'metrics.jsonl'), lambda record: record['arm'] in done
   )
-  print(ablation_arms.describe_budget(config, planned, done), flush=True)
+  print(arms_lib.describe_budget(config, planned, done), flush=True)
   beside = baselines.make_rows(data, sigma, told, trained)
   waiting = [arm for arm in planned if arm.name not in done]
-  for group in ablation_arms.group_arms(waiting, config.arms.together):
-    added = fit_arms(config, group, workdir)
-    recorder.append_lines(path, added)
+  arrays = {'measurement': data.measurement}
+  for group in arms_lib.group_arms(waiting, config.arms.together):
+    added, restored = fit_arms(config, group, workdir)
+    workdirs.append_lines(path, added)
     rows += added
+    arrays |= restored
   order = [arm.name for arm in planned]
   rows.sort(key=lambda row: order.index(row['arm']))
-  return write(config, workdir, beside, rows)
+  return Result(write(config, workdir, beside, rows), arrays)
+
+
+def _check_rule(config):
+  rule = build.make_monitors(config.stop)[config.stop.name]
+  if rule.needs or not rule.waits:
+    known = [
+      name
+      for name, rule in monitors.MONITORS.items()
+      if rule.waits and not rule.needs
+    ]
+    raise ValueError(
+      'an ablation compares fits that stop by themselves: stop.name must be '
+      f'one of {", ".join(known)}, got {config.stop.name!r}'
+    )
 
 
 def load(
   config: ml_collections.ConfigDict,
-) -> tuple[wiring.Data, float, str]:
+) -> tuple[Data, float, str]:
   """Returns the picture, the deviation of its noise, and how that is known."""
-  data = wiring.load_denoising(config.data)
+  data = load_denoising(config.data)
   if data.clean is None:
     raise ValueError(
       'an ablation needs the clean image to score its arms: give data.clean, '
@@ -85,29 +103,33 @@ def load(
 
 def fit_arms(
   config: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: str
-) -> list[dict]:
-  """Fits arms of one program at once, each seed a lane; returns their rows.
+) -> tuple[list[dict], dict[str, np.ndarray]]:
+  """Fits arms of one program at once, each seed a lane.
 
   Leaves ARM.png, what the first seed gave.
+
+  Returns:
+    The rows of the arms, and what the first seed gave by the arm's name.
   """
-  setups = [ablation_arms.make_setup(config, arm) for arm in arms]
+  setups = [arms_lib.make_setup(config, arm) for arm in arms]
   print(f'{", ".join(arm.name for arm in arms)}:')
   # Each stage lasts as long as its longest.
   together = zip(*(setup.plan for setup in setups), strict=True)
   steps = sum(max(stage.steps for stage in alike) for alike in together)
-  seeds = setups[0].arguments['seeds'] * len(arms)
+  seeds = setups[0].seeds * len(arms)
   with recorder.Recorder(
     workdir, steps=steps, seeds=seeds, append=True
   ) as record:
     fitted = stages.fit_chain(setups, record)
-  rows = []
+  rows, restored = [], {}
   for arm, setup, results in zip(arms, setups, fitted, strict=True):
     result = stages.join_stages(results, chained=True)
     path = os.path.join(workdir, f'{arm.name}.png')
-    images.write_image(path, result.images[0])
+    restored[arm.name] = result.images[0]
+    images.write_image(path, restored[arm.name])
     seconds = record.seconds['fit'] / len(arms)
     rows += make_rows(arm, setup, result, seconds)
-  return rows
+  return rows, restored
 
 
 def make_rows(
@@ -118,18 +140,18 @@ def make_rows(
     'arm': arm.name,
     **arm._asdict(),
     **setup.marks,
-    'planned': ablation_arms.count_steps(setup),
+    'planned': arms_lib.count_steps(setup),
     'seconds': seconds,
     'parameters': sum(x[0].size for x in jax.tree.leaves(result.params)),
   }
   if not arm.is_plain:
     seen = (result.images, result.stopped, result.selected)
     lanes = _score_lanes(setup, result, *seen)
-    return [row | {'method': ablation_table.STAGED, 'lanes': lanes}]
+    return [row | {'method': table.STAGED, 'lanes': lanes}]
   row |= {'schedule': None, 'beta_max': None}
   watched = {
-    ablation_table.FIXED: ablation_table.FIXED,
-    ablation_table.STOPPED: result.rule,
+    table.FIXED: table.FIXED,
+    table.STOPPED: result.rule,
   }
   rows = []
   for method, name in watched.items():
@@ -149,7 +171,7 @@ def _score_lanes(setup, result, restored, spent, selected):
       **report.score_step(restored[i], clean),
       'oracle': {'step': int(oracle.step[i]), 'psnr': float(oracle.best[i])},
     }
-    for i, seed in enumerate(setup.arguments['seeds'])
+    for i, seed in enumerate(setup.seeds)
   ]
 
 
@@ -161,21 +183,23 @@ def write(
 ) -> dict:
   """Writes table.md, table.csv, arms.png and result.json; returns the last."""
   budget = config.fit.steps
-  lines = [ablation_table.summarize_row(r, budget) for r in (*beside, *rows)]
-  claims = ablation_claims.judge_claims(rows)
-  stopping = ablation_claims.describe_stopping(lines)
-  table = ablation_table.format_markdown(lines)
-  said = ablation_table.describe_table(config.lanes, budget)
-  texts = [claim['text'] for claim in claims] + stopping
+  lines = [table.summarize_row(r, budget) for r in (*beside, *rows)]
+  judged = claims.judge_claims(rows)
+  stopping = claims.describe_stopping(lines)
+  shown = table.format_markdown(lines)
+  said = table.describe_table(config.lanes, budget)
+  texts = [claim['text'] for claim in judged] + stopping
   listed = ''.join(f'- {text}\n' for text in texts)
   path = lambda name: os.path.join(workdir, name)
-  images.write_atomic(path('table.md'), f'{said}\n\n{table}\n{listed}'.encode())
-  csv = ablation_table.format_csv(lines)
-  images.write_atomic(path('table.csv'), csv.encode())
+  folders.write_atomic(
+    path('table.md'), f'{said}\n\n{shown}\n{listed}'.encode()
+  )
+  csv = table.format_csv(lines)
+  folders.write_atomic(path('table.csv'), csv.encode())
   if not plots.draw_arms(path('arms.png'), lines):
     print("for arms.png: pip install 'dipjax[plots]'")
   # A plain fit that was stopped is a part of that with fixed steps.
-  fits = [row for row in rows if row['method'] != ablation_table.STOPPED]
+  fits = [row for row in rows if row['method'] != table.STOPPED]
   summary = {
     'experiment': 'ablation',
     'budget': budget,
@@ -186,11 +210,11 @@ def write(
     'versions': recorder.describe_versions(),
     'table': lines,
     'lanes': {f'{r["arm"]}, {r["method"]}': r['lanes'] for r in rows},
-    'claims': claims,
+    'claims': judged,
     'stopping': stopping,
   }
-  recorder.write_json(path('result.json'), summary)
-  print(table, *texts, f'all in {os.path.abspath(workdir)}', sep='\n')
+  workdirs.write_json(path('result.json'), summary)
+  print(shown, *texts, f'all in {os.path.abspath(workdir)}', sep='\n')
   return summary
 
 

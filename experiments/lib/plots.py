@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from experiments import images
+from experiments.lib import folders
 
 # (key of a record, legend, colour)
 _CURVES = (
@@ -210,7 +210,7 @@ def _make_figure(height: float = 4.2):
 def _save_figure(path, figure):
   data = io.BytesIO()
   figure.savefig(data, format='png')
-  images.write_atomic(path, data.getvalue())
+  folders.write_atomic(path, data.getvalue())
 
 
 def _draw_quantity(axis, records, key, label, colour) -> None:

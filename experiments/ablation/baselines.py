@@ -10,7 +10,9 @@ import ml_collections
 import numpy as np
 
 from dipjax import diffusion
-from experiments import checkpoints, ddpm, report, wiring
+from experiments import ddpm
+from experiments.lib import checkpoints, report
+from experiments.lib.data import Data
 
 
 class Trained(NamedTuple):
@@ -99,7 +101,7 @@ def denoise_ddpm(
 
 
 def make_rows(
-  data: wiring.Data, sigma: float, told: str, trained: Trained | None
+  data: Data, sigma: float, told: str, trained: Trained | None
 ) -> list[dict]:
   """Returns the rows of what is no fit: the measurement, DDPM, BM3D."""
   noisy, ddpm, how = data.measurement, None, 'no baselines.ddpm is given'

@@ -16,7 +16,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments import folders
+from experiments.lib import folders
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
 

@@ -10,8 +10,10 @@ import jax
 import ml_collections
 
 from dipjax import monitors
-from experiments import ablation_table, stages, wiring
-from experiments.ablation_table import Arm
+from dipjax.engine.fit import make_fit
+from experiments.ablation import table
+from experiments.ablation.table import Arm
+from experiments.lib import fields, stages
 
 _ENOUGH = 10**9  # Steps, so many that rounding is no share of them.
 
@@ -23,7 +25,7 @@ def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
     ValueError: no arms; or all that cannot run and why, in one line.
   """
   arms = config.arms
-  crossed = ablation_table.cross_arms(
+  crossed = table.cross_arms(
     networks=arms.networks,
     perceptual=arms.perceptual,
     references=arms.references,
@@ -39,7 +41,7 @@ def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
   for arm in crossed:
     try:
       setup = make_setup(config, arm)
-      program = setup.fit, arm.perceptual > 0
+      program = make_fit(setup.recipe), arm.perceptual > 0
       if program not in traced:
         _trace_fit(setup)
       traced.add(program)
@@ -65,11 +67,9 @@ def make_setup(config: ml_collections.ConfigDict, arm: Arm) -> stages.Setup:
   marks = {'arm': arm.name, **setup.marks}
   if not arm.is_plain:
     return setup._replace(marks=marks)
-  last = {ablation_table.FIXED: monitors.last(count_steps(setup))}
-  arguments = setup.arguments
-  arguments = arguments | {'monitors': arguments['monitors'] | last}
-  fit = stages.make_stage_fit(arguments, residual=False, with_oracle=True)
-  return setup._replace(arguments=arguments, fit=fit, marks=marks)
+  last = {table.FIXED: monitors.Last(steps=count_steps(setup))}
+  recipe = setup.recipe.watch(**last)
+  return setup._replace(recipe=recipe, marks=marks)
 
 
 def make_config(
@@ -79,7 +79,7 @@ def make_config(
 
   Its fit.steps is the largest with which all stages keep to the ablation's.
   """
-  case = wiring.choose(config.cases, arm.network, 'arms.networks')
+  case = fields.choose(config.cases, arm.network, 'arms.networks')
   own = ml_collections.ConfigDict(config.to_dict())
   own.network = case.network
   own.fit.update(case.fit)
@@ -117,9 +117,8 @@ def _trace_fit(setup):
   """Raises what a fit would before its first step; computes nothing."""
 
   def begin(key):
-    maker = setup.first_code
-    problem = stages.make_stage_problem(setup, key, 0, maker)
-    return setup.fit.init(key, problem, setup.data.clean)
+    recipe, problem = stages.pose_stage(setup, key, 0, setup.first_code)
+    return make_fit(recipe).init(key, problem, setup.data.clean)
 
   jax.eval_shape(begin, setup.keys[0])
 

@@ -1,0 +1,133 @@
+"""Choices by name: `network=`, `method=` and `stop=` behind any colon.
+
+    --config=configs/req2.py:quick,network=unet,stop=wmv
+
+A choice makes its subtree of the config anew, with the fields of its class and
+their defaults: the field of another choice is an error. What a method or a rule
+does not read of the rest of the config is taken away, see `drop_unread`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+
+from dipjax.methods import METHODS
+from dipjax.monitors import MONITORS
+from dipjax.networks import NETWORKS
+
+SIZES = ('quick', 'smoke')
+
+# Fields of a linen module that no config decides.
+_MODULE = ('outputs', 'remat', 'parent', 'name')
+# Fields of a network's subtree that make its code.
+CODE = ('code', 'code_channels')
+# Fields of config.fit that add terms to the loss.
+TERMS = (
+  'tv',
+  'perceptual',
+  'perceptual_layers',
+  'perceptual_factor',
+  'perceptual_weights',
+)
+
+
+def make_method(name: str) -> ml_collections.ConfigDict:
+  """Returns the fields of a method; ValueError for no such."""
+  return _make_fields('method', name, METHODS)
+
+
+def make_stop(name: str) -> ml_collections.ConfigDict:
+  """Returns the fields of a stopping rule; ValueError for no such."""
+  return _make_fields('stop', name, MONITORS)
+
+
+def make_network(name: str) -> ml_collections.ConfigDict:
+  """Returns the fields of a network as published; ValueError for no such."""
+  modules = {name: row.module for name, row in NETWORKS.items()}
+  network = _make_fields('network', name, modules)
+  network.code = 'noise'  # Or 'meshgrid'.
+  network.code_channels = NETWORKS[name].code_channels  # Of the noise.
+  return network
+
+
+def _make_fields(kind: str, name: str, table: Mapping[str, Any]):
+  if name not in table:
+    raise ValueError(
+      f'unknown {kind} {name!r}; known are {", ".join(table)}: choose one as '
+      f'{kind}=NAME behind the colon of the config'
+    )
+  fields = ml_collections.ConfigDict({'name': name})
+  for field in dataclasses.fields(table[name]):
+    # What has no default, or None, is decided elsewhere.
+    if field.name not in _MODULE and field.default is not None:
+      fields[field.name] = field.default
+  return fields
+
+
+def set_method(config: ml_collections.ConfigDict, name: str) -> None:
+  """Gives a config another method, in place."""
+  config.method = make_method(name)
+
+
+def set_stop(config: ml_collections.ConfigDict, name: str) -> None:
+  """Gives a config another stopping rule, in place.
+
+  Fields that both rules have keep their values: a patience that was chosen for
+  a network or a size stays.
+  """
+  stop = make_stop(name)
+  kept = {key: config.stop[key] for key in stop if key in config.stop}
+  stop.update(kept | {'name': name})
+  config.stop = stop
+
+
+def set_network(config: ml_collections.ConfigDict, name: str) -> None:
+  """Gives a config another network and the fit that goes with it, in place."""
+  code = config.network.code  # That of the task.
+  config.network = make_network(name)
+  config.network.code = code
+  row = NETWORKS[name]
+  config.fit.learning_rate = row.learning_rate
+  if row.jitter is not None:
+    config.fit.jitter = row.jitter
+  if row.patience is not None and 'patience' in config.stop:
+    config.stop.patience = row.patience
+
+
+def shrink(network: ml_collections.ConfigDict, size: str) -> None:
+  """Makes a network small in place, `size` of SIZES."""
+  network.update(getattr(NETWORKS[network.name], size))
+
+
+CHOICES = {'method': set_method, 'stop': set_stop, 'network': set_network}
+
+
+def drop_unread(config: ml_collections.ConfigDict) -> None:
+  """Takes away, in place, what the method and the rule do not read.
+
+  A method that makes its own code reads neither code nor jitter, one that takes
+  no terms reads none, and the sigma of the noise is read where a method or a
+  rule needs it: to set them elsewhere is an error.
+  """
+  method, rule = METHODS[config.method.name], MONITORS[config.stop.name]
+  if method.makes_code:
+    drop(config.fit, 'jitter')
+    drop(config.network, *CODE)
+  if not method.takes_terms:
+    drop(config.fit, *TERMS)
+  if not reads_sigma(method, rule):
+    drop(config.fit, 'sigma')
+
+
+def drop(fields: ml_collections.ConfigDict, *names: str) -> None:
+  """Takes fields away in place, where they are there."""
+  for name in names:
+    if name in fields:
+      del fields[name]
+
+
+def reads_sigma(method: Any, rule: Any) -> bool:
+  """Returns whether the noise's sigma must be known, or estimated."""
+  return bool({'sigma', 'reference'} & (method.needs | rule.needs))

@@ -1,0 +1,1 @@
+"""What experiments share: command line, data, recipes, what a run leaves."""

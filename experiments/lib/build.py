@@ -1,0 +1,326 @@
+"""From a config to the `Recipe` of a fit; configs end here.
+
+Every field is read or refused: what a config sets and nothing reads is an error
+that names the field.
+"""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Collection
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax import linen as nn
+
+from dipjax import (
+  Recipe,
+  codes,
+  features,
+  methods,
+  monitors,
+  noise,
+  optimizers,
+)
+from dipjax import (
+  recipe as recipes,
+)
+from dipjax.networks import NETWORKS
+from experiments.lib import fields, weights
+
+_LEAST_SIGMA = 0.1 / 255  # Less than what 8 bits leave behind is no noise.
+
+# Sections of the config, and fields of config.fit, that every fit reads.
+_SECTIONS = {'seed', 'data', 'network', 'method', 'fit', 'record'}
+_FIT = {'steps', 'optimizer', 'learning_rate', 'clip', 'precision', 'remat'}
+# And those of fits that stop and average, and of terms beside the error.
+_STOPPING = {'lanes', 'stop', 'average'}
+_TERMS = {
+  'tv',
+  'perceptual',
+  'perceptual_layers',
+  'perceptual_factor',
+  'perceptual_weights',
+}
+_CODE = {'code', 'code_channels'}  # Fields of a network that make its code.
+
+
+def make_recipe(
+  config: ml_collections.ConfigDict,
+  channels: int,
+  *,
+  own: Collection[str] = (),
+  stops: bool = True,
+  told: bool = True,
+) -> Recipe:
+  """Returns how to fit by a config.
+
+  Args:
+    config: of any experiment that fits a network to a picture.
+    channels: of the image.
+    own: sections of the config that the experiment itself reads.
+    stops: whether the experiment stops and averages its fits and adds terms to
+      the loss. If not, the recipe has the monitor `Last`, and no average.
+    told: whether the experiment reads fit.sigma, see `prepare_noise`.
+
+  Raises:
+    ValueError: a value that no network, method, fit or rule can have, or a
+      field that nothing reads.
+  """
+  sections = _SECTIONS | set(own) | (_STOPPING if stops else set())
+  fields.refuse_unread(config, sections)
+  method = make_method(config.method)
+  stopping = {'monitors': {'last': monitors.Last()}, 'decay': 0.0}
+  if stops:
+    stopping = {
+      'monitors': make_monitors(config.stop),
+      'decay': config.average.decay,
+      'penalties': make_penalties(config.fit),
+    }
+  read = set(_FIT)
+  if not method.makes_code:
+    read |= {'jitter'}
+  if stops and method.takes_terms:
+    read |= _TERMS
+  if told and _needs_sigma(method, stopping['monitors']):
+    read |= {'sigma'}
+  fields.refuse_unread(config.fit, read, 'fit')
+  _check_numbers(config)
+  drawn = (
+    {}
+    if method.makes_code
+    else {'code': make_code(config.network), 'jitter': config.fit.jitter}
+  )
+  return Recipe(
+    network=make_network(
+      config.network, channels, remat=config.fit.remat, coded=bool(drawn)
+    ),
+    method=method,
+    optimizer=make_optimizer(config.fit),
+    steps=config.fit.steps,
+    precision=config.fit.precision,
+    **drawn,
+    **stopping,
+  )
+
+
+def _check_numbers(config):
+  for name in ('learning_rate', 'clip', 'jitter', 'tv', 'perceptual'):
+    if name in config.fit:
+      fields.check_least(config.fit[name], 0, f'fit.{name}')
+  fields.check_least(config.fit.steps, 1, 'fit.steps')
+  fields.check_least(config.record.every, 1, 'record.every')
+  fields.choose(recipes.PRECISIONS, config.fit.precision, 'fit.precision')
+  decay = config.average.decay if 'average' in config else 0
+  if not 0 <= decay < 1:
+    raise ValueError(f'average.decay must be in [0, 1), got {decay}')
+
+
+def make_seeds(config: ml_collections.ConfigDict) -> list[int]:
+  """Returns the seed of each lane; ValueError for fewer than one lane."""
+  fields.check_least(config.lanes, 1, 'lanes')
+  return list(range(config.seed, config.seed + config.lanes))
+
+
+def find_memory() -> int | None:
+  """Returns the machine's memory for a CPU; a GPU is asked by dipjax itself."""
+  if jax.default_backend() != 'cpu' or not hasattr(os, 'sysconf'):
+    return None
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+
+
+def make_method(method: ml_collections.ConfigDict) -> methods.Method:
+  """Returns the method by its name, with its fields as arguments."""
+  return _make_choice('method', method, methods.METHODS)
+
+
+def make_monitors(
+  stop: ml_collections.ConfigDict,
+) -> dict[str, monitors.Monitor]:
+  """Returns the stopping rule by its name, under its name."""
+  return {stop.name: _make_choice('stop', stop, monitors.MONITORS)}
+
+
+def _make_choice(kind, chosen, table):
+  """The value of a section that `kind=NAME` behind the colon makes."""
+  given = chosen.to_dict()
+  cls = fields.choose(table, given.pop('name', ''), f'{kind}.name')
+  known = {field.name for field in dataclasses.fields(cls)}
+  _refuse_foreign(kind, chosen, known)
+  return cls(**given)
+
+
+def _refuse_foreign(kind, chosen, known):
+  """Refuses fields of another network, method or rule."""
+  for name in chosen:
+    old = f'{kind}.{name}'
+    if old in fields.RENAMED:
+      raise ValueError(f'{old} is now {fields.RENAMED[old]}')
+  foreign = sorted(set(chosen) - known - {'name'})
+  if foreign:
+    raise ValueError(
+      f'{kind}.{foreign[0]} is set and nothing reads it: the {kind} '
+      f'{chosen.name!r} has {", ".join(sorted(known)) or "no fields"}; choose '
+      f'another as {kind}=NAME behind the colon of the config'
+    )
+
+
+def make_network(
+  network: ml_collections.ConfigDict,
+  channels: int,
+  *,
+  remat: bool = False,
+  coded: bool = True,
+) -> nn.Module:
+  """Returns the network by its name, with its fields as arguments.
+
+  Args:
+    network: a section of a config.
+    channels: of the image.
+    remat: see the networks.
+    coded: whether the section also says what the network's code is.
+
+  Raises:
+    ValueError: a name, a field or a value that no network, or not this, has.
+  """
+  cls: Any = fields.choose(NETWORKS, network.name, 'network.name').module
+  own = {field.name for field in dataclasses.fields(cls)}
+  known = own - {'outputs', 'remat', 'parent', 'name'}
+  _refuse_foreign('network', network, known | (_CODE if coded else set()))
+  given = {name: network[name] for name in known if name in network}
+  if 'remat' in own:
+    given['remat'] = remat
+  return cls(outputs=channels, **given)
+
+
+def make_code(network: ml_collections.ConfigDict):
+  """Returns the maker of the input code by its name."""
+  makers = {
+    'noise': codes.UniformNoise(channels=network.code_channels),
+    'meshgrid': codes.Meshgrid(),
+  }
+  return fields.choose(makers, network.code, 'network.code')
+
+
+def make_optimizer(fit: ml_collections.ConfigDict):
+  """Returns the optimiser by its name; equal fields give the same one."""
+  fields.choose(optimizers.OPTIMIZERS, fit.optimizer, 'fit.optimizer')
+  return optimizers.make_optimizer(fit.optimizer, fit.learning_rate, fit.clip)
+
+
+def make_penalties(
+  fit: ml_collections.ConfigDict,
+) -> list[tuple[methods.Penalty, float]]:
+  """Returns what is added to the error, with weights."""
+  weight = fit.get('tv', 0.0)
+  return [(methods.total_variation, weight)] if weight else []
+
+
+def make_perceptual(
+  fit: ml_collections.ConfigDict,
+) -> tuple[features.Features, float] | None:
+  """Returns the features that are compared, and the weight; None without."""
+  if not fit.get('perceptual', 0.0):
+    return None
+  network = make_features(
+    fit.perceptual_weights,
+    tuple(fit.perceptual_layers),
+    'fit.perceptual_layers',
+    fit.perceptual_factor,
+  )
+  return network, fit.perceptual
+
+
+@functools.cache
+def make_features(
+  path: str, layers: tuple[str, ...], field: str, factor: int = 1
+) -> features.Features:
+  """Returns a feature network with the parameters of a file, on the device.
+
+  Equal arguments give the same one, so that many fits share the parameters.
+
+  Args:
+    path: as of `weights.load_weights`.
+    layers: of `features.LAYERS`.
+    field: of the config that names them, for the error.
+    factor: of `features.Features`.
+
+  Raises:
+    ValueError: no layers, unknown ones, a factor below 1, or the file.
+  """
+  for layer in layers:
+    fields.choose(dict.fromkeys(features.LAYERS), layer, field)
+  if not layers or factor < 1:
+    raise ValueError(
+      f'{field} must name layers, and their factor be >= 1, got {layers}, '
+      f'{factor}'
+    )
+  params = jax.tree.map(jnp.asarray, weights.load_weights(path).params)
+  return features.Features(params, layers, factor)
+
+
+def scale_features(
+  network: features.Features, image: np.ndarray
+) -> tuple[np.ndarray, jax.tree_util.Partial]:
+  """Returns the features of an image, and what makes their largest 1.
+
+  Features without a scale would have no PSNR. ValueError where all are 0.
+  """
+  found = jax.jit(lambda network, image: network(image))(network, image)
+  if not np.any(found):
+    raise ValueError(f'all features of {", ".join(network.layers)} are 0')
+  scale = jax.tree_util.Partial(jnp.multiply, 1 / jnp.max(found))
+  return np.asarray(found), scale
+
+
+class Noisy(NamedTuple):
+  """What is fitted, and what the method and the rule know of its noise."""
+
+  measurement: np.ndarray
+  sigma: float | None = None
+  reference: np.ndarray | None = None
+
+
+def prepare_noise(
+  config: ml_collections.ConfigDict, recipe: Recipe, measurement: np.ndarray
+) -> Noisy:
+  """Returns the arguments of `dipjax.restore` that tell of the noise.
+
+  For a rule that needs a reference the measurement is split in two; nothing
+  else changes what is fitted.
+
+  Args:
+    config: of any restoration.
+    recipe: by that config.
+    measurement: of the problem, an image where fit.sigma is 0.
+
+  Raises:
+    ValueError: a fit.sigma that cannot be, or a measurement whose noise cannot
+      be estimated.
+  """
+  if not _needs_sigma(recipe.method, recipe.monitors):
+    return Noisy(measurement)
+  sigma = fields.check_sigma(config.fit.sigma, 'fit.sigma') / 255
+  sigma = sigma or noise.estimate_sigma(measurement)
+  if 'sigma' in recipe.method.needs and sigma < _LEAST_SIGMA:
+    raise ValueError(
+      f'the method {recipe.method.name!r} needs noise, and none was found: '
+      'give its standard deviation, of 255, as fit.sigma'
+    )
+  rule = recipe.monitors[recipe.rule]
+  if 'reference' not in rule.needs:
+    return Noisy(measurement, sigma)
+  fitted, reference = noise.split_measurement(
+    measurement, sigma, tau=config.stop.tau, seed=config.seed
+  )
+  return Noisy(fitted, math.hypot(1, config.stop.tau) * sigma, reference)
+
+
+def _needs_sigma(method, rules):
+  """Whether the noise's sigma must be known, or estimated."""
+  needs = method.needs.union(*(rule.needs for rule in rules.values()))
+  return bool({'sigma', 'reference'} & needs)

@@ -1,0 +1,55 @@
+"""The fields of a config: each is known and in its range, or refused."""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+# Fields that had another name, and what each is called now.
+RENAMED = {
+  'fit.error': 'method.name: write method=NAME behind the colon of the config',
+  'stop.rule': 'stop.name: write stop=NAME behind the colon of the config',
+  'data.width': 'data.kernel.width',
+  'data.length': 'data.kernel.length, of the word motion',
+  'data.angle': 'data.kernel.angle, of the word motion',
+}
+
+
+def choose(known: Mapping[str, Any], name: str, field: str) -> Any:
+  """Returns what a name stands for; ValueError with the known ones."""
+  if name not in known:
+    raise ValueError(f'{field} {name!r} is not one of {", ".join(known)}')
+  return known[name]
+
+
+def check_sigma(sigma: float, field: str = 'data.sigma') -> float:
+  """Returns the standard deviation of a field, or raises a ValueError."""
+  return check_least(sigma, 0, field)
+
+
+def check_least(value: float, least: float, field: str) -> float:
+  """Returns a finite number of at least so much, or raises a ValueError."""
+  if not (math.isfinite(value) and value >= least):
+    raise ValueError(f'{field} must be a number >= {least}, got {value}')
+  return value
+
+
+def refuse_unread(
+  fields: Collection[str], known: Collection[str], section: str = ''
+) -> None:
+  """Raises a ValueError for the first field that nothing reads.
+
+  Args:
+    fields: of a section of a config.
+    known: those that are read.
+    section: its name; '' is the config itself.
+  """
+  for name in fields:
+    field = f'{section}.{name}' if section else name
+    if field in RENAMED:
+      raise ValueError(f'{field} is now {RENAMED[field]}')
+    if name not in known:
+      read = ', '.join(sorted(known))
+      raise ValueError(
+        f'{field} is set and nothing here reads it: remove it; what is read of '
+        f'{section or "the config"} is {read}'
+      )

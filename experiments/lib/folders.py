@@ -1,0 +1,27 @@
+"""Where dipjax keeps what it can make again, and files that are whole."""
+
+import os
+from pathlib import Path
+
+
+def find_cache() -> str:
+  """Returns the user's folder for it, which may not exist yet."""
+  home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
+  return os.path.join(home, 'dipjax')
+
+
+def write_atomic(path: str | os.PathLike, data: bytes) -> None:
+  """Leaves at `path` either all of the data or what was there before.
+
+  The folder must exist; a failure leaves no temporary file in it.
+  """
+  path = Path(path)
+  temporary = path.with_name(f'.{path.name}.tmp-{os.getpid()}')
+  try:
+    with open(temporary, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)

@@ -1,0 +1,72 @@
+"""What every restoration does with its data, whatever the task."""
+
+from typing import Any, NamedTuple
+
+import ml_collections
+import numpy as np
+
+import dipjax
+from experiments.lib import build, recorder, report
+from experiments.lib import workdir as workdirs
+from experiments.lib.data import Data
+
+
+class Result(NamedTuple):
+  """What a run gives: the numbers, and the arrays behind its pictures."""
+
+  summary: dict[str, Any]  # What result.json holds.
+  # Floats [H, W, C], not rounded to 8 bits, by the names of the pictures:
+  # 'measurement', 'restored' and what else the experiment makes.
+  images: dict[str, np.ndarray]
+  restoration: dipjax.Restoration | None = None  # Of one fit, all it gave.
+
+
+def run(
+  experiment: str,
+  data: Data,
+  config: ml_collections.ConfigDict,
+  workdir: str,
+  *,
+  code: Any = None,
+) -> Result:
+  """Restores one picture, and leaves the files of a run.
+
+  Args:
+    experiment: its name.
+    data: what is restored.
+    config: of the fit.
+    workdir: the folder for all that the run leaves.
+    code: (key, (height, width)) -> the network's input, in place of the
+      config's.
+
+  Raises:
+    ValueError: bad input, in one line; nothing is left behind.
+  """
+  channels = (data.size or data.measurement.shape)[-1]
+  recipe = build.make_recipe(config, channels)
+  recipe.method.check_task(operator=data.operator, code=code)
+  recipe = recipe.replace(code=code) if code else recipe
+  perceptual = build.make_perceptual(config.fit)
+  seeds = build.make_seeds(config)
+  noisy = build.prepare_noise(config, recipe, data.measurement)
+  workdir = workdirs.open_workdir(workdir, config)
+  with recorder.Recorder(workdir, steps=recipe.steps, seeds=seeds) as record:
+    restoration = dipjax.restore(
+      noisy.measurement,
+      data.operator,
+      recipe,
+      size=data.size,
+      seeds=seeds,
+      clean=data.clean,
+      sigma=noisy.sigma,
+      reference=noisy.reference,
+      perceptual=perceptual,
+      memory=build.find_memory(),
+      chunk=config.record.every,
+      watch=record,
+    )
+  summary = report.summarize(experiment, data, restoration, record)
+  pictures = report.list_images(summary, data, recipe, restoration)
+  report.write_report(workdir, summary, data, pictures, record.records)
+  report.print_summary(workdir, summary)
+  return Result(summary, pictures, restoration)
