@@ -38,8 +38,9 @@ from flax import linen as nn
 
 import dipjax
 from benchmarks import stopping
-from dipjax import codes, lanes, metrics, monitors, objectives, operators
+from dipjax import codes, metrics, monitors, operators
 from dipjax import fit as fit_lib
+from dipjax.engine import lanes
 from dipjax.restore import ADAM, JITTER, make_problem, run_lanes
 
 Array = jax.Array
@@ -200,7 +201,7 @@ def _restore(cell, network, damaged, clean):
     network=network,
     error=ERRORS[cell['method']],
     steps=cell['steps'],
-    monitors={'emv': monitors.emv(patience=cell['patience'])},
+    monitors={'emv': monitors.EMV(patience=cell['patience'])},
     clean=clean,
     seeds=[cell['seed']],
     chunk=min(50, cell['steps']),
@@ -235,8 +236,8 @@ def _fit_code(cell, network, damaged, clean):
 def _make_fit(name, patience, network):
   method = METHODS[name]
   watchers = {
-    'emv': monitors.emv(patience=patience),
-    'oracle': monitors.oracle(),
+    'emv': monitors.EMV(patience=patience),
+    'oracle': monitors.Oracle(),
   }
   return fit_lib.make_fit(
     WithCode(network),

@@ -25,7 +25,8 @@ import dipjax
 from benchmarks import stopping
 from configs import req2
 from dipjax import corruptions, metrics, noise
-from experiments import baselines, report, wiring
+from experiments import baselines
+from experiments.lib import build, report
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -98,7 +99,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
   seconds = time.perf_counter() - begin
   return {
     'before': float(metrics.psnr(noisy, clean)),
-    **report.score(image, wiring.Data(noisy, clean)),
+    **report.score(image, build.Data(noisy, clean)),
     'seconds': seconds,
     **rest,
   }
@@ -109,8 +110,8 @@ def _restore(cell, noisy, clean):
   config = req2.get_config('' if variant == 'default' else variant)
   config.lanes = cell['lanes'] or config.lanes
   config.fit.steps = cell['steps'] or config.fit.steps
-  arguments = wiring.make_arguments(config, clean.shape[2])
-  known = wiring.prepare_noise(config, noisy)._asdict()
+  arguments = build.make_arguments(config, clean.shape[2])
+  known = build.prepare_noise(config, noisy)._asdict()
   result = dipjax.restore(clean=clean, **known, **arguments)
   lanes = range(1, len(result.images) + 1)
   correlation = metrics.correlate_error(result.deviation, result.image, clean)

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
-from dipjax import fit
 from dipjax.conv import choose
+from dipjax.engine import fit
 
 # [a, b] @ [b, c]; the second is the largest convolution's at 128x128.
 PRODUCTS = [

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks import programs
-from dipjax import fit, memory
+from dipjax.engine import fit, memory
 from dipjax.networks import skip
 
 

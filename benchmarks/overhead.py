@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import programs, step, stopping
-from dipjax import guard, monitors
+from dipjax import monitors
+from dipjax.engine import guard
 from dipjax.networks import skip
 
 
@@ -43,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def make_calls(network: skip.Skip, size: int) -> dict[str, programs.Call]:
   """Returns what is timed in turn, by name."""
-  one = {'last': monitors.last(10**6)}
+  one = {'last': monitors.Last(steps=10**6)}
   rules = stopping.make_rules(10**6, 10**6) | {
-    'pseudo_reference': monitors.pseudo_reference(patience=10**6)
+    'pseudo_reference': monitors.PseudoReference(patience=10**6)
   }
   make = lambda rules: (
     programs.make_scan(

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks import programs, step
-from dipjax import features, fit, objectives
+from dipjax import features
+from dipjax.engine import fit
+from dipjax.methods import perceptual
 from dipjax.networks import skip
 
 # Layers and the factor by which the image is reduced before.
@@ -49,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     problems = {'plain': programs.make_problem(size)}
     for name in arguments.losses:
       vgg16 = features.Features(params, *LOSSES[name])
-      problems[name] = objectives.add_features(problems['plain'], vgg16, 0.1)
+      problems[name] = perceptual.add_features(problems['plain'], vgg16, 0.1)
     calls = {
       name: programs.scan_problem(one, problem, arguments.lanes).call
       for name, problem in problems.items()

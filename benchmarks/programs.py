@@ -9,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from dipjax import codes, fit, lanes, monitors, objectives, operators
+from dipjax import codes, monitors, operators
 from dipjax.conv import choose
+from dipjax.engine import fit, lanes
+from dipjax.engine.problem import Problem
 from dipjax.networks import skip
 
 SCAN = 10  # Steps in one call of ours, as of `restore`, and of the peer.
@@ -43,7 +45,7 @@ def make_fit(
     network,
     objectives.measurement_error(network),
     optax.adam(0.01),
-    watchers or {'emv': monitors.emv()},
+    watchers or {'emv': monitors.EMV()},
     precision=precision,
   )
 
@@ -68,7 +70,7 @@ def make_scan(one: fit.Fit, size: int, count: int) -> Scan:
   return scan_problem(one, make_problem(size), count)
 
 
-def scan_problem(one: fit.Fit, problem: objectives.Problem, count: int) -> Scan:
+def scan_problem(one: fit.Fit, problem: Problem, count: int) -> Scan:
   """Returns SCAN steps of `count` lanes of one problem in one call."""
   problems = lanes.stack_lanes([problem] * count)
   keys = jax.random.split(jax.random.key(0), count)
@@ -108,10 +110,10 @@ def _count_bytes(compiled: Any) -> int:
   )
 
 
-def make_problem(size: int) -> objectives.Problem:
+def make_problem(size: int) -> Problem:
   """Returns the denoising of an image [size, size] of noise."""
   key = jax.random.key(0)
-  return objectives.Problem(
+  return Problem(
     measurement=jax.random.uniform(key, (size, size, 3)),
     operator=operators.Identity(),
     crop=operators.Crop(0, 0, size, size),

@@ -18,7 +18,7 @@ import jax
 import dipjax
 from benchmarks import programs
 from dipjax import corruptions, metrics
-from experiments import images
+from experiments.lib import images
 
 PAPER_STEPS = 1800
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import limits, programs
-from dipjax import fit
+from dipjax.engine import fit
 from dipjax.networks import skip
 
 

@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 
 import dipjax
-from dipjax import corruptions, metrics, monitors, noise, objectives
+from dipjax import corruptions, metrics, monitors, noise
 from dipjax.networks import skip
-from experiments import images, recorder
+from experiments.lib import images
 
 SAMPLES = ['astronaut', 'chelsea', 'coffee', 'rocket', 'camera', 'brick']
 # One of each; Gaussian noise comes with --sigmas.
@@ -107,14 +107,14 @@ def run_missing(
     run: of a cell, what its row holds besides it.
     show: called with each new row.
   """
-  rows = recorder.read_lines(str(path))
+  rows = workdir.read_lines(str(path))
   is_of = lambda row, cell: all(
     row.get(name) == value for name, value in cell.items()
   )
   for cell in cells:
     if not any(is_of(row, cell) for row in rows):
       rows.append(cell | run(cell))
-      recorder.append_lines(str(path), rows[-1:])
+      workdir.append_lines(str(path), rows[-1:])
       show(rows[-1])
   return [row for row in rows if any(is_of(row, cell) for cell in cells)]
 
@@ -123,14 +123,14 @@ def make_rules(patience: int, steps: int) -> dict[str, monitors.Monitor]:
   """Returns what watches the fit of the damaged picture, by name."""
   longer = (1000 * patience) // 300
   return {
-    'wmv': monitors.wmv(patience=patience),
-    'wmv, paper': monitors.wmv(of='output', window=100, patience=longer),
-    'emv': monitors.emv(patience=patience),
-    'emv, 0.1': monitors.emv(alpha=0.1, patience=patience),
-    'emv, paper': monitors.emv(of='output', alpha=0.1, patience=longer),
-    'discrepancy': monitors.discrepancy(),
-    'discrepancy, output': monitors.discrepancy(of='output'),
-    'fixed': monitors.last(min(1800, steps)),
+    'wmv': monitors.WMV(patience=patience),
+    'wmv, paper': monitors.WMV(of='output', window=100, patience=longer),
+    'emv': monitors.EMV(patience=patience),
+    'emv, 0.1': monitors.EMV(alpha=0.1, patience=patience),
+    'emv, paper': monitors.EMV(of='output', alpha=0.1, patience=longer),
+    'discrepancy': monitors.Discrepancy(),
+    'discrepancy, output': monitors.Discrepancy(of='output'),
+    'fixed': monitors.Last(steps=min(1800, steps)),
   }
 
 
@@ -154,12 +154,11 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   patience, steps = cell['patience'], cell['steps']
   rules = make_rules(patience, steps)
   if error == 'stein':
-    rules['sure'] = monitors.sure()
+    rules['sure'] = monitors.SURE()
   best_of = {
-    str(decay): monitors.at_horizon(monitors.oracle(), decay)
-    for decay in DECAYS
+    str(decay): monitors.AtHorizon(monitors.Oracle(), decay) for decay in DECAYS
   }
-  split = {'pseudo_reference': monitors.pseudo_reference(patience=patience)}
+  split = {'pseudo_reference': monitors.PseudoReference(patience=patience)}
   network = make_network(cell['channels'], cell['levels'], clean.shape[2])
   fit = lambda measurement, rules, **noisy: dipjax.restore(
     measurement,

@@ -15,22 +15,18 @@ import pytest
 import dipjax
 from configs import ablation as ablation_config
 from configs import ddpm as ddpm_config
-from dipjax import diffusion, lanes, metrics
+from dipjax import diffusion, metrics
+from dipjax.engine import lanes
 from experiments import (
   ablation,
   ablation_arms,
   ablation_claims,
   ablation_table,
   baselines,
-  checkpoints,
   ddpm,
-  images,
-  plots,
-  recorder,
-  stages,
-  wiring,
 )
 from experiments.ablation_table import FIXED, ORACLE, STAGED, STOPPED, Arm
+from experiments.lib import build, checkpoints, images, plots, stages
 
 # The source's table, U-Net: PSNR by beta_max, schedule and perceptual loss.
 PUBLISHED = {
@@ -251,7 +247,7 @@ def _run(config, workdir):
 
 def _read_arms(workdir):
   """The rows of arms.jsonl, without what the clock says."""
-  rows = recorder.read_lines(str(workdir / 'arms.jsonl'))
+  rows = workdir.read_lines(str(workdir / 'arms.jsonl'))
   return [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
 
 
@@ -294,7 +290,7 @@ def test_a_run_leaves_a_line_for_each_arm(finished):
   assert [row['method'] for row in rows] == [FIXED, STOPPED, *[STAGED] * 4]
   names = {row['arm'] for row in rows}
   assert {f'{name}.png' for name in names} <= set(os.listdir(workdir))
-  records = recorder.read_lines(str(workdir / 'metrics.jsonl'))
+  records = workdir.read_lines(str(workdir / 'metrics.jsonl'))
   assert {record['arm'] for record in records} == names
   for row in rows:
     clean = row['reference'] == 'clean'
@@ -341,7 +337,7 @@ def test_scores_are_those_of_the_pictures(finished, photograph, config):
       image = images.read_image(str(workdir / f'{row["arm"]}.png'))
       psnr = float(metrics.psnr(image, clean))
       assert row['lanes'][0]['psnr'] == pytest.approx(psnr, abs=0.05)
-  noisy = wiring.load_denoising(config.data).measurement
+  noisy = build.load_denoising(config.data).measurement
   measured = result['table'][0]['psnr']
   assert measured == pytest.approx(float(metrics.psnr(noisy, clean)), abs=1e-3)
 
@@ -367,7 +363,7 @@ def test_a_killed_run_goes_on_at_the_next_arm(
     if len(fitted) == 4:
       # As if it had begun.
       path = str(tmp_path / 'metrics.jsonl')
-      recorder.append_lines(path, [{'arm': fitted[-1][0]}])
+      workdir.append_lines(path, [{'arm': fitted[-1][0]}])
       raise KeyboardInterrupt
     return fit_chain(setups, record)
 
@@ -384,7 +380,7 @@ def test_a_killed_run_goes_on_at_the_next_arm(
   assert len(fitted) == 4 + 2 and fitted[4] == fitted[3]
   assert _read_arms(tmp_path) == _read_arms(finished[0])
   records = [
-    recorder.read_lines(str(workdir / 'metrics.jsonl'))
+    workdir.read_lines(str(workdir / 'metrics.jsonl'))
     for workdir in (tmp_path, finished[0])
   ]
   assert records[0] == records[1]
@@ -440,7 +436,7 @@ def _write_ddpm(workdir):
   config = ddpm_config.get_config('smoke')
   config.network.channels = (8,)
   workdir.mkdir()
-  recorder.write_json(str(workdir / 'config.json'), config.to_dict())
+  workdir.write_json(str(workdir / 'config.json'), config.to_dict())
   model = ddpm.make_model(config, 3)
   state = diffusion.begin(
     model.training, jax.random.key(3), jnp.zeros((1, 8, 8, 3))
@@ -457,7 +453,7 @@ def test_the_ddpm_is_that_of_the_checkpoint(tmp_path):
   assert trained.steps == 7
   jax.tree.map(np.testing.assert_array_equal, trained.params, state.average)
   clean = np.full((8, 12, 3), 0.5, np.float32)
-  data = wiring.Data(clean + 0.1, clean)
+  data = build.Data(clean + 0.1, clean)
   rows = baselines.make_rows(data, 0.1, 'told the true sigma', trained)
   assert [row['arm'] for row in rows] == ['measurement', 'DDPM', 'BM3D']
   assert rows[1]['note'].startswith('trained for 7 steps')
@@ -476,12 +472,12 @@ def test_the_ddpm_is_that_of_the_checkpoint(tmp_path):
 def _write_no_checkpoint(folder):
   folder.mkdir()
   config = ddpm_config.get_config('smoke').to_dict()
-  recorder.write_json(str(folder / 'config.json'), config)
+  workdir.write_json(str(folder / 'config.json'), config)
 
 
 def _write_another(folder):
   folder.mkdir()
-  recorder.write_json(str(folder / 'config.json'), {'seed': 0})
+  workdir.write_json(str(folder / 'config.json'), {'seed': 0})
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from benchmarks import alternatives
-from dipjax import codes, fit, monitors, operators
+from dipjax import codes, monitors, operators
 from dipjax.device import packing
+from dipjax.engine import fit
 from dipjax.networks import skip
 from dipjax.restore import make_problem
 
@@ -39,7 +40,7 @@ def _fit(name, steps):
     alternatives.WithCode(NETWORK),
     method.make_objective(NETWORK),
     method.optimizer,
-    {'last': monitors.last(steps)},
+    {'last': monitors.Last(steps=steps)},
   )
   problem = _make_problem(method.jitter, steps)
   state = one.init(jax.random.key(0), problem, None)

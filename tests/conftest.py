@@ -22,7 +22,7 @@ from flax import traverse_util
 
 from dipjax import features
 from dipjax.conv import choose
-from experiments import folders, images, weights
+from experiments.lib import folders, images, weights
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 

@@ -12,7 +12,8 @@ from PIL import Image
 
 from configs import req2
 from dipjax import noise
-from experiments import denoise, images, report, wiring
+from experiments import denoise
+from experiments.lib import build, images, report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {
@@ -137,7 +138,7 @@ def test_a_rule_gets_the_noise_that_it_needs(photograph):
   config = _make_config(photograph)
   config.seed = 3
   noisy = np.random.RandomState(0).normal(0.5, 0.1, (32, 32, 3))
-  prepare = lambda: wiring.prepare_noise(config, noisy)
+  prepare = lambda: build.prepare_noise(config, noisy)
   assert prepare() == (noisy, None, None)
   config.stop.rule = 'discrepancy'
   assert prepare() == (noisy, noise.estimate_sigma(noisy), None)

@@ -14,7 +14,8 @@ from flax import linen as nn
 from configs import ddpm as ddpm_config
 from dipjax import diffusion, schedules
 from dipjax.networks import denoiser
-from experiments import ddpm, images
+from experiments import ddpm
+from experiments.lib import images
 
 LEVELS = schedules.cumulate_levels(
   schedules.make_betas('linear', 30, beta_min=1e-3, beta_max=0.4)

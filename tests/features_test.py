@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from dipjax import features
-from experiments import images
+from experiments.lib import images
 
 LAYERS = features.LAYERS
 PARAMS = jax.jit(features.draw_params, static_argnums=1)(

@@ -8,8 +8,10 @@ import numpy as np
 import optax
 import pytest
 
-from dipjax import codes, fit, monitors, objectives, operators
+from dipjax import codes, monitors, operators
 from dipjax.device import packing
+from dipjax.engine import fit
+from dipjax.engine.problem import Problem
 from dipjax.networks import skip
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 4))
@@ -21,11 +23,11 @@ def _make(network=NETWORK, precision='float32'):
     network,
     objectives.measurement_error(network),
     ADAM,
-    {'last': monitors.last(10)},
+    {'last': monitors.Last(steps=10)},
     precision=precision,
   )
   key = jax.random.key(0)
-  problem = objectives.Problem(
+  problem = Problem(
     measurement=jax.random.uniform(key, (16, 24, 3)),
     operator=operators.Identity(),
     crop=operators.Crop(0, 0, 16, 24),

@@ -7,14 +7,16 @@ import optax
 import pytest
 
 import dipjax
-from dipjax import fit, guard, lanes, monitors, objectives, operators
+from dipjax import monitors, operators
+from dipjax.engine import fit, guard, lanes
+from dipjax.engine.loop import run_lanes
+from dipjax.engine.problem import Problem
 from dipjax.networks import pixels, skip
-from dipjax.restore import run_lanes
 
 SIZE = (8, 9, 3)
 MEASUREMENT = np.float32(np.random.RandomState(0).uniform(size=SIZE))
 STEPS = 230
-WATCHERS = {'last': monitors.last(STEPS), 'emv': monitors.emv(alpha=0.5)}
+WATCHERS = {'last': monitors.Last(steps=STEPS), 'emv': monitors.EMV(alpha=0.5)}
 
 
 @jax.custom_vjp
@@ -57,7 +59,7 @@ def _make_fit(damage='loss', optimizer=None):
 
 def _make_problems(*chances):
   problems = [
-    objectives.Problem(
+    Problem(
       measurement=jnp.asarray(MEASUREMENT),
       operator=operators.Identity(),
       crop=operators.Crop(0, 0, *SIZE[:2]),
@@ -198,7 +200,7 @@ def test_a_learning_rate_of_one_ends_with_a_sensible_image():
     network=skip.Skip(down=(8,), up=(8,), skip=(4,)),
     # Well at first, so that there is something to lose.
     optimizer=optax.adam(lambda step: jnp.where(step < 120, 0.01, 1.0)),
-    monitors={'last': monitors.last(200)},
+    monitors={'last': monitors.Last(steps=200)},
     rule='last',
     decay=0.9,
     chunk=20,

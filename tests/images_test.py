@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import images
+from experiments.lib import images
 
 
 def _levels(*shape, dtype=np.uint8):

@@ -11,7 +11,8 @@ import os
 import sys
 import tempfile
 
-from experiments import cli, denoise  # noqa: F401  Imported before the fork.
+from experiments import denoise  # noqa: F401  Imported before the fork.
+from experiments.lib import cli
 
 
 def main() -> None:

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dipjax import metrics, monitors, objectives, operators
+from dipjax import metrics, monitors, operators
+from dipjax.engine.problem import Problem
 
 SHAPE = (6, 5, 3)
 SIGMA = 0.1
@@ -41,7 +42,7 @@ def _make_fit(seed, steps=60):
 
 def _make_problem(fit):
   unused = jnp.zeros(0)
-  return objectives.Problem(
+  return Problem(
     measurement=jnp.asarray(fit.measurement),
     operator=operators.Identity(),
     crop=operators.Crop(0, 0, *SHAPE[:2]),
@@ -102,47 +103,47 @@ def _follow(outputs, alpha):
 # many numbers it keeps beside its one image.
 IMAGE = int(np.prod(SHAPE))
 CASES = {
-  'last': (monitors.last(30), lambda fit: (29, 30), 0),
+  'last': (monitors.Last(steps=30), lambda fit: (29, 30), 0),
   'wmv': (
-    monitors.wmv(of='output', window=5, patience=8, pixels=1000),
+    monitors.WMV(of='output', window=5, patience=8, pixels=1000),
     lambda fit: _find_end(fit.outputs, 5, 8),
     6 * IMAGE,
   ),
   'wmv_estimate': (
-    monitors.wmv(window=5, patience=8, warmup=12, pixels=1000),
+    monitors.WMV(window=5, patience=8, warmup=12, pixels=1000),
     lambda fit: _find_end(fit.estimates, 5, 8, 12),
     6 * IMAGE,
   ),
   'emv': (
-    monitors.emv(of='output', alpha=0.5, patience=8),
+    monitors.EMV(of='output', alpha=0.5, patience=8),
     lambda fit: _wait(_follow(fit.outputs, 0.5), 8),
     IMAGE + 1,
   ),
   'discrepancy': (
-    monitors.discrepancy(),
+    monitors.Discrepancy(),
     lambda fit: _find_first(_measure_errors(fit, fit.measurement) <= SIGMA**2),
     0,
   ),
   'discrepancy_sooner': (
-    monitors.discrepancy(factor=2.0),
+    monitors.Discrepancy(factor=2.0),
     lambda fit: _find_first(
       _measure_errors(fit, fit.measurement) <= 2 * SIGMA**2
     ),
     0,
   ),
-  'sure': (monitors.sure(), lambda fit: _find_first(fit.losses <= 0), 0),
+  'sure': (monitors.SURE(), lambda fit: _find_first(fit.losses <= 0), 0),
   'pseudo_reference': (
-    monitors.pseudo_reference(patience=8),
+    monitors.PseudoReference(patience=8),
     lambda fit: _wait(_measure_errors(fit, fit.reference), 8),
     0,
   ),
 }
 MONITORS = {name: case[0] for name, case in CASES.items()} | {
-  'mean': monitors.mean(burn_in=10, every=4),
-  'horizon': monitors.at_horizon(monitors.wmv(window=5, patience=8), 0.7),
-  'wmv_subset': monitors.wmv(window=5, patience=8, pixels=7),
-  'oracle': monitors.oracle(),
-  'oracle_output': monitors.oracle(of='output'),
+  'mean': monitors.Mean(warmup=10, every=4),
+  'horizon': monitors.AtHorizon(monitors.WMV(window=5, patience=8), 0.7),
+  'wmv_subset': monitors.WMV(window=5, patience=8, pixels=7),
+  'oracle': monitors.Oracle(),
+  'oracle_output': monitors.Oracle(of='output'),
 }
 
 
@@ -181,7 +182,7 @@ def test_the_discrepancy_of_a_clipped_measurement():
   errors = _measure_errors(clipped, clipped.measurement)
   selected, spent = _find_first(errors <= levels)
   assert selected > _find_first(errors <= SIGMA**2)[0]
-  states = _watch(monitors.discrepancy(), clipped)
+  states = _watch(monitors.Discrepancy(), clipped)
   assert int(states.step[-1]) == selected
   assert int(states.spent[-1]) == spent
 
@@ -246,7 +247,7 @@ def _find_end(images, window, patience, warmup=0):
 @pytest.mark.parametrize('warmup', [0, 12])
 def test_wmv_equals_the_slow_reference(seed, warmup, of):
   fit = _make_fit(seed)
-  monitor = monitors.wmv(
+  monitor = monitors.WMV(
     of=of, window=5, patience=8, warmup=warmup, pixels=1000
   )
   states = jax.jit(lambda: _watch(monitor, fit))()
@@ -264,7 +265,7 @@ def test_wmv_equals_the_slow_reference(seed, warmup, of):
 def test_wmv_survives_a_large_mean():
   outputs = 0.9 + 1e-4 * np.random.RandomState(0).normal(size=(20, *SHAPE))
   outputs = np.float32(outputs)
-  monitor = monitors.wmv(window=5, patience=100)
+  monitor = monitors.WMV(window=5, patience=100)
   fit = _make_fit(0, steps=20)._replace(outputs=outputs, estimates=outputs)
   states = _watch(monitor, fit)
   _, _, variances = _find_valley(outputs, 5, 100)
@@ -272,13 +273,13 @@ def test_wmv_survives_a_large_mean():
 
 
 def test_no_deviation_of_one_sample():
-  states = _watch(monitors.mean(burn_in=50, every=30), _make_fit(0))
+  states = _watch(monitors.Mean(warmup=50, every=30), _make_fit(0))
   np.testing.assert_array_equal(monitors.compute_deviation(states), 0)
 
 
 def test_mean_is_that_of_the_samples_after_the_burn_in():
   fit = _make_fit(0)
-  states = _watch(monitors.mean(burn_in=20, every=7), fit)
+  states = _watch(monitors.Mean(warmup=20, every=7), fit)
   np.testing.assert_allclose(states.image[19], fit.estimates[19], rtol=1e-6)
   for end in (20, 26, 27, 59):
     samples = np.float64(fit.outputs[20 : end + 1 : 7])
@@ -300,7 +301,7 @@ def test_mean_is_that_of_the_samples_after_the_burn_in():
 def test_oracle_finds_the_best_image():
   fit = _make_fit(0)
   for of, images in (('estimate', fit.estimates), ('output', fit.outputs)):
-    states = _watch(monitors.oracle(of=of), fit, fit.clean)
+    states = _watch(monitors.Oracle(of=of), fit, fit.clean)
     scores = [float(metrics.psnr(image, fit.clean)) for image in images]
     np.testing.assert_allclose(states.score, scores, rtol=1e-5)
     assert int(states.step[-1]) == int(np.argmax(scores))
@@ -331,19 +332,19 @@ def test_only_the_oracle_sees_the_clean_image(name):
 
 def test_oracle_never_asks_for_a_step():
   fit = _make_fit(0)
-  states = _watch(monitors.oracle(), fit, fit.clean)
+  states = _watch(monitors.Oracle(), fit, fit.clean)
   assert np.all(states.done)
 
 
 @pytest.mark.parametrize('decay', [0.0, 0.7])
 def test_a_horizon_is_the_fit_with_that_decay(decay):
-  fit, rule = _make_fit(0), monitors.wmv(window=5, patience=8)
+  fit, rule = _make_fit(0), monitors.WMV(window=5, patience=8)
   ages = np.arange(len(fit.outputs))
   weights = np.tril(np.float64(decay) ** np.abs(ages[:, None] - ages))
   weights /= weights.sum(axis=1, keepdims=True)
   averages = np.tensordot(weights, np.float64(fit.outputs), axes=1)
   expected = _watch(rule, fit._replace(estimates=np.float32(averages)))
-  actual = _watch(monitors.at_horizon(rule, decay), fit)
+  actual = _watch(monitors.AtHorizon(rule, decay), fit)
   for field in ('done', 'spent', 'step', 'image'):
     np.testing.assert_allclose(
       getattr(actual, field), getattr(expected, field), rtol=1e-4
@@ -366,23 +367,23 @@ def test_average_weights_images_by_their_age(decay):
 @pytest.mark.parametrize(
   'make',
   [
-    lambda: monitors.last(0),
-    lambda: monitors.wmv(window=1),
-    lambda: monitors.wmv(patience=0),
-    lambda: monitors.wmv(warmup=-1),
-    lambda: monitors.wmv(pixels=0),
-    lambda: monitors.mean(burn_in=-1),
-    lambda: monitors.mean(burn_in=0, every=0),
-    lambda: monitors.emv(alpha=1.0),
-    lambda: monitors.emv(patience=0),
-    lambda: monitors.emv(of='loss'),
-    lambda: monitors.discrepancy(factor=0.0),
-    lambda: monitors.discrepancy(of='loss'),
-    lambda: monitors.pseudo_reference(patience=0),
-    lambda: monitors.pseudo_reference(warmup=-1),
-    lambda: monitors.at_horizon(monitors.oracle(), 1.0),
-    lambda: monitors.oracle(of='loss'),
-    lambda: monitors.oracle().init(jnp.zeros(SHAPE), None),
+    lambda: monitors.Last(steps=0),
+    lambda: monitors.WMV(window=1),
+    lambda: monitors.WMV(patience=0),
+    lambda: monitors.WMV(warmup=-1),
+    lambda: monitors.WMV(pixels=0),
+    lambda: monitors.Mean(warmup=-1),
+    lambda: monitors.Mean(warmup=0, every=0),
+    lambda: monitors.EMV(alpha=1.0),
+    lambda: monitors.EMV(patience=0),
+    lambda: monitors.EMV(of='loss'),
+    lambda: monitors.Discrepancy(factor=0.0),
+    lambda: monitors.Discrepancy(of='loss'),
+    lambda: monitors.PseudoReference(patience=0),
+    lambda: monitors.PseudoReference(warmup=-1),
+    lambda: monitors.AtHorizon(monitors.Oracle(), 1.0),
+    lambda: monitors.Oracle(of='loss'),
+    lambda: monitors.Oracle().init(jnp.zeros(SHAPE), None),
   ],
 )
 def test_impossible_arguments_are_refused(make):
@@ -405,5 +406,5 @@ def test_what_a_rule_needs_must_be_known(name, field):
 
 
 def test_equal_arguments_give_the_same_monitor():
-  assert monitors.wmv(window=7) is monitors.wmv(window=7)
-  assert monitors.wmv(window=7) is not monitors.wmv(window=8)
+  assert monitors.WMV(window=7) is monitors.WMV(window=7)
+  assert monitors.WMV(window=7) is not monitors.WMV(window=8)

@@ -15,9 +15,10 @@ from flax import traverse_util
 import dipjax
 from configs import networks as settings
 from configs import req2
-from dipjax import codes, lanes, monitors, operators
+from dipjax import codes, monitors, operators
+from dipjax.engine import lanes
 from dipjax.networks import decoder, dncnn, layers, resnet, skip, unet
-from experiments import wiring
+from experiments.lib import build
 
 
 class Case(NamedTuple):
@@ -218,7 +219,7 @@ def test_a_code_smaller_than_the_image_restores_it():
       network=decoder.Decoder(outputs=1, width=8, doublings=2),
       code=lambda key, size: codes.draw_uniform_noise(key, size, 8),
       jitter=0.0,
-      monitors={'last': monitors.last(200)},
+      monitors={'last': monitors.Last(steps=200)},
       rule='last',
       seeds=(seed,),
     )
@@ -321,8 +322,8 @@ def test_fields_that_do_not_fit_are_refused(make, fields, says):
 
 
 def test_every_network_has_a_config_with_its_fields_and_no_others():
-  assert settings.NETWORKS.keys() == wiring.NETWORKS.keys()
-  for name, cls in wiring.NETWORKS.items():
+  assert settings.NETWORKS.keys() == build.NETWORKS.keys()
+  for name, cls in build.NETWORKS.items():
     fields = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore
     given = settings.make_network(name)
     assert fields - {'parent', 'name', 'outputs', 'remat'} == set(given) - {
@@ -330,8 +331,8 @@ def test_every_network_has_a_config_with_its_fields_and_no_others():
       'code',
       'code_channels',
     }
-    published = wiring.make_network(given, 3)
-    assert published == wiring.NETWORKS[name]() or name == 'pixels', name
+    published = build.make_network(given, 3)
+    assert published == build.NETWORKS[name]() or name == 'pixels', name
 
 
 @pytest.mark.parametrize('name', settings.NETWORKS)
@@ -342,7 +343,7 @@ def test_a_network_is_chosen_in_any_order_with_a_size(name, size):
   assert one.to_dict() == other.to_dict()
   assert one.network.name == name and one.data == req2.get_config(size).data
   assert (name == 'pixels') or one.network != settings.make_network(name)
-  arguments = wiring.make_arguments(one, 3)
+  arguments = build.make_arguments(one, 3)
   network: nn.Module = arguments['network']
   code = arguments['code'](jax.random.key(0), network.code_size(40, 56))
   image, _ = _infer(network, code.shape[:2], code.shape[2])
@@ -368,4 +369,4 @@ def test_a_name_without_its_fields_is_refused():
   with pytest.raises(
     ValueError, match="'unet' has no activation, down.*behind"
   ):
-    wiring.make_arguments(config, 3)
+    build.make_arguments(config, 3)

@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dipjax import features, lanes, objectives, operators
+from dipjax import features, methods, operators
+from dipjax.engine import lanes
+from dipjax.engine.problem import Problem
+from dipjax.methods import perceptual
 from dipjax.networks import outliers, pixels
 
 
@@ -17,7 +20,7 @@ def _draw(*shape, seed=0):
 
 
 def test_total_variation_equals_the_authors(downsampler):
-  value = objectives.total_variation(downsampler['image'])
+  value = methods.total_variation(downsampler['image'])
   np.testing.assert_allclose(value, downsampler['tv_loss'], rtol=1e-6)
 
 
@@ -32,32 +35,32 @@ def test_total_variation_is_the_sum_over_pixels_one_by_one():
     for c in range(2)
   )
   np.testing.assert_allclose(
-    objectives.total_variation(image), expected, rtol=1e-5
+    methods.total_variation(image), expected, rtol=1e-5
   )
 
 
 def test_total_variation_scales_with_the_contrast_and_ignores_brightness():
   image = _draw(8, 9, 3)
-  value = objectives.total_variation(image)
+  value = methods.total_variation(image)
   np.testing.assert_allclose(
-    objectives.total_variation(-3 * image + 0.5), 3 * value, rtol=1e-5
+    methods.total_variation(-3 * image + 0.5), 3 * value, rtol=1e-5
   )
 
 
 @pytest.mark.parametrize('scale', [0, 1e-30, 1e-20, 1e-3, 1, 1e4])
 def test_the_slope_of_total_variation_is_bounded_even_where_flat(scale):
   image = scale * _draw(8, 9, 3) + np.float32(scale == 0)
-  value, slope = jax.value_and_grad(objectives.total_variation)(image)
+  value, slope = jax.value_and_grad(methods.total_variation)(image)
   assert np.isfinite(value) and (value > 0) == (scale > 1e-10)
   assert np.all(np.abs(slope) <= 4)
 
 
 def test_the_smallest_image_has_no_variation():
-  assert objectives.total_variation(_draw(1, 1, 3)) == 0
+  assert methods.total_variation(_draw(1, 1, 3)) == 0
 
 
 def _make_problem(weights):
-  return objectives.Problem(
+  return Problem(
     measurement=jnp.asarray(_draw(6, 7, 3, seed=1)),
     operator=operators.Identity(),
     crop=operators.Crop(0, 0, 6, 7),
@@ -68,7 +71,7 @@ def _make_problem(weights):
   )
 
 
-PENALTIES = (objectives.total_variation, jnp.mean)
+PENALTIES = (methods.total_variation, jnp.mean)
 
 
 def _evaluate(problem, penalties=PENALTIES):
@@ -83,7 +86,7 @@ def test_the_loss_is_the_mean_squared_error_and_the_weighted_penalties():
   image, measurement = _draw(6, 7, 3), _draw(6, 7, 3, seed=1)
   error = np.mean((image - measurement) ** 2)
   np.testing.assert_allclose(_evaluate(_make_problem([]), ()), error, rtol=1e-5)
-  expected = error + 0.01 * objectives.total_variation(image) + 2 * image.mean()
+  expected = error + 0.01 * methods.total_variation(image) + 2 * image.mean()
   np.testing.assert_allclose(
     _evaluate(_make_problem([0.01, 2])), expected, rtol=1e-5
   )
@@ -150,7 +153,7 @@ evaluate = jax.jit(lambda problem: _evaluate(problem, ()))
 
 
 def test_the_perceptual_error_is_the_weighted_mean_squared_difference():
-  problem = objectives.add_features(_make_problem([]), VGG, 0.5)
+  problem = perceptual.add_features(_make_problem([]), VGG, 0.5)
   extract = jax.jit(lambda image: VGG(image))
   image, measurement = _draw(6, 7, 3), _draw(6, 7, 3, seed=1)
   difference = extract(image) - extract(measurement)
@@ -160,7 +163,7 @@ def test_the_perceptual_error_is_the_weighted_mean_squared_difference():
 
 
 def test_penalties_and_features_have_each_its_weight():
-  problem = objectives.add_features(_make_problem([0.01, 2]), VGG, 0)
+  problem = perceptual.add_features(_make_problem([0.01, 2]), VGG, 0)
   alone = _evaluate(_make_problem([0.01, 2]))
   np.testing.assert_allclose(_evaluate(problem), alone, rtol=1e-6)
 
@@ -176,14 +179,14 @@ def _count_convolutions(problem):
 
 @pytest.mark.parametrize('convolving', ['slices'], indirect=True)
 def test_the_features_of_the_measurement_are_not_computed_in_a_step(convolving):
-  problem = objectives.add_features(_make_problem([]), VGG, 0.5)
+  problem = perceptual.add_features(_make_problem([]), VGG, 0.5)
   assert _count_convolutions(_make_problem([])) == 0
   assert _count_convolutions(problem) == 3
 
 
 def test_lanes_share_the_feature_network_and_may_differ_in_its_weight():
   problems = [
-    objectives.add_features(_make_problem([]), VGG, weight)
+    perceptual.add_features(_make_problem([]), VGG, weight)
     for weight in (0.0, 0.5)
   ]
   stacked = lanes.stack_lanes(problems)
@@ -202,7 +205,7 @@ def test_lanes_share_the_feature_network_and_may_differ_in_its_weight():
 
 
 def test_features_are_computed_in_the_precision_of_the_code():
-  problem = objectives.add_features(_make_problem([]), VGG, 0.5)
+  problem = perceptual.add_features(_make_problem([]), VGG, 0.5)
   narrow = problem.replace(code=problem.code.astype(jnp.bfloat16))
   exact, rounded = evaluate(problem), evaluate(narrow)
   assert rounded.dtype == jnp.float32 and rounded != exact
@@ -212,7 +215,7 @@ def test_features_are_computed_in_the_precision_of_the_code():
 @pytest.mark.parametrize('weight', [-0.1, float('nan'), float('inf')])
 def test_a_weight_of_features_that_is_none_is_refused(weight):
   with pytest.raises(ValueError, match='weight of the perceptual error'):
-    objectives.add_features(_make_problem([]), VGG, weight)
+    perceptual.add_features(_make_problem([]), VGG, weight)
 
 
 # --- Stein's risk.
@@ -264,7 +267,7 @@ def test_an_error_that_needs_the_noise_and_one_without_penalties():
   objective = objectives.make_objective(pixels.Pixels(), (), 'recorrupted')
   with pytest.raises(ValueError, match='needs the sigma'):
     objective({'image': _draw(6, 7, 3)}, _make_problem([]), jax.random.key(0))
-  penalties = (objectives.total_variation,)
+  penalties = (methods.total_variation,)
   with pytest.raises(ValueError, match="'stein' takes no penalties"):
     objectives.make_objective(pixels.Pixels(), penalties, 'stein')
 

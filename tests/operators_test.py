@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dipjax import blurring, lanes, operators, resampling
+from dipjax import blurring, operators, resampling
+from dipjax.engine import lanes
 from dipjax.networks import layers
 
 SHAPE = (12, 16, 3)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments import pictures
+from experiments.lib import pictures
 
 
 def _random(*shape):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import plots
+from experiments.lib import plots
 
 
 def _records(steps=5, lanes=2, clean=True, loss=0.1):

@@ -15,18 +15,17 @@ from dipjax import (
   codes,
   corruptions,
   features,
-  fit,
-  lanes,
+  methods,
   metrics,
   monitors,
-  objectives,
   operators,
 )
 from dipjax.conv import choose
+from dipjax.engine import fit, lanes
 from dipjax.networks import decoder, pixels, skip
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
-LAST = {'last': monitors.last(20)}
+LAST = {'last': monitors.Last(steps=20)}
 
 
 def _make_noisy(height=16, width=20, channels=3, seed=0):
@@ -53,7 +52,7 @@ def _assert_same(a, b, **tolerance):
 
 def test_restored_image_is_closer_to_the_clean_one():
   clean, noisy = _make_noisy(32, 40)
-  rule = {'last': monitors.last(300)}
+  rule = {'last': monitors.Last(steps=300)}
   result = _restore(noisy, monitors=rule, clean=clean, seeds=(0, 1))
   before = metrics.psnr(noisy, clean)
   for image in result.images:
@@ -72,7 +71,7 @@ def test_restored_image_is_closer_to_the_clean_one():
 def test_pixels_that_are_wrong_altogether_are_ignored(error, steps):
   clean, _ = _make_noisy(32, 40)
   damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
-  rule = {'last': monitors.last(steps)}
+  rule = {'last': monitors.Last(steps=steps)}
   psnrs = {
     error: metrics.psnr(
       _restore(damaged, monitors=rule, error=error).image, clean
@@ -87,7 +86,7 @@ def test_pixels_that_are_wrong_altogether_are_ignored(error, steps):
 @pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
 def test_an_error_that_knows_the_noise_learns_less_of_it(error):
   clean, noisy = _make_noisy(32, 40)
-  rule = {'last': monitors.last(600)}
+  rule = {'last': monitors.Last(steps=600)}
   plain = _restore(noisy, monitors=rule)
   result = _restore(noisy, monitors=rule, error=error, sigma=0.1)
   gain = metrics.psnr(result.image, clean) - metrics.psnr(plain.image, clean)
@@ -108,7 +107,7 @@ def test_clipping_is_expected_where_the_noise_is_known(error):
   clean = np.clip(clean + 0.4, 0, 1)  # Half of it near white.
   drawn = np.random.RandomState(0).normal(scale=0.1, size=clean.shape)
   noisy = np.float32(clean + drawn)
-  rule = {'last': monitors.last(300)}
+  rule = {'last': monitors.Last(steps=300)}
   restore = lambda measurement: _restore(
     measurement, monitors=rule, error=error, sigma=0.1
   )
@@ -171,7 +170,7 @@ def test_lanes_at_once_equal_one_after_the_other():
   """The rule of a GPU or TPU and that of the CPU; rounding may differ."""
   _, noisy = _make_noisy()
   run = lambda: _restore(
-    noisy, seeds=(0, 1), monitors={'last': monitors.last(3)}, chunk=3
+    noisy, seeds=(0, 1), monitors={'last': monitors.Last(steps=3)}, chunk=3
   )
   with choose.aim(choose.Target('cpu', lanes='in_turn')):
     one_by_one = run()
@@ -186,7 +185,7 @@ def test_lanes_at_once_equal_one_after_the_other():
 @pytest.mark.parametrize('chunk', [1, 10])
 def test_chunks_give_the_same_result(chunk):
   clean, noisy = _make_noisy()
-  rule = {'last': monitors.last(100)}
+  rule = {'last': monitors.Last(steps=100)}
   whole = _restore(noisy, clean=clean, monitors=rule, chunk=100)
   parts = _restore(noisy, clean=clean, monitors=rule, chunk=chunk)
   _assert_same(whole, parts, rtol=1e-5, atol=1e-6)
@@ -209,7 +208,7 @@ def test_steps_is_an_upper_limit():
 
 def test_lanes_stop_each_at_its_own_step():
   clean, noisy = _make_noisy()
-  rule = {'wmv': monitors.wmv(window=5, patience=10)}
+  rule = {'wmv': monitors.WMV(window=5, patience=10)}
   result = _restore(noisy, monitors=rule, rule='wmv', seeds=(0, 1, 2, 3))
   assert len(set(result.stopped.tolist())) > 1
   np.testing.assert_array_equal(result.stopped, result.selected + 11)
@@ -218,7 +217,7 @@ def test_lanes_stop_each_at_its_own_step():
 
 def test_the_clean_image_never_steers():
   clean, noisy = _make_noisy()
-  rule = {'wmv': monitors.wmv(window=5, patience=10)}
+  rule = {'wmv': monitors.WMV(window=5, patience=10)}
   run = lambda clean: _restore(noisy, clean=clean, monitors=rule, rule='wmv')
   without = run(None)
   for other in (clean, 1 - clean):
@@ -267,7 +266,7 @@ def test_operator_of_the_users_own():
   """Every second pixel is missing; the others are fitted."""
   clean, _ = _make_noisy(16, 16)
   keep = lambda image: image[::2, ::2]
-  rule = {'last': monitors.last(300)}
+  rule = {'last': monitors.Last(steps=300)}
   result = _restore(keep(clean), keep, size=clean.shape, monitors=rule)
   assert metrics.psnr(result.image, clean) > 25
 
@@ -300,7 +299,7 @@ def test_the_image_behind_any_operator_is_found(operator, channels):
     operator,
     size=clean.shape,
     network=skip.Skip(outputs=channels, down=(8,), up=(8,), skip=(4,)),
-    monitors={'last': monitors.last(60)},
+    monitors={'last': monitors.Last(steps=60)},
     decay=0.9,
     chunk=20,
   )
@@ -317,7 +316,7 @@ def test_another_mask_or_weight_does_not_recompile():
   for seed in range(3):
     seen = np.random.default_rng(seed).random((12, 12)) > 0.3
     mask = operators.make_mask(seen)
-    penalties = [(objectives.total_variation, 1e-4 * seed)]
+    penalties = [(methods.total_variation, 1e-4 * seed)]
     _restore(
       mask(clean),
       mask,
@@ -337,15 +336,15 @@ def test_pixels_alone_become_the_measurement_and_penalties_smooth_them():
     _restore(
       noisy,
       network=pixels.Pixels(),
-      penalties=[(objectives.total_variation, weight)],
-      monitors={'last': monitors.last(400)},
+      penalties=[(methods.total_variation, weight)],
+      monitors={'last': monitors.Last(steps=400)},
       decay=0,
       chunk=100,
     ).image
   )
   rough, smooth = run(0), run(1e-3)
   np.testing.assert_allclose(rough, noisy, atol=1e-3)
-  variation = objectives.total_variation
+  variation = methods.total_variation
   assert variation(smooth) < variation(rough) / 2
 
 
@@ -362,7 +361,7 @@ def test_the_perceptual_loss_is_added_in_every_lane():
     noisy,
     network=pixels.Pixels(),
     perceptual=(VGG, weight),
-    monitors={'last': monitors.last(40)},
+    monitors={'last': monitors.Last(steps=40)},
     decay=0,
     chunk=40,
     seeds=seeds,
@@ -433,7 +432,7 @@ def test_the_examples_of_the_documentation_run():
     ({'sigma': -1}, 'sigma must be a number >= 0, got -1'),
     ({'reference': np.zeros((4, 5, 3))}, 'the reference must be'),
     (
-      {'monitors': {'a': monitors.discrepancy()}, 'rule': 'a'},
+      {'monitors': {'a': monitors.Discrepancy()}, 'rule': 'a'},
       'discrepancy needs the sigma',
     ),
     ({'penalties': [(jnp.sum, -1)]}, 'weight of .* got -1'),

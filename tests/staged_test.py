@@ -11,10 +11,11 @@ import pytest
 
 import dipjax
 from configs import staged as staged_config
-from dipjax import codes, lanes, metrics, monitors, operators, staged
-from dipjax.restore import run_lanes
-from experiments import images, stages, wiring
+from dipjax import codes, metrics, monitors, operators
+from dipjax.engine import lanes, staged
+from dipjax.engine.loop import run_lanes
 from experiments import staged as experiment
+from experiments.lib import build, images, stages
 
 LEVELS = [0.001, 0.004, 0.01]
 LENGTHS = {'steps': 100, 'alpha': 0.5, 'k': -25}
@@ -67,8 +68,8 @@ def test_targets_have_their_level_and_noises_of_their_own():
 
 def test_the_noise_is_reached_or_the_rule_decides():
   image = jnp.zeros((2, 2, 1))
-  monitor = staged.reach_noise(monitors.last(4))
-  assert staged.reach_noise(monitors.last(4)) is monitor
+  monitor = staged.reach_noise(monitors.Last(steps=4))
+  assert staged.reach_noise(monitors.Last(steps=4)) is monitor
   for noise, stops in ((0.05, 2), (0.0, 4), (0.001, None)):
     state, done = monitor.init(image, None), []
     problem = types.SimpleNamespace(
@@ -215,8 +216,8 @@ def _fit(config):
 def test_one_stage_at_level_zero_is_a_plain_fit(photograph):
   config = _make_config(photograph, lanes=2, **{'schedule.stages': 1})
   _, (result,) = _fit(config)
-  data = wiring.load_denoising(config.data)
-  arguments = wiring.make_arguments(config, 3) | {'steps': 30}
+  data = build.load_denoising(config.data)
+  arguments = build.make_arguments(config, 3) | {'steps': 30}
   image = jnp.asarray(data.measurement)
   arguments['code'] = lambda key, size: codes.extend_image(image, size)
   plain = dipjax.restore(data.measurement, clean=data.clean, **arguments)

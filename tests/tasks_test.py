@@ -22,15 +22,12 @@ from experiments import (
   denoise,
   feature_inversion,
   flash,
-  images,
   inpaint,
   noise_impedance,
   prior_effect,
-  report,
   super_resolution,
-  weights,
-  wiring,
 )
+from experiments.lib import build, images, report, weights
 
 KEYS = {'experiment', 'parameters', 'steps', 'seconds', 'seconds_per_step'}
 KEYS |= {'device', 'versions', 'lanes'}
@@ -127,7 +124,7 @@ def test_the_papers_cases_of_inpainting(data_dir):
 
 @pytest.mark.parametrize('case', ['kate', 'vase', 'library', 'barbara'])
 def test_the_networks_of_the_papers_cases(case):
-  arguments = wiring.make_arguments(inpaint_config.get_config(case), 3)
+  arguments = build.make_arguments(inpaint_config.get_config(case), 3)
   network = arguments['network']
   assert network.code_size(200, 200)[0] >= 200
   assert arguments['rule'] == 'last'
@@ -220,7 +217,7 @@ def test_activation_maximization(photograph, vgg16, tmp_path):
   assert before.shape == (24 * 32,) and before.max() <= 1
   assert after.mean() > 2 * before.mean()
   # The channel, and no other.
-  network = wiring.make_features(vgg16, ('relu2_1',), 'data.layer')
+  network = build.make_features(vgg16, ('relu2_1',), 'data.layer')
   found = network(restored).reshape(24, 32, 4)
   found /= np.max(network(data.picture))
   np.testing.assert_allclose(after, found[..., 2].ravel(), rtol=1e-5)
@@ -229,7 +226,7 @@ def test_activation_maximization(photograph, vgg16, tmp_path):
 def test_the_paper_network_of_feature_inversion():
   config = feature_inversion_config.get_config()
   assert config.fit.learning_rate == 0.001 and config.fit.steps == 3100
-  network = wiring.make_arguments(config, 3)['network']
+  network = build.make_arguments(config, 3)['network']
   assert network.code_size(224, 224) == (256, 256)
 
 
@@ -241,24 +238,24 @@ def test_a_perceptual_loss(photograph, vgg16, tmp_path):
   )
   result = _run(denoise, config, tmp_path)
   assert result['steps'] == 40
-  network, weight = wiring.make_arguments(config, 3)['perceptual']
+  network, weight = build.make_arguments(config, 3)['perceptual']
   assert weight == 0.1 and network.factor == 2
   assert network.layers == ('relu1_2', 'relu2_2')
 
 
 def test_lpips_is_scored_where_its_weights_are(photograph, real_weights):
   clean = images.read_image(photograph)
-  data = wiring.Data(clean, clean)
+  data = build.Data(clean, clean)
   assert report.score(clean, data)['lpips'] < 1e-6
   noise = np.random.RandomState(0).normal(scale=0.2, size=clean.shape)
   assert report.score(clean + noise, data)['lpips'] > 0.1
-  assert 'lpips' not in report.score(clean[:12], wiring.Data(clean, clean[:12]))
+  assert 'lpips' not in report.score(clean[:12], build.Data(clean, clean[:12]))
 
 
 def test_no_lpips_without_the_extra(photograph, monkeypatch):
   monkeypatch.setattr(weights, 'find_weights', lambda: None)
   clean = images.read_image(photograph)
-  assert report.score(clean, wiring.Data(clean, clean)).keys() == {
+  assert report.score(clean, build.Data(clean, clean)).keys() == {
     'psnr',
     'ssim',
   }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dipjax import features
-from experiments import folders, weights
+from experiments.lib import folders, weights
 
 load = weights.load_weights.__wrapped__  # Not from memory.
 
