@@ -8,7 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from dipjax import codes, monitors, operators
+import dipjax
+from dipjax import codes, methods, monitors, operators, recipe
 from dipjax.device import packing
 from dipjax.engine import fit
 from dipjax.engine.problem import Problem
@@ -20,11 +21,12 @@ ADAM = optax.adam(0.01)
 
 def _make(network=NETWORK, precision='float32'):
   one = fit.make_fit(
-    network,
-    objectives.measurement_error(network),
-    ADAM,
-    {'last': monitors.Last(steps=10)},
-    precision=precision,
+    dipjax.Recipe(
+      network=network,
+      optimizer=ADAM,
+      monitors={'last': monitors.Last(steps=10)},
+      precision=precision,
+    )
   )
   key = jax.random.key(0)
   problem = Problem(
@@ -39,7 +41,7 @@ def _make(network=NETWORK, precision='float32'):
   return one, problem, jax.jit(one.init)(key, problem)
 
 
-@pytest.mark.parametrize('precision', fit.PRECISIONS)
+@pytest.mark.parametrize('precision', recipe.PRECISIONS)
 def test_all_that_lasts_is_float32_in_every_precision(precision):
   one, problem, state = _make(precision=precision)
   after, trace = jax.jit(one.step)(state, problem)
@@ -53,7 +55,7 @@ def test_all_that_lasts_is_float32_in_every_precision(precision):
 
 def test_products_are_in_the_precision_asked_for():
   programs = {}
-  for precision in fit.PRECISIONS:
+  for precision in recipe.PRECISIONS:
     one, problem, state = _make(precision=precision)
     programs[precision] = str(jax.make_jaxpr(one.step)(state, problem))
   find = lambda pattern, name: re.findall(pattern, programs[name])
@@ -92,7 +94,7 @@ def test_computing_activations_again_changes_nothing():
 def test_fewer_activations_are_kept_when_computed_again(convolving):
   def count(network):
     _, problem, state = _make(network)
-    objective = objectives.measurement_error(network)
+    objective = methods.Squared().make_objective(network)
     pull = jax.eval_shape(
       lambda params: jax.vjp(
         lambda params: objective(params, problem, state.key)[0], params

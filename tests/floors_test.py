@@ -11,53 +11,26 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 CORE = ROOT / 'dipjax'
 
-# Every module of dipjax/; one imports only from strictly lower floors.
+# From the ground up. A file imports only from lower floors, and within its own
+# folder, where no file may need itself. The longest name that fits counts.
 FLOORS = [
-  ['conv.choose', 'conv.lanes', 'conv.windows', 'device.packing'],
-  ['conv.grid', 'device.in_place'],
-  ['conv.direct', 'conv.winograd'],
-  ['conv.ways'],
-  ['conv.doubled'],
-  [
-    'conv',
-    'metrics',
-    'resampling',
-    'blurring',
-    'corruptions',
-    'noise',
-    'optimizers',
-    'schedules',
-    'codes',
-  ],
-  [
-    'networks.layers',
-    'networks.skip',
-    'networks.unet',
-    'networks.dncnn',
-    'networks.resnet',
-    'networks.decoder',
-    'networks.pixels',
-    'networks.denoiser',
-    'networks.outliers',
-    'operators',
-    'features',
-    'monitors',
-    'guard',
-  ],
-  ['objectives'],
-  ['fit', 'diffusion'],
-  ['staged', 'lanes', 'memory'],
-  ['restore'],
+  ['conv.choose'],
+  ['conv', 'device'],
+  ['metrics', 'resampling', 'blurring', 'corruptions', 'noise'],
+  ['codes', 'schedules', 'optimizers'],
+  ['operators', 'features', 'networks'],
+  ['engine.problem'],
+  ['methods', 'monitors'],
+  ['recipe'],
+  ['engine', 'diffusion'],
+  ['api'],
+  [''],
 ]
 HEIGHTS = {
-  f'dipjax.{name}': height
+  f'dipjax.{name}'.removesuffix('.'): height
   for height, names in enumerate(FLOORS)
   for name in names
 }
-# Within their floor, the layers lie below the networks.
-LAYERS = 'dipjax.networks.layers'
-# These packages are folders alone.
-FOLDERS = ['dipjax.device', 'dipjax.networks']
 
 OUTSIDE = {
   'PIL',
@@ -77,13 +50,12 @@ CALLS = {'eval', 'exec', 'open', 'print'}
 PICKLES = {'_pickle', 'cPickle', 'cloudpickle', 'dill', 'pickle', 'shelve'}
 
 
-def _find_modules():
-  """Returns the path of each module of dipjax/ but __init__.py, by its name."""
+def _find_modules(folder=CORE):
+  """Returns the path of each module below a folder, by its name."""
   modules = {}
-  for path in sorted(CORE.rglob('*.py')):
+  for path in sorted(folder.rglob('*.py')):
     parts = path.relative_to(ROOT).with_suffix('').parts
-    if parts != ('dipjax', '__init__'):
-      modules['.'.join(parts).removesuffix('.__init__')] = path
+    modules['.'.join(parts).removesuffix('.__init__')] = path
   return modules
 
 
@@ -116,38 +88,52 @@ def _find_calls(source):
   }
 
 
-def _resolve(name):
-  """Returns the module of dipjax/ that a dotted name lies in, or the name."""
-  owners = [m for m in HEIGHTS if f'{name}.'.startswith(f'{m}.')]
+def _resolve(name, modules):
+  """Returns the module that a dotted name lies in, or the name."""
+  owners = [m for m in modules if f'{name}.'.startswith(f'{m}.')]
   return max(owners, key=len, default=name)
 
 
+def _find_floor(module):
+  """Returns the entry of FLOORS that a module belongs to."""
+  names = [f for f in HEIGHTS if f'{module}.'.startswith(f'{f}.')]
+  return max(names, key=len, default='')
+
+
 def _find_trespasses(module, source):
-  """Returns the imports of dipjax/ that lie no lower than the module."""
-  imports = {_resolve(name) for name in _find_imports(source, module)}
+  """Returns the imports of dipjax/ that a module may not make."""
+  imports = {_resolve(n, MODULES) for n in _find_imports(source, module)}
   own = {name for name in imports if name.split('.')[0] == 'dipjax'}
   return {name for name in own if not _is_lower(name, module)}
 
 
 def _is_lower(name, module):
-  if name not in HEIGHTS:
+  if name not in MODULES:
     return False
-  if name == LAYERS and module.startswith('dipjax.networks.'):
-    return module != LAYERS
-  return HEIGHTS[name] < HEIGHTS[module]
+  here, there = _find_floor(module), _find_floor(name)
+  inside = here == there and CORE.joinpath(*here.split('.')[1:]).is_dir()
+  return inside or HEIGHTS[there] < HEIGHTS[here]
+
+
+def _find_circle(modules):
+  """Returns the modules that need each other, none where all is well."""
+  needed = {}
+  for module, path in modules.items():
+    names = _find_imports(path.read_text(), module)
+    needed[module] = {_resolve(n, modules) for n in names} & modules.keys()
+  while free := {m for m, needs in needed.items() if not needs & needed.keys()}:
+    needed = {m: needs for m, needs in needed.items() if m not in free}
+  return set(needed)
 
 
 MODULES = _find_modules()
 each_module = pytest.mark.parametrize('module', MODULES)
 
 
-def test_every_module_has_a_floor():
-  assert set(MODULES) - set(FOLDERS) == set(HEIGHTS)
-
-
-@pytest.mark.parametrize('package', FOLDERS)
-def test_a_package_that_is_a_folder_alone_imports_nothing(package):
-  assert not _find_imports(MODULES[package].read_text())
+def test_every_module_has_a_floor_of_its_own():
+  assert set(HEIGHTS) - set(MODULES) == set()
+  others = set(MODULES) - {'dipjax'}
+  assert all(_find_floor(module) != 'dipjax' for module in others)
 
 
 def test_only_one_module_asks_for_the_device():
@@ -164,6 +150,21 @@ def test_a_module_imports_from_lower_floors_only(module):
   assert not _find_trespasses(module, MODULES[module].read_text())
 
 
+@pytest.mark.parametrize('folder', ['dipjax', 'experiments', 'configs'])
+def test_no_module_needs_itself(folder):
+  assert not _find_circle(_find_modules(ROOT / folder))
+
+
+LIBRARY = _find_modules(ROOT / 'experiments' / 'lib')
+
+
+@pytest.mark.parametrize('module', LIBRARY)
+def test_what_experiments_share_knows_no_experiment(module):
+  names = _find_imports(LIBRARY[module].read_text(), module)
+  ours = {n for n in names if n.split('.')[0] in ('experiments', 'configs')}
+  assert all(name.startswith('experiments.lib') for name in ours)
+
+
 @each_module
 def test_the_core_knows_no_file_flag_clock_or_config(module):
   source = MODULES[module].read_text()
@@ -178,12 +179,13 @@ def test_the_core_knows_no_file_flag_clock_or_config(module):
 def test_no_module_unpickles(path):
   """But one, whose unpickler admits arrays alone: tests/weights_test.py."""
   roots = {name.split('.')[0] for name in _find_imports(path.read_text())}
-  allowed = {'pickle'} if path == ROOT / 'experiments' / 'weights.py' else set()
+  weights = ROOT / 'experiments' / 'lib' / 'weights.py'
+  allowed = {'pickle'} if path == weights else set()
   assert not roots & PICKLES - allowed
 
 
 def test_the_one_unpickler_is_restricted():
-  source = (ROOT / 'experiments' / 'weights.py').read_text()
+  source = (ROOT / 'experiments' / 'lib' / 'weights.py').read_text()
   names = {
     node.attr
     for node in ast.walk(ast.parse(source))
@@ -200,41 +202,43 @@ def test_the_one_unpickler_is_restricted():
 @pytest.mark.parametrize(
   'module,source,trespasses',
   [
-    ('fit', 'from dipjax import metrics, monitors, objectives', []),
-    ('fit', 'from dipjax import lanes', ['lanes']),
-    ('fit', 'from dipjax import diffusion as d', ['diffusion']),
-    ('fit', 'import dipjax.restore', ['restore']),
-    ('fit', 'import dipjax', ['']),
-    ('fit', 'from dipjax import *', ['*']),
-    ('fit', 'from dipjax.metrics import psnr', []),
-    ('fit', 'from dipjax.staged import run', ['staged']),
-    ('fit', 'from . import lanes', ['lanes']),
-    ('fit', 'from .lanes import advance', ['lanes']),
-    ('fit', 'def f():\n  from dipjax import lanes', ['lanes']),
+    ('engine.fit', 'from dipjax import metrics, monitors, recipe', []),
+    ('engine.fit', 'from dipjax.engine import guard', []),
+    ('engine.fit', 'from . import guard', []),
+    ('engine.fit', 'from dipjax import api as a', ['api']),
+    ('engine.fit', 'import dipjax.api', ['api']),
+    ('engine.fit', 'import dipjax', ['']),
+    ('engine.fit', 'from dipjax import *', ['']),
+    ('engine.fit', 'from dipjax.metrics import psnr', []),
+    ('methods.stein', 'from dipjax.engine.problem import Problem', []),
+    ('methods.stein', 'from dipjax.engine import fit', ['engine.fit']),
+    ('methods.stein', 'from dipjax import recipe', ['recipe']),
+    ('methods.stein', 'from dipjax import monitors', ['monitors']),
+    ('methods.stein', 'def f():\n  from dipjax import api', ['api']),
     ('metrics', 'from dipjax import codes', ['codes']),
-    ('monitors', 'from dipjax.networks import layers', ['networks.layers']),
-    ('objectives', 'from dipjax.networks import skip', []),
+    ('metrics', 'from dipjax import noise', ['noise']),
+    ('monitors.noise', 'from dipjax.networks import layers', []),
     ('networks.skip', 'from dipjax.networks import layers', []),
-    ('networks.skip', 'from . import layers', []),
-    ('networks.skip', 'from .. import fit, codes', ['fit']),
-    ('networks.unet', 'from dipjax.networks import skip', ['networks.skip']),
-    ('networks.layers', 'from dipjax.networks import skip', ['networks.skip']),
+    ('networks.skip', 'from .. import recipe, codes', ['recipe']),
     ('networks.layers', 'from dipjax import conv', []),
-    ('networks.layers', 'from dipjax.conv import choose, convolve', []),
-    ('conv', 'from dipjax.conv.ways import convolve', []),
-    ('conv.ways', 'from dipjax.conv import direct, grid', []),
-    ('conv.ways', 'from dipjax.conv import convolve', ['conv']),
-    ('conv.grid', 'from dipjax.conv import ways', ['conv.ways']),
-    ('conv.doubled', 'from dipjax.networks import layers', ['networks.layers']),
-    ('conv.choose', 'from dipjax.conv import lanes', ['conv.lanes']),
-    ('device.in_place', 'from dipjax.conv import choose, ways', ['conv.ways']),
-    ('restore', 'from dipjax import unknown', ['unknown']),
-    ('restore', 'import jax, dipjaxes', []),
+    ('conv.direct', 'from dipjax.conv import choose, lanes', []),
+    ('conv.direct', 'from dipjax import metrics', ['metrics']),
+    ('conv.direct', 'from dipjax.device import packing', ['device.packing']),
+    ('device.in_place', 'from dipjax.conv import choose', []),
+    ('api', 'import jax, dipjaxes', []),
   ],
 )
 def test_trespasses_are_found(module, source, trespasses):
   found = _find_trespasses(f'dipjax.{module}', source)
   assert found == {f'dipjax.{name}'.removesuffix('.') for name in trespasses}
+
+
+def test_circles_are_found(tmp_path):
+  sources = {'a': 'import b', 'b': 'from c import x', 'c': 'import b', 'd': ''}
+  paths = {name: tmp_path / f'{name}.py' for name in sources}
+  for name, path in paths.items():
+    path.write_text(sources[name])
+  assert _find_circle(paths) == {'a', 'b', 'c'}
 
 
 @pytest.mark.parametrize(

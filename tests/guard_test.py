@@ -1,5 +1,7 @@
 """The way back: what is injected, and that the fit survives it."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,11 +9,12 @@ import optax
 import pytest
 
 import dipjax
-from dipjax import monitors, operators
+from dipjax import methods, monitors, operators
 from dipjax.engine import fit, guard, lanes
 from dipjax.engine.loop import run_lanes
 from dipjax.engine.problem import Problem
 from dipjax.networks import pixels, skip
+from tests import fits
 
 SIZE = (8, 9, 3)
 MEASUREMENT = np.float32(np.random.RandomState(0).uniform(size=SIZE))
@@ -43,18 +46,35 @@ DAMAGES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Damaged(methods.Squared):
+  """The squared error, damaged with probability problem.weights[0]."""
+
+  damage: str = 'loss'
+
+  def make_objective(self, network, penalties=()):
+    plain = super().make_objective(network, penalties)
+
+    def objective(params, problem, key):
+      loss, image = plain(params, problem, key)
+      chance = jax.random.uniform(jax.random.fold_in(key, 1))
+      now = chance < problem.weights[0]
+      return loss + DAMAGES[self.damage](image, now), image
+
+    return objective
+
+
 def _make_fit(damage='loss', optimizer=None):
-  """A fit of pixels alone, damaged with probability problem.weights."""
-  plain = objectives.measurement_error(pixels.Pixels())
-
-  def objective(params, problem, key):
-    loss, image = plain(params, problem, key)
-    chance = jax.random.uniform(jax.random.fold_in(key, 1))
-    now = chance < problem.weights[0]
-    return loss + DAMAGES[damage](image, now), image
-
-  optimizer = optimizer or optax.adam(0.02)
-  return fit.make_fit(pixels.Pixels(), objective, optimizer, WATCHERS, decay=0)
+  """A fit of pixels alone, damaged."""
+  return fit.make_fit(
+    dipjax.Recipe(
+      network=pixels.Pixels(),
+      method=_Damaged(damage),
+      optimizer=optimizer or optax.adam(0.02),
+      monitors=WATCHERS,
+      decay=0,
+    )
+  )
 
 
 def _make_problems(*chances):
@@ -195,13 +215,12 @@ def test_a_jump_is_what_is_not_finite_or_five_decibels_worse():
 def test_a_learning_rate_of_one_ends_with_a_sensible_image():
   y, x = np.mgrid[:16, :16] / 16
   picture = np.float32(0.5 + 0.3 * np.sin(6 * x + 4 * y))[..., None]
-  result = dipjax.restore(
+  result = fits.restore(
     picture * np.ones(3, np.float32),
     network=skip.Skip(down=(8,), up=(8,), skip=(4,)),
     # Well at first, so that there is something to lose.
     optimizer=optax.adam(lambda step: jnp.where(step < 120, 0.01, 1.0)),
     monitors={'last': monitors.Last(steps=200)},
-    rule='last',
     decay=0.9,
     chunk=20,
   )

@@ -273,13 +273,15 @@ def test_wmv_survives_a_large_mean():
 
 
 def test_no_deviation_of_one_sample():
-  states = _watch(monitors.Mean(warmup=50, every=30), _make_fit(0))
-  np.testing.assert_array_equal(monitors.compute_deviation(states), 0)
+  monitor = monitors.Mean(warmup=50, every=30)
+  states = _watch(monitor, _make_fit(0))
+  np.testing.assert_array_equal(monitor.find_deviation(states), 0)
 
 
 def test_mean_is_that_of_the_samples_after_the_burn_in():
   fit = _make_fit(0)
-  states = _watch(monitors.Mean(warmup=20, every=7), fit)
+  monitor = monitors.Mean(warmup=20, every=7)
+  states = _watch(monitor, fit)
   np.testing.assert_allclose(states.image[19], fit.estimates[19], rtol=1e-6)
   for end in (20, 26, 27, 59):
     samples = np.float64(fit.outputs[20 : end + 1 : 7])
@@ -292,7 +294,7 @@ def test_mean_is_that_of_the_samples_after_the_burn_in():
       squares / count, samples.var(axis=0), rtol=1e-3, atol=1e-7
     )
     if end > 26:
-      deviation = monitors.compute_deviation(states)[end]
+      deviation = monitor.find_deviation(states)[end]
       expected = samples.std(axis=0, ddof=1)
       np.testing.assert_allclose(deviation, expected, rtol=1e-3, atol=1e-6)
   assert not np.any(states.done)
@@ -406,5 +408,6 @@ def test_what_a_rule_needs_must_be_known(name, field):
 
 
 def test_equal_arguments_give_the_same_monitor():
-  assert monitors.WMV(window=7) is monitors.WMV(window=7)
-  assert monitors.WMV(window=7) is not monitors.WMV(window=8)
+  assert monitors.WMV(window=7) == monitors.WMV(window=7)
+  assert hash(monitors.WMV(window=7)) == hash(monitors.WMV(window=7))
+  assert monitors.WMV(window=7) != monitors.WMV(window=8)

@@ -6,7 +6,6 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 import dipjax
@@ -23,9 +22,11 @@ from dipjax import (
 from dipjax.conv import choose
 from dipjax.engine import fit, lanes
 from dipjax.networks import decoder, pixels, skip
+from tests import fits
 
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
 LAST = {'last': monitors.Last(steps=20)}
+OF_KNOWN_NOISE = (methods.Recorrupted, methods.Stein)
 
 
 def _make_noisy(height=16, width=20, channels=3, seed=0):
@@ -37,8 +38,8 @@ def _make_noisy(height=16, width=20, channels=3, seed=0):
 
 
 def _restore(measurement, operator=None, **changes):
-  arguments = {'network': NETWORK, 'monitors': LAST, 'rule': 'last'}
-  return dipjax.restore(measurement, operator, **{**arguments, **changes})
+  arguments = {'network': NETWORK, 'monitors': LAST}
+  return fits.restore(measurement, operator, **{**arguments, **changes})
 
 
 def _assert_same(a, b, **tolerance):
@@ -66,50 +67,42 @@ def test_restored_image_is_closer_to_the_clean_one():
 
 
 @pytest.mark.parametrize(
-  'error, steps', [('absolute', 300), ('outliers', 1200)]
+  'method, steps', [(methods.Absolute(), 300), (methods.Outliers(), 1200)]
 )
-def test_pixels_that_are_wrong_altogether_are_ignored(error, steps):
+def test_pixels_that_are_wrong_altogether_are_ignored(method, steps):
   clean, _ = _make_noisy(32, 40)
   damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
   rule = {'last': monitors.Last(steps=steps)}
   psnrs = {
-    error: metrics.psnr(
-      _restore(damaged, monitors=rule, error=error).image, clean
+    method: metrics.psnr(
+      _restore(damaged, monitors=rule, method=method).image, clean
     )
-    for error in ('squared', error)
+    for method in (methods.Squared(), method)
   }
-  assert psnrs[error] > psnrs['squared'] + 3
-  with pytest.raises(ValueError, match="error 'huber' is not one of squared"):
-    _restore(damaged, error='huber')
+  assert psnrs[method] > psnrs[methods.Squared()] + 3
 
 
-@pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
-def test_an_error_that_knows_the_noise_learns_less_of_it(error):
+@pytest.mark.parametrize('method', OF_KNOWN_NOISE)
+def test_a_method_that_knows_the_noise_learns_less_of_it(method):
   clean, noisy = _make_noisy(32, 40)
   rule = {'last': monitors.Last(steps=600)}
   plain = _restore(noisy, monitors=rule)
-  result = _restore(noisy, monitors=rule, error=error, sigma=0.1)
+  result = _restore(noisy, monitors=rule, method=method(), sigma=0.1)
   gain = metrics.psnr(result.image, clean) - metrics.psnr(plain.image, clean)
   assert gain > 1
-  told = _restore(
-    noisy,
-    monitors=rule,
-    error=error,
-    sigma=0.1,
-    jitter=1.5 * 0.1,
-  )
+  told = _restore(noisy, monitors=rule, method=method(ratio=1.5), sigma=0.1)
   _assert_same(result, told, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
-def test_clipping_is_expected_where_the_noise_is_known(error):
+@pytest.mark.parametrize('method', OF_KNOWN_NOISE)
+def test_clipping_is_expected_where_the_noise_is_known(method):
   clean, _ = _make_noisy(32, 40)
   clean = np.clip(clean + 0.4, 0, 1)  # Half of it near white.
   drawn = np.random.RandomState(0).normal(scale=0.1, size=clean.shape)
   noisy = np.float32(clean + drawn)
   rule = {'last': monitors.Last(steps=300)}
   restore = lambda measurement: _restore(
-    measurement, monitors=rule, error=error, sigma=0.1
+    measurement, monitors=rule, method=method(), sigma=0.1
   )
   bias = lambda image: np.mean((image - clean)[clean > 0.95])
   clipped = np.clip(noisy, 0, 1)
@@ -122,13 +115,13 @@ def test_clipping_is_expected_where_the_noise_is_known(error):
   assert biases[0] < 0.8 * biases[1] < 0.8 * 0.05
 
 
-@pytest.mark.parametrize('error', objectives.OF_KNOWN_NOISE)
+@pytest.mark.parametrize('method', OF_KNOWN_NOISE)
 @pytest.mark.parametrize(
   'changes,message',
   [
     ({}, 'needs the sigma of the noise'),
     ({'sigma': 0.0}, 'needs the sigma of the noise'),
-    ({'sigma': 0.1, 'jitter': 0.0}, 'a jitter above 0; got 0.1, 0.0'),
+    ({'sigma': 0.1, 'jitter': 0.2}, 'a jitter of its own'),
     ({'sigma': 0.1, 'code': codes.draw_uniform_noise}, 'give neither'),
     ({'sigma': 0.1, 'operator': operators.Identity()}, 'give neither'),
     (
@@ -137,12 +130,12 @@ def test_clipping_is_expected_where_the_noise_is_known(error):
     ),
   ],
 )
-def test_an_error_that_knows_the_noise_says_what_it_cannot_have(
-  error, changes, message
+def test_a_method_that_knows_the_noise_says_what_it_cannot_have(
+  method, changes, message
 ):
   _, noisy = _make_noisy()
   with pytest.raises(ValueError, match=message):
-    _restore(noisy, error=error, **changes)
+    _restore(noisy, method=method(), **changes)
 
 
 def test_same_seed_is_bit_equal_and_another_differs():
@@ -209,7 +202,7 @@ def test_steps_is_an_upper_limit():
 def test_lanes_stop_each_at_its_own_step():
   clean, noisy = _make_noisy()
   rule = {'wmv': monitors.WMV(window=5, patience=10)}
-  result = _restore(noisy, monitors=rule, rule='wmv', seeds=(0, 1, 2, 3))
+  result = _restore(noisy, monitors=rule, seeds=(0, 1, 2, 3))
   assert len(set(result.stopped.tolist())) > 1
   np.testing.assert_array_equal(result.stopped, result.selected + 11)
   np.testing.assert_array_equal(result.trace.active.sum(axis=1), result.stopped)
@@ -218,7 +211,7 @@ def test_lanes_stop_each_at_its_own_step():
 def test_the_clean_image_never_steers():
   clean, noisy = _make_noisy()
   rule = {'wmv': monitors.WMV(window=5, patience=10)}
-  run = lambda clean: _restore(noisy, clean=clean, monitors=rule, rule='wmv')
+  run = lambda clean: _restore(noisy, clean=clean, monitors=rule)
   without = run(None)
   for other in (clean, 1 - clean):
     _assert_same(without, run(other), rtol=1e-5, atol=1e-6)
@@ -381,12 +374,16 @@ def test_the_perceptual_loss_is_added_in_every_lane():
 
 def test_the_examples_of_the_documentation_run():
   """Two steps on a small picture, and no network, which is slow to compile."""
+  default = dipjax.Recipe()
 
-  def restore(measurement, operator=None, *, size=None, **changes):
+  def restore(
+    measurement, operator=None, recipe=default, *, size=None, **changes
+  ):
     outputs = (size or measurement.shape)[-1]
-    arguments = {'network': pixels.Pixels(outputs=outputs), **changes}
+    network = recipe.network or pixels.Pixels(outputs=outputs)
+    quick = recipe.replace(network=network, steps=2)
     return dipjax.restore(
-      measurement, operator, size=size, steps=2, chunk=2, **arguments
+      measurement, operator, quick, size=size, chunk=2, **changes
     )
 
   photo, _ = _make_noisy(24, 32)
@@ -432,7 +429,7 @@ def test_the_examples_of_the_documentation_run():
     ({'sigma': -1}, 'sigma must be a number >= 0, got -1'),
     ({'reference': np.zeros((4, 5, 3))}, 'the reference must be'),
     (
-      {'monitors': {'a': monitors.Discrepancy()}, 'rule': 'a'},
+      {'monitors': {'a': monitors.Discrepancy()}},
       'discrepancy needs the sigma',
     ),
     ({'penalties': [(jnp.sum, -1)]}, 'weight of .* got -1'),
@@ -455,7 +452,7 @@ def test_bad_arguments_are_refused(changes, message):
 
 def test_a_fit_needs_a_monitor():
   with pytest.raises(ValueError, match='monitor'):
-    fit.make_fit(NETWORK, None, optax.adam(0.01), {})
+    dipjax.Recipe(network=NETWORK, monitors={})
 
 
 def test_stack_lanes_keeps_static_fields():
@@ -463,3 +460,40 @@ def test_stack_lanes_keeps_static_fields():
   assert lanes.stack_lanes(crops) == crops[0]
   stacked = lanes.stack_lanes([{'a': jnp.zeros(3)}] * 2)
   assert stacked['a'].shape == (2, 3)
+
+
+def test_recipes_that_differ_in_a_problems_numbers_share_a_program():
+  recipe = dipjax.Recipe(network=NETWORK, penalties=[(jnp.mean, 1.0)])
+  others = [
+    recipe.replace(steps=7, jitter=0.1, penalties=[(jnp.mean, 2.0)]),
+    recipe.replace(code=codes.Meshgrid()),
+    recipe.replace(monitors={'emv': monitors.EMV()}, rule='emv'),
+  ]
+  for other in others:
+    assert fit.make_fit(other) == fit.make_fit(recipe)
+    assert hash(fit.make_fit(other)) == hash(fit.make_fit(recipe))
+  for other in (
+    recipe.replace(method=methods.Absolute()),
+    recipe.replace(penalties=[]),
+    recipe.replace(decay=0.5),
+    recipe.replace(monitors={'emv': monitors.EMV(patience=5)}),
+  ):
+    assert fit.make_fit(other) != fit.make_fit(recipe)
+
+
+@pytest.mark.parametrize(
+  'changes,message',
+  [
+    ({'monitors': {'a': monitors.SURE()}}, "as that of the method 'stein'"),
+    ({'method': methods.Stein(), 'precision': 'bfloat16'}, 'the precision'),
+    ({'precision': 'half'}, "'half' is not one of float32"),
+    ({'jitter': -1.0}, 'jitter must be a number >= 0'),
+  ],
+)
+def test_a_recipe_whose_parts_do_not_fit_is_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    dipjax.Recipe(**changes)
+
+
+def test_the_module_of_restore_is_not_hidden():
+  assert dipjax.restore is dipjax.api.restore

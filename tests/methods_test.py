@@ -1,5 +1,6 @@
-"""Penalties and their weights: the authors' number, identities, lanes."""
+"""Methods: the contract of all, the authors' number, identities, lanes."""
 
+import dataclasses
 import functools
 
 import jax
@@ -8,15 +9,149 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from dipjax import features, methods, operators
-from dipjax.engine import lanes
-from dipjax.engine.problem import Problem
-from dipjax.methods import perceptual
-from dipjax.networks import outliers, pixels
+import dipjax
+from dipjax import codes, features, methods, operators, optimizers
+from dipjax.engine import lanes, memory
+from dipjax.engine.problem import Problem, make_problem
+from dipjax.methods import base, outliers, perceptual
+from dipjax.networks import pixels, skip
 
 
 def _draw(*shape, seed=0):
   return np.random.default_rng(seed).random(shape, np.float32)
+
+
+# --- The contract: every row of METHODS keeps it.
+
+SIZE = (6, 7, 3)
+each_method = pytest.mark.parametrize('name', methods.METHODS)
+
+
+def _make_parts(**changes):
+  parts = methods.Parts(
+    measurement=jnp.asarray(_draw(*SIZE, seed=1)),
+    operator=None,
+    network=pixels.Pixels(),
+    code=None,
+    jitter=None,
+    optimizer=optimizers.make_optimizer('adam'),
+    sigma=0.1,
+  )
+  return parts._replace(**changes)
+
+
+def _pose(method, seed=0):
+  """What the method makes of a small denoising problem."""
+  parts = method.prepare(_make_parts())
+  problem = make_problem(
+    jax.random.key(seed),
+    parts.measurement,
+    parts.operator,
+    parts.network,
+    SIZE,
+    code=parts.code,
+    jitter=parts.jitter,
+    steps=3,
+    sigma=parts.sigma,
+  )
+  return parts, problem
+
+
+@each_method
+def test_a_method_is_a_value(name):
+  make = methods.METHODS[name]
+  assert make() == make() and hash(make()) == hash(make())
+  assert make().name == name
+  others = [other() for other in methods.METHODS.values()]
+  assert others.count(make()) == 1
+  with pytest.raises(dataclasses.FrozenInstanceError):
+    make().anything = 1
+
+
+@each_method
+def test_a_method_leaves_nothing_open_and_can_be_fitted(name):
+  method = methods.METHODS[name]()
+  parts, problem = _pose(method)
+  assert None not in parts
+  again, _ = _pose(method, seed=1)
+  # So that another image or seed compiles nothing.
+  assert again.network == parts.network
+  assert again.optimizer == parts.optimizer
+  key = jax.random.key(2)
+  params = parts.network.init(key, problem.code)['params']
+  objective = method.make_objective(parts.network)
+  lose = lambda params: objective(params, problem, key)
+  (loss, image), slope = jax.value_and_grad(lose, has_aux=True)(params)
+  assert loss.shape == () and image.shape == SIZE
+  assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
+  assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(slope))
+
+
+@each_method
+def test_a_method_takes_penalties_or_refuses_them(name):
+  method = methods.METHODS[name]()
+  penalties = [(jnp.mean, 2.0)]
+  if not method.takes_terms:
+    with pytest.raises(ValueError, match=f"'{name}' takes no penalties"):
+      dipjax.Recipe(method=method, penalties=penalties)
+    return
+  parts, problem = _pose(method)
+  key = jax.random.key(2)
+  params = parts.network.init(key, problem.code)['params']
+  more = problem.replace(weights=jnp.array([2.0]))
+  with_it = method.make_objective(parts.network, (jnp.mean,))
+  loss, image = with_it(params, more, key)
+  without, _ = method.make_objective(parts.network)(params, problem, key)
+  np.testing.assert_allclose(loss, without + 2 * image.mean(), rtol=1e-5)
+
+
+@each_method
+def test_a_method_says_in_one_line_what_task_it_is_not_for(name):
+  method = methods.METHODS[name]()
+  tasks = [{'operator': operators.Identity()}, {'code': codes.UniformNoise(1)}]
+  for task in tasks:
+    if method.makes_code:
+      with pytest.raises(ValueError, match=f"'{name}' is for denoising") as e:
+        method.prepare(_make_parts(**task))
+      assert '\n' not in str(e.value)
+    else:
+      prepared = method.prepare(_make_parts(**task))
+      assert prepared.operator == operators.Identity()
+      assert prepared.code == task.get('code', base.NOISE_CODE)
+  if method.makes_code:
+    with pytest.raises(ValueError, match='has a jitter of its own'):
+      method.prepare(_make_parts(jitter=0.1))
+  else:
+    assert method.prepare(_make_parts(jitter=0.1)).jitter == 0.1
+  if 'sigma' in method.needs:
+    with pytest.raises(ValueError, match='needs the sigma of the noise'):
+      method.prepare(_make_parts(sigma=None))
+
+
+@each_method
+def test_memory_counts_what_a_method_keeps(name):
+  """A step of two passes keeps more than one of one pass."""
+  recipe = dipjax.Recipe(
+    network=skip.Skip(down=(8,), up=(8,), skip=(4,), outputs=3),
+    method=methods.METHODS[name](),
+  )
+  noisy = jnp.asarray(_draw(16, 16, 3))
+  prepared, operator = recipe.prepare(noisy, sigma=0.1)
+  problem = lanes.pose_problem(
+    prepared, jax.random.key(0), noisy, operator, noisy.shape, sigma=0.1
+  )
+  needed = memory.estimate_bytes(prepared, problem)
+  squared, operator = recipe.replace(method=methods.Squared()).prepare(noisy)
+  code = squared.replace(code=lambda key, size: problem.code)
+  plain = lanes.pose_problem(
+    code, jax.random.key(0), noisy, operator, noisy.shape
+  )
+  least = memory.estimate_bytes(squared, plain)
+  passes = 2 if name == 'stein' else 1
+  assert least * (1.4 if passes == 2 else 0.99) < needed < least * 2.2
+
+
+# --- Total variation.
 
 
 def test_total_variation_equals_the_authors(downsampler):
@@ -75,7 +210,7 @@ PENALTIES = (methods.total_variation, jnp.mean)
 
 
 def _evaluate(problem, penalties=PENALTIES):
-  objective = objectives.measurement_error(pixels.Pixels(), penalties)
+  objective = methods.Squared().make_objective(pixels.Pixels(), penalties)
   image = _draw(6, 7, 3)
   loss, output = objective({'image': image}, problem, jax.random.key(0))
   np.testing.assert_array_equal(output, image)
@@ -103,29 +238,19 @@ def test_weights_may_differ_from_lane_to_lane():
   np.testing.assert_allclose(together, alone, rtol=1e-6)
 
 
-def test_equal_arguments_give_the_same_objective():
-  make = objectives.measurement_error
-  assert make(pixels.Pixels(), PENALTIES) is make(pixels.Pixels(), PENALTIES)
-  assert make(pixels.Pixels()) is not make(pixels.Pixels(), PENALTIES)
-  absolute = make(pixels.Pixels(), error='absolute')
-  assert absolute is not make(pixels.Pixels())
-
-
 def test_the_absolute_error_is_the_mean_of_the_absolute_differences():
   problem = _make_problem([])
-  objective = objectives.measurement_error(pixels.Pixels(), error='absolute')
+  objective = methods.Absolute().make_objective(pixels.Pixels())
   params = {'image': jnp.asarray(_draw(6, 7, 3))}
   loss, image = objective(params, problem, jax.random.key(0))
   expected = np.mean(np.abs(np.asarray(image) - problem.measurement))
   np.testing.assert_allclose(loss, expected, rtol=1e-6)
-  with pytest.raises(ValueError, match="'huber' is not one of squared, absol"):
-    objectives.measurement_error(pixels.Pixels(), error='huber')
 
 
 def test_outliers_are_added_to_what_is_compared():
   problem, image = _make_problem([]), jnp.asarray(_draw(6, 7, 3))
   beside = outliers.BesideOutliers(pixels.Pixels(), image.shape)
-  objective = objectives.measurement_error(beside, error='outliers')
+  objective = methods.Outliers().make_objective(beside)
   none = jnp.zeros_like(image)
   params = {'network': {'image': image}, 'plus': none, 'minus': none}
   key = jax.random.key(0)
@@ -137,8 +262,8 @@ def test_outliers_are_added_to_what_is_compared():
   loss, output = objective(params, problem, key)
   assert loss < 1e-10
   np.testing.assert_array_equal(output, image)
-  with pytest.raises(ValueError, match="'outliers' is not for this fit"):
-    objectives.measurement_error(pixels.Pixels(), error='outliers')
+  with pytest.raises(ValueError, match='that its `prepare` returns'):
+    methods.Outliers().make_objective(pixels.Pixels())
 
 
 # --- The perceptual error.
@@ -169,7 +294,7 @@ def test_penalties_and_features_have_each_its_weight():
 
 
 def _count_convolutions(problem):
-  objective = objectives.measurement_error(pixels.Pixels())
+  objective = methods.Squared().make_objective(pixels.Pixels())
   params = {'image': _draw(6, 7, 3)}
   program = jax.make_jaxpr(objective)(params, problem, jax.random.key(0))
   # Weights and features are arguments: there are but a mean and a deviation.
@@ -248,7 +373,7 @@ def _make_denoising(sigma, jitter=0.0):
 def test_the_recorrupted_error_is_that_against_the_truth(factor, jitter):
   sigma = 0.2
   clean, problem = _make_denoising(sigma, jitter)
-  objective = objectives.make_objective(_Shrink(), (), 'recorrupted')
+  objective = methods.Recorrupted().make_objective(_Shrink())
   params = {'factor': jnp.array(factor)}
   loss, image = objective(params, problem, jax.random.key(0))
   # Of the noise that the target has been given, and of its own.
@@ -256,7 +381,7 @@ def test_the_recorrupted_error_is_that_against_the_truth(factor, jitter):
   error = np.mean(np.square(image - clean))
   spread = 2 * np.sqrt(constant) / np.sqrt(clean.size)
   assert abs(loss - constant - error) < 5 * spread
-  squared = objectives.make_objective(_Shrink(), (), 'squared')
+  squared = methods.Squared().make_objective(_Shrink())
   loss, image = squared(params, problem, jax.random.key(0))
   # The squared error of the same network takes fitted noise for the picture.
   taken = loss - sigma**2 - np.mean(np.square(image - clean))
@@ -264,19 +389,19 @@ def test_the_recorrupted_error_is_that_against_the_truth(factor, jitter):
 
 
 def test_an_error_that_needs_the_noise_and_one_without_penalties():
-  objective = objectives.make_objective(pixels.Pixels(), (), 'recorrupted')
+  objective = methods.Recorrupted().make_objective(pixels.Pixels())
   with pytest.raises(ValueError, match='needs the sigma'):
     objective({'image': _draw(6, 7, 3)}, _make_problem([]), jax.random.key(0))
   penalties = (methods.total_variation,)
   with pytest.raises(ValueError, match="'stein' takes no penalties"):
-    objectives.make_objective(pixels.Pixels(), penalties, 'stein')
+    methods.Stein().make_objective(pixels.Pixels(), penalties)
 
 
 @pytest.mark.parametrize('factor', [0.0, 0.7, 1.0])
 def test_steins_risk_is_the_squared_error_that_it_does_not_see(factor):
   sigma = 0.2
   clean, problem = _make_denoising(sigma)
-  objective = objectives.make_objective(_Shrink(), (), 'stein')
+  objective = methods.Stein().make_objective(_Shrink())
   params = {'factor': jnp.array(factor)}
   risk, image = objective(params, problem, jax.random.key(0))
   noisy = problem.measurement
@@ -289,7 +414,7 @@ def test_steins_risk_is_the_squared_error_that_it_does_not_see(factor):
 def test_a_code_that_is_not_the_measurement_has_no_divergence():
   problem = _make_problem([]).replace(sigma=jnp.array(0.1))
   image = _draw(6, 7, 3)
-  objective = objectives.stein_risk(pixels.Pixels())
+  objective = methods.Stein().make_objective(pixels.Pixels())
   risk, _ = objective({'image': image}, problem, jax.random.key(0))
   residual = np.mean(np.square(image - problem.measurement))
   np.testing.assert_allclose(risk, residual - 0.01, rtol=1e-4)
@@ -304,7 +429,7 @@ def test_a_code_that_is_not_the_measurement_has_no_divergence():
   ],
 )
 def test_steins_risk_refuses_what_it_cannot_estimate(changes, message):
-  objective = objectives.stein_risk(pixels.Pixels())
+  objective = methods.Stein().make_objective(pixels.Pixels())
   problem = _make_problem([]).replace(**changes)
   with pytest.raises(ValueError, match=message):
     objective({'image': _draw(6, 7, 3)}, problem, jax.random.key(0))
