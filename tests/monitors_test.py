@@ -140,7 +140,9 @@ CASES = {
 }
 MONITORS = {name: case[0] for name, case in CASES.items()} | {
   'mean': monitors.Mean(warmup=10, every=4),
-  'horizon': monitors.AtHorizon(monitors.WMV(window=5, patience=8), 0.7),
+  'horizon': monitors.AtHorizon(
+    monitor=monitors.WMV(window=5, patience=8), decay=0.7
+  ),
   'wmv_subset': monitors.WMV(window=5, patience=8, pixels=7),
   'oracle': monitors.Oracle(),
   'oracle_output': monitors.Oracle(of='output'),
@@ -346,7 +348,7 @@ def test_a_horizon_is_the_fit_with_that_decay(decay):
   weights /= weights.sum(axis=1, keepdims=True)
   averages = np.tensordot(weights, np.float64(fit.outputs), axes=1)
   expected = _watch(rule, fit._replace(estimates=np.float32(averages)))
-  actual = _watch(monitors.AtHorizon(rule, decay), fit)
+  actual = _watch(monitors.AtHorizon(monitor=rule, decay=decay), fit)
   for field in ('done', 'spent', 'step', 'image'):
     np.testing.assert_allclose(
       getattr(actual, field), getattr(expected, field), rtol=1e-4
@@ -383,7 +385,7 @@ def test_average_weights_images_by_their_age(decay):
     lambda: monitors.Discrepancy(of='loss'),
     lambda: monitors.PseudoReference(patience=0),
     lambda: monitors.PseudoReference(warmup=-1),
-    lambda: monitors.AtHorizon(monitors.Oracle(), 1.0),
+    lambda: monitors.AtHorizon(monitor=monitors.Oracle(), decay=1.0),
     lambda: monitors.Oracle(of='loss'),
     lambda: monitors.Oracle().init(jnp.zeros(SHAPE), None),
   ],
