@@ -8,8 +8,8 @@ import os
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import jax
 import ml_collections
@@ -65,7 +65,8 @@ def _main(run: Run) -> None:
 
 def _make_workdir() -> str:
   """Returns runs/EXPERIMENT-TIME, EXPERIMENT the module that was run."""
-  name = pathlib.Path(sys.argv[0]).stem
+  path = pathlib.Path(sys.argv[0])
+  name = path.parent.name if path.stem == '__main__' else path.stem
   return os.path.join('runs', f'{name}-{time.strftime("%Y%m%d-%H%M%S")}')
 
 
@@ -87,12 +88,30 @@ def _fail(error: Exception) -> NoReturn:
 
 def _explain(error: Exception) -> str:
   """Returns one line: of a config's traceback in a message, only its end."""
-  lines = str(error).strip().splitlines() or [type(error).__name__]
-  message = lines[-1].strip().removeprefix('ValueError: ')
   if isinstance(error, KeyError | AttributeError):
-    name = message.split("'")[1] if "'" in message else message
-    return (
-      f'no config field {name!r}; the known ones are in configs/common.py, '
-      'those of each network in configs/networks.py'
-    )
-  return message
+    return _explain_field() or type(error).__name__
+  lines = str(error).strip().splitlines() or [type(error).__name__]
+  return lines[-1].strip().removeprefix('ValueError: ')
+
+
+def _explain_field() -> str:
+  """Returns what is wrong with the first field that the config does not have."""
+  named = [a for a in sys.argv if a.lstrip('-').startswith('config=')]
+  flags.FLAGS([sys.argv[0], *named])  # As it is without what is set in it.
+  known = _list_fields(_CONFIG.value or {})
+  for argument in sys.argv[1:]:
+    flag = argument.lstrip('-').split('=', 1)[0]
+    field = flag.removeprefix('config.')
+    if field not in (flag, *known):
+      return fields.describe_unknown(field, known)
+  return ''
+
+
+def _list_fields(config: Mapping[str, Any]) -> list[str]:
+  """The names of all fields, as `fit.steps`."""
+  names = []
+  for name, value in config.items():
+    names.append(name)
+    if isinstance(value, ml_collections.ConfigDict):
+      names += [f'{name}.{below}' for below in _list_fields(value)]
+  return names

@@ -1,5 +1,6 @@
 """The fields of a config: each is known and in its range, or refused."""
 
+import difflib
 import math
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -31,6 +32,25 @@ def check_least(value: float, least: float, field: str) -> float:
   if not (math.isfinite(value) and value >= least):
     raise ValueError(f'{field} must be a number >= {least}, got {value}')
   return value
+
+
+def describe_unknown(field: str, known: Collection[str]) -> str:
+  """Returns what is said of a field that a config does not have, in one line.
+
+  Args:
+    field: as typed, as 'fit.steps'.
+    known: all fields of the config.
+  """
+  if field in RENAMED:
+    return f'{field} is now {RENAMED[field]}'
+  name = field.rpartition('.')[2]
+  ends = {other.rpartition('.')[2]: other for other in known}
+  near = difflib.get_close_matches(field, known, 1, 0.8)
+  near = near or [ends[n] for n in difflib.get_close_matches(name, ends, 1)]
+  hint = f'; the nearest is {near[0]}' if near else ''
+  return (
+    f'no config field {field!r} here: this config reads no such field{hint}'
+  )
 
 
 def refuse_unread(
