@@ -162,6 +162,7 @@ def make_fit(
     def remember(moved, opt_state):
       return optimize(moved[0], opt_state)[1]
 
+    # The optimiser's state comes last: its update needs no old parameters.
     (params, average, watched), opt_state = in_place.update_in_turn(
       ~jumped,
       [move, remember],

@@ -167,9 +167,9 @@ def merge_doubled(
 ) -> Array:
   """Returns convolution(norm(concat(skip, upsample(x, mode)))), in blocks.
 
-  The result lacks a constant in each channel, which a normalisation that
-  follows would take away. A large image is not doubled first, see
-  `choose.prefers_blocks`.
+  A normalisation must follow. A large image is never doubled, see
+  `choose.prefers_blocks`; its result lacks a constant in each channel, which
+  the normalisation that follows takes away.
 
   Args:
     norm: without an activation.
