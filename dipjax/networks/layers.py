@@ -118,7 +118,7 @@ def _normalize(x, scale, bias, epsilon, activation):
 
 
 def _normalize_forward(x, scale, bias, epsilon, activation):
-  # Of image size only x is kept: what is made of it is cheap to make again.
+  # The only image that is kept is x: the others are cheap to make again.
   mean, variance = conv.compute_moments(x)
   residuals = x, mean, jax.lax.rsqrt(variance + epsilon), scale, bias
   _, affine = _whiten(residuals)
