@@ -102,3 +102,18 @@ def test_parts_are_found_by_their_names():
   moved = packing.unpack(optax.apply_updates(packed, updates))
   _check_equal(moved['network'], network)
   np.testing.assert_allclose(moved['image'], image - 1)
+
+
+def test_the_gradient_of_packed_parameters_is_the_packed_gradient():
+  params = _draw('skip')
+
+  def objective(params, weight):
+    squares = jax.tree.map(lambda leaf: jnp.sum(weight * leaf**3), params)
+    return sum(jax.tree.leaves(squares)), {'beside': weight + 1}
+
+  plain = jax.value_and_grad(objective, has_aux=True)
+  value, gradient = plain(params, 2.0)
+  compute = packing.value_and_grad(objective)
+  packed_value, packed_gradient = compute(packing.pack(params), 2.0)
+  _check_equal(packed_value, value)
+  _check_equal(packed_gradient, packing.pack(gradient))

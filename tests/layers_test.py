@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from dipjax import conv
+from dipjax.conv import choose
 from dipjax.networks import layers
 
 SIZES = [(6, 8), (5, 7), (1, 4)]
@@ -161,6 +163,70 @@ def test_a_flat_channel_becomes_its_bias():
   bias = np.array([3, -1], np.float32)
   expected = np.broadcast_to(bias, flat.shape)
   np.testing.assert_allclose(_normalise(flat, bias=bias), expected, atol=1e-6)
+
+
+# --- Doubling.
+
+
+class _Merge(nn.Module):
+  """A merge, then a normalisation, as on the way out of a network."""
+
+  mode: str
+  padding: str = 'reflect'
+
+  @nn.compact
+  def __call__(self, skip, x):
+    norm = layers.Norm(name='norm')
+    convolution = layers.Conv(
+      5, padding=self.padding, add_bias=False, name='conv'
+    )
+    merged = layers.merge_doubled(norm, convolution, skip, x, self.mode)
+    return layers.Norm(name='after')(conv.join_blocks(merged))
+
+
+@pytest.mark.parametrize('mode', layers.UPSAMPLINGS)
+@pytest.mark.parametrize('skips', [0, 3])
+def test_merging_in_blocks_equals_doubling_first(mode, skips):
+  x = _draw(5, 6, 4)
+  skip = _draw(10, 12, skips, seed=1) if skips else None
+  merge = _Merge(mode)
+  params = merge.init(jax.random.key(0), skip, x)
+  # No parameter is at its first 0 or 1.
+  params = jax.tree.map(lambda leaf: leaf + 0.1 * _draw(*leaf.shape), params)
+  results = []
+  for doubled in (False, True):
+    with choose.aim(choose.Target('cpu', doubled=doubled)):
+      results.append(jax.jit(merge.apply)(params, skip, x))
+      own = merge.init(jax.random.key(0), skip, x)
+    assert jax.tree.structure(own) == jax.tree.structure(params)
+  np.testing.assert_allclose(*results, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  'skip,padding', [((9, 12, 3), 'reflect'), ((10, 12, 3), 'zero')]
+)
+def test_what_does_not_fit_in_blocks_is_doubled_first(skip, padding):
+  x, skip = _draw(5, 6, 4), _draw(*skip, seed=1)
+  merge = _Merge('bilinear', padding)
+  params = merge.init(jax.random.key(0), skip, x)
+  plain: Any = merge.apply(params, skip, x)
+  with choose.aim(choose.Target('cpu', doubled=True)):
+    forced = merge.apply(params, skip, x)
+  assert plain.shape == (*skip.shape[:2], 5)
+  np.testing.assert_array_equal(forced, plain)
+
+
+@pytest.mark.parametrize(
+  'norm,convolution,says',
+  [
+    (layers.Norm('relu'), layers.Conv(4, add_bias=False), 'no activation'),
+    (layers.Norm(), layers.Conv(4), 'no bias'),
+    (layers.Norm(), layers.Conv(4, stride=2, add_bias=False), 'not 2'),
+  ],
+)
+def test_what_cannot_be_merged_is_refused(norm, convolution, says):
+  with pytest.raises(ValueError, match=says):
+    layers.merge_doubled(norm, convolution, None, _draw(4, 4, 3), 'nearest')
 
 
 # --- Sizes.

@@ -27,7 +27,7 @@ class DnCNN(nn.Module):
     remat: whether the gradient computes each layer's activations again instead
       of keeping them: less memory, more time, the same result.
 
-  Computes in the precision of the code; the image is float32.
+  The network computes in the precision of the code; the image is float32.
 
   Raises:
     ValueError: an argument that is none of these; with `residual` a code whose

@@ -118,7 +118,7 @@ def _normalize(x, scale, bias, epsilon, activation):
 
 
 def _normalize_forward(x, scale, bias, epsilon, activation):
-  # Of image size only x is kept: what is made of it is cheap to make again.
+  # The only image that is kept is x: the others are cheap to make again.
   mean, variance = conv.compute_moments(x)
   residuals = x, mean, jax.lax.rsqrt(variance + epsilon), scale, bias
   _, affine = _whiten(residuals)
@@ -167,9 +167,9 @@ def merge_doubled(
 ) -> Array:
   """Returns convolution(norm(concat(skip, upsample(x, mode)))), in blocks.
 
-  The result lacks a constant in each channel, which a normalisation that
-  follows would take away. A large image is not doubled first, see
-  `choose.prefers_blocks`.
+  A normalisation must follow. A large image is never doubled, see
+  `choose.prefers_blocks`; its result lacks a constant in each channel, which
+  the normalisation that follows takes away.
 
   Args:
     norm: without an activation.

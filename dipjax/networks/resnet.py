@@ -25,7 +25,7 @@ class ResNet(nn.Module):
     remat: whether the gradient computes each block's activations again instead
       of keeping them: less memory, more time, the same result.
 
-  Computes in the precision of the code; the image is float32.
+  The network computes in the precision of the code; the image is float32.
 
   Raises:
     ValueError: an argument that is none of these.

@@ -1,8 +1,8 @@
 """The skip network of the deep image prior (Ulyanov et al., models/skip.py).
 
-An hourglass of levels, numbered from the outside in. Level i halves the image,
-hands it to level i + 1, doubles what comes back, and joins it with a few
-channels of its own input (the skip).
+The network is an hourglass of levels, numbered from the outside in. Level i
+halves the image, hands it to level i + 1, doubles the image that comes back,
+and joins it with a few channels of the level's own input (the skip).
 """
 
 from typing import Any
@@ -38,7 +38,7 @@ class Skip(nn.Module):
     remat: whether the gradient computes each level's activations again instead
       of keeping them: less memory, more time, the same result.
 
-  Computes in the precision of the code; the image is float32.
+  The network computes in the precision of the code; the image is float32.
 
   Raises:
     ValueError: an argument that is none of these.

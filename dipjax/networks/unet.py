@@ -20,9 +20,9 @@ UPSAMPLINGS = (*layers.UPSAMPLINGS, 'transposed')
 class UNet(nn.Module):
   """The U-Net: code [H, W, C] -> image [H, W, outputs].
 
-  The default has 2,164,899 parameters with a code of 32 channels; normalised is
-  the way in only, by the statistics of the one image. The image has exactly the
-  size of the code where that is a `code_size`.
+  The default has 2,164,899 parameters with a code of 32 channels. Only the way
+  in is normalised, by the statistics of the one image. The image has exactly
+  the size of the code where that is a `code_size`.
 
   Attributes:
     outputs: channels of the image.
@@ -34,7 +34,7 @@ class UNet(nn.Module):
     remat: whether the gradient computes each scale's activations again instead
       of keeping them: less memory, more time, the same result.
 
-  Computes in the precision of the code; the image is float32.
+  The network computes in the precision of the code; the image is float32.
 
   Raises:
     ValueError: an argument that is none of these.

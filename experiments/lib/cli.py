@@ -16,7 +16,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.lib import folders
+from experiments.lib import fields, folders
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
 
@@ -95,7 +95,7 @@ def _explain(error: Exception) -> str:
 
 
 def _explain_field() -> str:
-  """Returns what is wrong with the first field that the config does not have."""
+  """Returns what is wrong with the first field that no config has."""
   named = [a for a in sys.argv if a.lstrip('-').startswith('config=')]
   flags.FLAGS([sys.argv[0], *named])  # As it is without what is set in it.
   known = _list_fields(_CONFIG.value or {})
