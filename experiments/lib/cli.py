@@ -96,14 +96,21 @@ def _explain(error: Exception) -> str:
 
 def _explain_field() -> str:
   """Returns what is wrong with the first field that no config has."""
-  named = [a for a in sys.argv if a.lstrip('-').startswith('config=')]
-  flags.FLAGS([sys.argv[0], *named])  # As it is without what is set in it.
-  known = _list_fields(_CONFIG.value or {})
+  # Read once more, without what is set in it.
+  bare = [a for a in sys.argv if a.lstrip('-').startswith('config=')]
+  holder = flags.FlagValues()
+  config = config_flags.DEFINE_config_file(
+    'config', flag_values=holder, sys_argv=bare
+  )
+  holder([sys.argv[0], *bare])
+  given = config.value or {}
+  known, kinds = _list_fields(given), ('network', 'method', 'stop')
+  chosen = [f'{kind}={given[kind].name}' for kind in kinds if kind in given]
   for argument in sys.argv[1:]:
     flag = argument.lstrip('-').split('=', 1)[0]
     field = flag.removeprefix('config.')
     if field not in (flag, *known):
-      return fields.describe_unknown(field, known)
+      return fields.describe_unknown(field, known, ', '.join(chosen))
   return ''
 
 

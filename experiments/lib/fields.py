@@ -34,23 +34,27 @@ def check_least(value: float, least: float, field: str) -> float:
   return value
 
 
-def describe_unknown(field: str, known: Collection[str]) -> str:
+def describe_unknown(
+  field: str, known: Collection[str], chosen: str = ''
+) -> str:
   """Returns what is said of a field that a config does not have, in one line.
 
   Args:
     field: as typed, as 'fit.steps'.
     known: all fields of the config.
+    chosen: the choices that decide which fields there are, as 'method=stein'.
   """
   if field in RENAMED:
     return f'{field} is now {RENAMED[field]}'
   name = field.rpartition('.')[2]
   ends = {other.rpartition('.')[2]: other for other in known}
   near = difflib.get_close_matches(field, known, 1, 0.8)
-  near = near or [ends[n] for n in difflib.get_close_matches(name, ends, 1)]
+  near = near or [
+    ends[end] for end in difflib.get_close_matches(name, ends, 1, 0.75)
+  ]
   hint = f'; the nearest is {near[0]}' if near else ''
-  return (
-    f'no config field {field!r} here: this config reads no such field{hint}'
-  )
+  under = f' with {chosen}' if chosen else ''
+  return f'no config field {field!r}: nothing reads it{under}{hint}'
 
 
 def refuse_unread(
