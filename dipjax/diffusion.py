@@ -201,8 +201,8 @@ def draw_samples(
     key: decides the draw.
     shape: (B, H, W, C).
     steps: falling; the first step must be T. See `choose_steps`.
-    eta: 1 is ancestral sampling; with all steps, that of Ho et al. 0 is DDIM
-      (Song et al. 2021), which adds no noise.
+    eta: 1 is ancestral sampling, which with all steps is the sampling of Ho et
+      al.; 0 is DDIM (Song et al. 2021), which adds no noise.
   """
   # At step T hardly anything of an image is left, so that pure noise is taken
   # for a noisy image.

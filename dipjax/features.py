@@ -65,7 +65,7 @@ class Features(struct.PyTreeNode):
     layer the weight is 1.
 
     Args:
-      image: [H, W, 1 or 3] in [0, 1]; its precision is that of the computation.
+      image: [H, W, 1 or 3] in [0, 1]; layers compute in its precision.
 
     Raises:
       ValueError: as `extract`, or a factor below 1.
@@ -144,8 +144,8 @@ def lpips(params: Params, linear: Mapping[str, Any], a: Array, b: Array):
   )
   distance = jnp.zeros(())
   for layer, weights in linear.items():
-    # At length 1 the features of a pixel compare its pattern, not its contrast;
-    # the weights are how much people care about each channel.
+    # Features of length 1 compare the pattern of a pixel, not its contrast. The
+    # weights of LPIPS were learned from people's judgements.
     difference = _normalize(ours[layer]) - _normalize(theirs[layer])
     weighted = jnp.square(difference) * weights[None, None]
     distance += jnp.mean(jnp.sum(weighted, axis=-1))
