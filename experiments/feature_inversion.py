@@ -2,7 +2,8 @@
 
 python -m experiments.feature_inversion --config=configs/feature_inversion.py
 
-What a layer of a pretrained network has kept of a picture, and what not.
+The picture shows what a layer of a pretrained network has kept of the given
+picture, and what it has lost.
 """
 
 import ml_collections
@@ -13,22 +14,22 @@ from experiments import cli, task, wiring
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Inverts the features of one picture; returns what result.json holds.
+  """Inverts the features of one picture; returns the content of result.json.
 
   Args:
     config: as configs/feature_inversion.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   return task.run('feature_inversion', load(config.data), config, workdir)
 
 
 def load(data: ml_collections.ConfigDict) -> wiring.Data:
-  """Returns the features of the picture, the largest of them scaled to 1.
+  """Returns the features of the picture, scaled to a largest value of 1.
 
-  The picture itself is only shown: the fit sees the features alone.
+  The fit sees only the features; the picture itself is only shown.
   """
   image = wiring.read(data.image, data.crop)
   network = wiring.make_features(
