@@ -1,4 +1,4 @@
-"""Flash and no flash: a dark, noisy picture restored along one with flash.
+"""Flash and no flash: restores a dark, noisy picture from one with flash.
 
 python -m experiments.flash --config=configs/flash.py \
   --config.data.image=FILE --config.data.flash=FILE --workdir=DIR
@@ -11,14 +11,16 @@ from experiments import cli, task, wiring
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
-  """Restores the picture without flash; returns what result.json holds.
+  """Restores the picture without flash; returns the content of result.json.
+
+  The picture with flash is the input code of the network.
 
   Args:
     config: as configs/flash.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   if not config.data.flash:
     raise ValueError(
@@ -33,7 +35,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> dict:
       f'{image.shape[1]}x{image.shape[0]}: they must be of one size'
     )
   data = wiring.Data(image, clean=None)
-  # In the middle of the code, reflected beyond.
+  # A code may be larger than the picture: the picture with flash then lies in
+  # its middle and is reflected beyond.
   code = codes.use_image(flash)
   return task.run('flash', data, config, workdir, code=code)
 
