@@ -1,4 +1,4 @@
-"""Input codes of the network: what it turns into an image; [H, W, C]."""
+"""Input codes: arrays [H, W, C] that a network turns into an image."""
 
 import dataclasses
 from collections.abc import Callable
@@ -18,7 +18,7 @@ def draw_uniform_noise(
 
 
 def make_meshgrid(size: tuple[int, int]) -> Array:
-  """Returns [height, width, 2]: x, then y, each from 0 to 1 edge to edge."""
+  """Returns coordinates x and y from 0 to 1, [height, width, 2]."""
   y, x = jnp.meshgrid(
     jnp.linspace(0, 1, size[0]), jnp.linspace(0, 1, size[1]), indexing='ij'
   )
@@ -51,14 +51,16 @@ class Meshgrid:
 
 
 def extend_image(image: Array, size: tuple[int, int]) -> Array:
-  """Returns an image [H, W, C] as a code: in its middle, reflected beyond.
+  """Returns a code [height, width, C] with the image in its middle.
+
+  Beyond its edge the image is reflected, and the edge itself is repeated.
 
   Args:
-    image: no larger than the code.
+    image: [H, W, C], no larger than the code.
     size: (height, width) of the code.
 
   Raises:
-    ValueError: an image that is larger.
+    ValueError: the image is larger than the code.
   """
   if size[0] < image.shape[0] or size[1] < image.shape[1]:
     raise ValueError(
@@ -74,9 +76,10 @@ def extend_image(image: Array, size: tuple[int, int]) -> Array:
 
 
 def use_image(image: ArrayLike) -> Callable[[Array, tuple[int, int]], Array]:
-  """Returns the maker of a code that is an image, see `extend_image`.
+  """Returns a maker of codes that gives the image, see `extend_image`.
 
-  Of (key, (height, width)), as `dipjax.restore` takes it; the key is not used.
+  The maker is a function of (key, (height, width)), as `dipjax.restore` takes
+  it. The maker does not use the key.
   """
   return lambda key, size: extend_image(jnp.asarray(image), size)
 
@@ -84,7 +87,8 @@ def use_image(image: ArrayLike) -> Callable[[Array, tuple[int, int]], Array]:
 def jitter_code(key: Array, code: Array, deviation: Array | float) -> Array:
   """Returns code + N(0, deviation^2), in the precision of the code.
 
-  The regularising noise of one step.
+  The noise regularises one step of a fit.
   """
+  # Noise in float32 would promote a bfloat16 code, and the network with it.
   noisy = code + deviation * jax.random.normal(key, code.shape)
   return noisy.astype(code.dtype)

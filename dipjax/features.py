@@ -1,11 +1,12 @@
 """Feature networks: VGG16 as functions of its parameters, and LPIPS.
 
-A layer is named relu<block>_<number>, relu1_1 to relu5_3: the output of a 3x3
-convolution and a ReLU. Blocks follow each other at half the size.
+A layer relu<block>_<number>, from relu1_1 to relu5_3, is the output of a 3x3
+convolution and a ReLU. Each block has half the size of the block before.
 
 Parameters are a dict conv<block>_<number> -> {'kernel': [3, 3, I, O], 'bias':
-[O]}; channels are whatever they are, and the first convolution takes three. The
-library reads no files: `experiments.weights` has the real parameters.
+[O]}. The first convolution takes three channels; the other numbers of channels
+are free. The library reads no files: `experiments.weights` reads the real
+parameters.
 """
 
 import math
@@ -21,7 +22,7 @@ from dipjax import conv
 Array = jax.Array
 Params = Mapping[str, Mapping[str, Any]]  # Arrays, of NumPy or of JAX.
 
-# Convolutions in each block, and their channels.
+# VGG16 has so many convolutions, and channels, in each of its five blocks.
 _BLOCKS = (2, 2, 3, 3, 3)
 _CHANNELS = (64, 128, 256, 512, 512)
 
@@ -33,7 +34,8 @@ LAYERS = tuple(
 # The layers that LPIPS compares.
 LPIPS_LAYERS = ('relu1_2', 'relu2_2', 'relu3_3', 'relu4_3', 'relu5_3')
 
-# Of the photographs that VGG16 has learned from, values in [-1, 1].
+# Mean and deviation of the photographs that VGG16 has learned from, for values
+# in [-1, 1].
 _MEAN = (-0.030, -0.088, -0.188)
 _DEVIATION = (0.458, 0.448, 0.450)
 
@@ -43,9 +45,10 @@ class Features(struct.PyTreeNode):
 
   Attributes:
     params: of VGG16, see the module.
-    layers: which layers, in any order; the deepest decides what it costs.
-    factor: by which the image is reduced before (means over blocks of pixels):
-      2 is about a quarter of the work. Rows and columns over are left out.
+    layers: the layers to compute, in any order; the deepest decides the cost.
+    factor: the image is first reduced by this factor, by means over blocks of
+      pixels; 2 takes about a quarter of the work. Rows and columns that fill no
+      block are left out.
   """
 
   params: Params
@@ -55,20 +58,22 @@ class Features(struct.PyTreeNode):
   factor: int = struct.field(pytree_node=False, default=1)
 
   def __call__(self, image: Array) -> Array:
-    """Returns the features of all layers, [n], float32.
+    """Returns the features of all layers in one row, [n], float32.
 
-    So weighted that the mean squared difference of two results is the sum over
-    the layers of the mean squared difference in each; of one layer they are the
-    features themselves.
+    The features are weighted: the mean squared difference of two results is the
+    sum over the layers of the mean squared difference in each layer. With one
+    layer the weight is 1.
 
     Args:
-      image: [H, W, 1 or 3] in [0, 1]; computed in its precision.
+      image: [H, W, 1 or 3] in [0, 1]; layers compute in its precision.
 
     Raises:
       ValueError: as `extract`, or a factor below 1.
     """
     reduced = _reduce(image, self.factor)
     features = extract(self.params, reduced, self.layers)
+    # A plain mean over the row would count a layer by its size, and relu1_2 has
+    # far more values than relu5_3. The weight gives each layer one vote.
     flat = [features[layer].reshape(-1) for layer in self.layers]
     count = sum(part.size for part in flat)
     return jnp.concatenate(
@@ -79,29 +84,31 @@ class Features(struct.PyTreeNode):
 def extract(
   params: Params, image: Array, layers: Sequence[str]
 ) -> dict[str, Array]:
-  """Returns the named layers of an image, nothing deeper is computed.
+  """Returns the named layers of an image; no deeper layer is computed.
 
   Args:
     params: of VGG16, see the module.
-    image: [H, W, 1 or 3] in [0, 1]; grey is taken as three equal channels.
-      Computed in its precision.
-    layers: of LAYERS.
+    image: [H, W, 1 or 3] in [0, 1]; grey is taken as three equal channels. The
+      precision of the image is the precision of the computation.
+    layers: names out of LAYERS.
 
   Returns:
-    Layer -> [H / 2^(block - 1), W / 2^(block - 1), C], rounded down.
+    Layer -> [H / 2^(block - 1), W / 2^(block - 1), C], sides rounded down.
 
   Raises:
-    ValueError: no layers or unknown ones, another shape, an image smaller than
-      the deepest layer.
+    ValueError: no layer, an unknown layer, an image of another shape, or an
+      image too small for the deepest layer.
   """
   deepest = _find_deepest(layers)
   _check_image(image, deepest)
+  # VGG16 has learned from images of mean 0 and deviation 1 in each channel.
   shape = (*image.shape[:2], 3)
   x = (2 * jnp.broadcast_to(image, shape) - 1 - _constant(_MEAN, image)) / (
     _constant(_DEVIATION, image)
   )
   found = {}
   for layer in LAYERS[: LAYERS.index(deepest) + 1]:
+    # Each block but the first begins with a reduction by maxima.
     block, number = layer.removeprefix('relu').split('_')
     if number == '1' and block != '1':
       x = _pool(x)
@@ -114,17 +121,21 @@ def extract(
 def lpips(params: Params, linear: Mapping[str, Any], a: Array, b: Array):
   """Returns the perceptual distance of two images, 0 for equal ones.
 
-  The learned perceptual image patch similarity (Zhang et al. 2018), version
-  0.1: at each pixel of each layer features of length 1, their squared
-  difference weighted by channel; the mean over pixels, the sum over layers.
+  The distance is the learned perceptual image patch similarity (Zhang et al.
+  2018), version 0.1. The features of each pixel of each layer are scaled to
+  length 1. Their squared differences, weighted by channel, are averaged over
+  the pixels and summed over the layers.
 
   Args:
     params: of VGG16, see the module.
-    linear: layer -> [C], for LPIPS_LAYERS.
+    linear: layer -> [C], the weights of the channels, for LPIPS_LAYERS.
     a, b: [H, W, 1 or 3] in [0, 1], of one shape.
 
+  Returns:
+    A scalar.
+
   Raises:
-    ValueError: two shapes, or as `extract`.
+    ValueError: shapes that differ, or as `extract`.
   """
   if jnp.shape(a) != jnp.shape(b):
     raise ValueError(f'lpips of {jnp.shape(a)} and {jnp.shape(b)}')
@@ -133,6 +144,8 @@ def lpips(params: Params, linear: Mapping[str, Any], a: Array, b: Array):
   )
   distance = jnp.zeros(())
   for layer, weights in linear.items():
+    # Features of length 1 compare the pattern of a pixel, not its contrast. The
+    # weights of LPIPS were learned from people's judgements.
     difference = _normalize(ours[layer]) - _normalize(theirs[layer])
     weighted = jnp.square(difference) * weights[None, None]
     distance += jnp.mean(jnp.sum(weighted, axis=-1))
@@ -142,19 +155,21 @@ def lpips(params: Params, linear: Mapping[str, Any], a: Array, b: Array):
 def draw_params(
   key: Array, channels: Sequence[int] = _CHANNELS
 ) -> dict[str, dict[str, Array]]:
-  """Returns random parameters of the shapes of VGG16's, fixed by the key.
+  """Returns random parameters in the shapes of VGG16, fixed by the key.
 
-  N(0, 2 / fan in), as He et al. 2015, biases 0: what the network is before it
-  has seen a photograph.
+  Kernels are N(0, 2 / fan in) as in He et al. 2015, biases are 0. The result is
+  the network before it has seen a photograph.
 
   Args:
-    key: fixes the draw.
+    key: decides the draw.
     channels: of the five blocks.
   """
   params, inputs = {}, 3
   for layer in LAYERS:
     outputs = channels[int(layer[4]) - 1]
     key, own = jax.random.split(key)
+    # He et al.'s variance keeps the size of the activations through the ReLUs,
+    # so that the deepest layer neither vanishes nor explodes.
     kernel = jax.random.normal(own, (3, 3, inputs, outputs))
     params[layer.replace('relu', 'conv')] = {
       'kernel': kernel * math.sqrt(2 / (9 * inputs)),
@@ -212,7 +227,8 @@ def _convolve(params: Mapping[str, Array], x: Array) -> Array:
 
 
 def _normalize(x: Array) -> Array:
-  """Each pixel's features at length 1; those of length 0 stay."""
+  """Returns the features of each pixel at length 1; zeros stay zeros."""
+  # The small number keeps a pixel without any feature from becoming 0 / 0.
   length = jnp.sqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
   return x / (length + 1e-10)
 

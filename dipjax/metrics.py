@@ -1,7 +1,7 @@
 """Scores of an image against a reference; images are [H, W, C] in [0, 1].
 
-The only module through which a clean image may enter. Both scores clip to
-[0, 1] first, as a file of 8 bits would.
+A clean image may enter dipjax only through this module. Every score first clips
+the image and the reference to [0, 1], as a file of 8 bits would.
 """
 
 import dm_pix
@@ -13,41 +13,49 @@ Array = jax.Array
 
 
 def psnr(image: ArrayLike, reference: ArrayLike) -> Array:
-  """Returns 10 log10(1 / mean squared error) in dB; infinite if equal.
+  """Returns 10 log10(1 / mean squared error) in dB; infinite for equal arrays.
 
-  The mean is over all pixels and channels, after clipping both to [0, 1]. Of
-  arrays of any one shape: not every measurement is an image.
+  The mean is over all values, after both arrays are clipped to [0, 1].
+
+  Args:
+    image: any shape, because not every measurement is an image.
+    reference: of the same shape.
 
   Raises:
-    ValueError: two shapes.
+    ValueError: the shapes differ.
   """
   if jnp.shape(image) != jnp.shape(reference):
     raise ValueError(f'psnr of {jnp.shape(image)} and {jnp.shape(reference)}')
+  # dm_pix takes the mean over three axes: one row of all values has one mean.
   flatten = lambda x: jnp.clip(x, 0, 1).reshape(1, 1, -1)
   return dm_pix.psnr(flatten(image), flatten(reference))
 
 
 def psnr_y(image: ArrayLike, reference: ArrayLike, *, shave: int) -> Array:
-  """Returns the PSNR in dB of the luma Y alone, as super-resolution reports it.
+  """Returns the PSNR in dB of the luma Y, as papers on super-resolution do.
 
-  Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255 (BT.601), after clipping to
-  [0, 1].
+  Y = (65.481 R + 128.553 G + 24.966 B + 16) / 255 (BT.601), after R, G and B
+  are clipped to [0, 1].
 
   Args:
     image: [H, W, 3].
     reference: [H, W, 3].
-    shave: pixels at each edge that are left out.
+    shave: how many pixels are left out at each edge.
 
   Raises:
-    ValueError: other shapes, or an edge that leaves nothing.
+    ValueError: shapes that differ or are not [H, W, 3], or a shave that leaves
+      nothing.
   """
   shape = jnp.shape(image)
   if shape != jnp.shape(reference) or len(shape) != 3 or shape[2] != 3:
     raise ValueError(f'psnr_y of {shape} and {jnp.shape(reference)}')
   if shave < 0 or 2 * shave >= min(shape[:2]):
     raise ValueError(f'shave={shave} leaves nothing of {shape}')
+  # BT.601's luma runs from 16 to 235 of 255. The narrower range adds about
+  # 1.3 dB, and published numbers contain it.
   weights = jnp.array([65.481, 128.553, 24.966]) / 255
   luma = lambda x: jnp.clip(x, 0, 1) @ weights + 16 / 255
+  # An enlarged image is uncertain at its edge; papers leave the edge out.
   inner = slice(shave, shape[0] - shave), slice(shave, shape[1] - shave)
   return psnr(
     luma(jnp.asarray(image))[inner], luma(jnp.asarray(reference))[inner]
@@ -59,24 +67,27 @@ def correlate_error(
 ) -> Array:
   """Returns how well a standard deviation tells where an image is wrong.
 
-  The correlation, -1 to 1, of the deviation with the absolute error over all
-  pixels and channels; NaN where one of them is the same everywhere.
+  The score is the correlation, -1 to 1, of the deviation with the absolute
+  error over all pixels and channels. The score is NaN where the deviation or
+  the error is the same everywhere.
 
   Raises:
-    ValueError: different shapes.
+    ValueError: the shapes differ.
   """
   shapes = jnp.shape(deviation), jnp.shape(image), jnp.shape(reference)
   if len(set(shapes)) > 1:
     raise ValueError(f'correlate_error of {", ".join(map(str, shapes))}')
+  # The absolute error: a standard deviation tells the size, not the sign.
   error = jnp.abs(jnp.clip(image, 0, 1) - jnp.clip(reference, 0, 1))
   return jnp.corrcoef(jnp.ravel(jnp.asarray(deviation)), jnp.ravel(error))[0, 1]
 
 
 def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
-  """Returns the structural similarity, 1 for equal images.
+  """Returns the structural similarity (Wang et al. 2004), 1 for equal images.
 
-  Gaussian window of 11 pixels and standard deviation 1.5, dynamic range 1, mean
-  over all windows inside the image and all channels (Wang et al. 2004).
+  The window is a Gaussian of 11 pixels and standard deviation 1.5, the dynamic
+  range is 1, and the mean is over all windows inside the image and all
+  channels.
 
   Raises:
     ValueError: an image with a side under 11 pixels.
@@ -85,4 +96,6 @@ def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
     raise ValueError(
       f'ssim needs sides of at least 11 pixels, got {jnp.shape(image)}'
     )
+  # dm_pix keeps the windows inside the image: padding would count pixels that
+  # do not exist.
   return dm_pix.ssim(jnp.clip(image, 0, 1), jnp.clip(reference, 0, 1))

@@ -1,17 +1,18 @@
 """Measurement operators: what the camera did to the image, as pytrees.
 
-An operator is a function of one image [H, W, C] that returns what would have
-been measured, and raises a ValueError for an image that it does not fit. Arrays
-inside it are leaves, so that an operator is an argument of a compiled step: a
-new mask or kernel of the same shape does not compile again, and lanes may
-differ in them. Sizes and names are static.
+An operator is a function of one image [H, W, C]. It returns what the camera
+would have measured, and raises a ValueError for an image that does not fit.
+The arrays of an operator are leaves of a pytree, so an operator is an argument
+of a compiled step: a new mask or kernel of the same shape does not compile
+again, and lanes may have different masks or kernels. Sizes and names are
+static.
 
-Where values need a check or a conversion a function makes the operator
-(`make_mask`, `make_blur`, `compose`, `as_operator`); a class checks nothing
-when made, because JAX makes it anew inside of every transformation.
+Where values need a check or a conversion, a function makes the operator
+(`make_mask`, `make_blur`, `compose`, `as_operator`). A class checks nothing
+when it is made, because JAX makes it anew inside every transformation.
 
-`adjoint` is written once: it transposes any operator that is linear, a user's
-own as well.
+`adjoint` is written once and transposes every linear operator, a user's own
+operator too.
 """
 
 from collections.abc import Callable
@@ -25,11 +26,11 @@ from flax import struct
 from dipjax import blurring, noise, resampling
 
 Array = jax.Array
-Operator = Callable[[Array], Array]  # And a pytree.
+Operator = Callable[[Array], Array]  # An operator is also a pytree.
 
 
 class Identity(struct.PyTreeNode):
-  """The image itself: denoising, artefact removal."""
+  """The image itself, for denoising and the removal of artefacts."""
 
   def __call__(self, image: Array) -> Array:
     """Returns the image."""
@@ -37,10 +38,11 @@ class Identity(struct.PyTreeNode):
 
 
 class Clipped(struct.PyTreeNode):
-  """The image with Gaussian noise, clipped to [0, 1], on average.
+  """The average of the image with Gaussian noise, clipped to [0, 1].
 
-  What a measurement without values below black and above white should be:
-  without it they look brighter and darker than they are.
+  A camera clips very dark and very bright pixels, which makes black brighter
+  and white darker on average. With this operator a fit expects the average, so
+  black stays black and white stays white.
   """
 
   sigma: Array  # Standard deviation of the noise before clipping, above 0.
@@ -50,12 +52,12 @@ class Clipped(struct.PyTreeNode):
     return noise.expect_clipped(image, self.sigma)
 
   def find_variance(self, image: Array) -> Array:
-    """Returns noise.expect_variance(image, sigma), of what was measured."""
+    """Returns the variance of what was measured, `noise.expect_variance`."""
     return noise.expect_variance(image, self.sigma)
 
 
 class Function(struct.PyTreeNode):
-  """Any function of an image that is no pytree itself, as an operator."""
+  """A function of an image, itself no pytree, as an operator."""
 
   function: Callable[[Array], Array] = struct.field(pytree_node=False)
 
@@ -73,7 +75,7 @@ class Crop(struct.PyTreeNode):
   width: int = struct.field(pytree_node=False)
 
   def __call__(self, image: Array) -> Array:
-    """Returns [height, width, C]; ValueError if the image is smaller."""
+    """Returns [height, width, C]; ValueError if the window does not fit."""
     bottom, right = self.top + self.height, self.left + self.width
     outside = bottom > image.shape[0] or right > image.shape[1]
     if outside or min(self.top, self.left) < 0:
@@ -82,18 +84,18 @@ class Crop(struct.PyTreeNode):
 
 
 def crop_center(size: tuple[int, int], window: tuple[int, int]) -> Crop:
-  """Returns the Crop of a centred window from an image of a given size."""
+  """Returns the Crop of the centred window in images of one size."""
   top, left = (size[0] - window[0]) // 2, (size[1] - window[1]) // 2
   return Crop(top, left, *window)
 
 
 class Mask(struct.PyTreeNode):
-  """The image times weights: inpainting; `make_mask` makes it."""
+  """The image times weights, for inpainting; `make_mask` makes a Mask."""
 
   weights: Array  # [H, W, 1] or [H, W, C], in [0, 1].
 
   def __call__(self, image: Array) -> Array:
-    """Returns [H, W, C]; ValueError if the weights are of another size."""
+    """Returns [H, W, C]; ValueError if the weights do not fit the image."""
     *size, channels = self.weights.shape
     if list(image.shape[:-1]) != size or channels not in (1, image.shape[-1]):
       raise ValueError(
@@ -103,14 +105,14 @@ class Mask(struct.PyTreeNode):
 
 
 def make_mask(mask: Any) -> Mask:
-  """Returns the Mask that keeps the seen pixels and sets the missing ones to 0.
+  """Returns the Mask that keeps seen pixels and sets missing pixels to 0.
 
   Args:
-    mask: [H, W], [H, W, 1] or [H, W, C], booleans or floats: 1 is seen, 0 is
-      missing, between them is the weight of a pixel.
+    mask: [H, W], [H, W, 1] or [H, W, C], booleans or floats. 1 is seen, 0 is
+      missing, a value between 0 and 1 is the weight of a pixel.
 
   Raises:
-    ValueError: another shape, integers, values outside of [0, 1] or NaN, or a
+    ValueError: another shape, integers, a value outside of [0, 1] or NaN, or a
       mask that misses everything.
   """
   mask = np.asarray(mask)
@@ -127,11 +129,12 @@ def make_mask(mask: Any) -> Mask:
 
 
 class Downsample(struct.PyTreeNode):
-  """The image reduced by an integer factor: super-resolution.
+  """The image reduced by an integer factor, for super-resolution.
 
   Attributes:
-    factor: at least 1, which is the identity; it divides both sides.
-    name: of the filter, 'lanczos2', 'lanczos3', 'bicubic' or 'box'; see
+    factor: at least 1; a factor of 1 is the identity. The factor divides both
+      sides of the image.
+    name: the filter, 'lanczos2', 'lanczos3', 'bicubic' or 'box'; see
       `resampling.make_kernel`.
   """
 
@@ -139,13 +142,18 @@ class Downsample(struct.PyTreeNode):
   name: str = struct.field(pytree_node=False, default='lanczos2')
 
   def __call__(self, image: Array) -> Array:
-    """Returns [H / factor, W / factor, C]; ValueError if it does not divide."""
+    """Returns [H / factor, W / factor, C].
+
+    Raises:
+      ValueError: a side that the factor does not divide, or as
+        `resampling.make_kernel`.
+    """
     kernel = resampling.make_kernel(self.name, self.factor)
     return resampling.reduce_image(image, kernel, self.factor)
 
 
 class Blur(struct.PyTreeNode):
-  """The image convolved with a kernel: deblurring; `make_blur` makes it."""
+  """The image convolved with a kernel; `make_blur` makes a Blur."""
 
   kernel: Array  # [h, w], h and w odd.
 
@@ -155,19 +163,22 @@ class Blur(struct.PyTreeNode):
 
 
 def make_blur(kernel: Any) -> Blur:
-  """Returns the Blur by a kernel divided by its sum, so that brightness stays.
+  """Returns the Blur by a kernel, scaled to keep the image's brightness.
+
+  The kernel is divided by its sum.
 
   Args:
-    kernel: [h, w], floats, h and w odd: what one bright point becomes; for
+    kernel: [h, w], floats, h and w odd: the picture of one bright point, for
       instance `blurring.make_gaussian_kernel(2)`.
 
   Raises:
-    ValueError: another shape, integers, NaN or infinite values, a sum that is
-      not positive.
+    ValueError: another shape, integers, NaN or infinite values, or a sum that
+      is not positive beyond rounding.
   """
   kernel = _check_floats(np.asarray(kernel), 'a kernel')
   if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
     raise ValueError(f'a kernel is [h, w], both odd, got {kernel.shape}')
+  # A sum of nothing but rounding errors gives the kernel no meaningful scale.
   total = kernel.sum()
   if total <= 1e-6 * np.abs(kernel).sum():
     raise ValueError(f'the sum of a kernel must be positive, got {total}')
@@ -175,10 +186,11 @@ def make_blur(kernel: Any) -> Blur:
 
 
 class Shared(struct.PyTreeNode):
-  """An operator that all lanes have in common: `lanes` keeps it only once.
+  """An operator that all lanes share; memory holds it once.
 
-  Its arrays get no axis of lanes, as those of other operators do: for what is
-  large, such as a pretrained network.
+  The arrays of other operators get an axis of lanes; the arrays of a Shared
+  operator do not. Share an operator that is large, for instance a pretrained
+  network.
   """
 
   operator: Operator
@@ -189,27 +201,31 @@ class Shared(struct.PyTreeNode):
 
 
 class Compose(struct.PyTreeNode):
-  """Operators one after the other; `compose` makes it."""
+  """Operators applied one after the other; `compose` makes a Compose."""
 
   operators: tuple[Operator, ...]
 
   def __call__(self, image: Array) -> Array:
-    """Returns what the last one makes of what those before made."""
+    """Returns the output of the last operator."""
     for operator in self.operators:
       image = operator(image)
     return image
 
 
 def compose(*functions: Callable[[Array], Array]) -> Compose:
-  """Returns the operators in order of application; of none, the identity."""
+  """Returns one operator that applies the given ones in order.
+
+  Without any operator the result is the identity.
+  """
   return Compose(tuple(as_operator(function) for function in functions))
 
 
 def as_operator(function: Callable[[Array], Array] | None) -> Operator:
-  """Returns a pytree that does what `function` does; None is the identity."""
+  """Returns a pytree that computes `function`; None gives the identity."""
   if function is None:
     return Identity()
-  # A function is a leaf of its own tree; a pytree holds others.
+  # JAX takes a plain function for a leaf, which is its own only leaf; a pytree
+  # has other leaves and needs no wrapper.
   leaves = jax.tree.leaves(function)
   is_leaf = len(leaves) == 1 and leaves[0] is function
   return Function(function) if is_leaf else function
@@ -222,19 +238,23 @@ def adjoint(
 ) -> Array:
   """Returns the adjoint of a linear operator, applied to a measurement.
 
-  The image a with <a, x> = <measurement, operator(x)> for every image x.
+  The adjoint is the image a with <a, x> = <measurement, operator(x)> for every
+  image x.
 
   Args:
-    operator: linear; any function, not only those of this module.
-    measurement: of the shape that the operator gives.
+    operator: any linear function, also one from outside this module.
+    measurement: has the shape that the operator returns.
     shape: (H, W, C) of the images that the operator takes.
 
   Returns:
     [H, W, C]. A constant that the operator adds is left out.
 
   Raises:
-    ValueError: an operator that is not linear, a measurement of another shape.
+    ValueError: an operator that is not linear, or a measurement of another
+      shape.
   """
+  # Compare the shapes first: JAX would fail inside the transpose, with an error
+  # that does not mention the measurement.
   image = jax.ShapeDtypeStruct(shape, measurement.dtype)
   predicted = jax.eval_shape(operator, image).shape
   if predicted != measurement.shape:
@@ -242,6 +262,8 @@ def adjoint(
       f'the operator turns an image {shape} into {predicted}, but the '
       f'measurement is {measurement.shape}'
     )
+  # JAX has no transpose for an operation that is not linear, and says so by
+  # either of the two errors.
   try:
     (transposed,) = jax.linear_transpose(operator, image)(measurement)
   except (AssertionError, NotImplementedError) as error:

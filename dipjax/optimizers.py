@@ -16,16 +16,17 @@ Array = jax.Array
 def langevin(
   learning_rate: float = 0.01, *, weight_decay: float = 5e-8
 ) -> optax.GradientTransformationExtraArgs:
-  """Returns Adam, then N(0, (2 learning_rate)^2) on the convolution kernels.
+  """Returns Adam that adds N(0, (2 learning_rate)^2) to convolution kernels.
 
-  Stochastic gradient Langevin dynamics as in Cheng et al., A Bayesian
-  Perspective on the Deep Image Prior, CVPR 2019 (ZezhouCheng/GP-DIP): the
-  outputs after a burn-in are samples, see `monitors.mean`. Its update takes the
-  `key` of the step, which `fit` gives to every optimiser.
+  The optimiser is stochastic gradient Langevin dynamics as in Cheng et al., A
+  Bayesian Perspective on the Deep Image Prior, CVPR 2019 (ZezhouCheng/GP-DIP).
+  After a burn-in the outputs of the network are samples of a posterior, see
+  `monitors.mean`. The update takes the `key` of the step, which `fit` gives to
+  every optimiser.
 
   Args:
     learning_rate: of Adam.
-    weight_decay: times the parameters, added to the gradient.
+    weight_decay: this number times the parameters is added to the gradient.
   """
   return optax.chain(
     optax.add_decayed_weights(weight_decay),
@@ -40,7 +41,8 @@ def _add_kernel_noise(deviation):
     leaves, tree = jax.tree.flatten(updates)
     keys = jax.random.split(key, len(leaves))
     noisy = [
-      # Kernels alone have more than one axis; biases and norms have one.
+      # The authors' noise is for kernels only. Kernels have more than one axis,
+      # biases and norms have one.
       leaf + deviation * jax.random.normal(key, leaf.shape, leaf.dtype)
       if leaf.ndim > 1
       else leaf

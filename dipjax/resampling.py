@@ -1,7 +1,9 @@
-"""Reduction of an image by an integer factor, and its kernels.
+"""Reduction of an image by an integer factor, and the kernels for it.
 
-Kernels are one-dimensional: every kernel here is the outer product of one with
-itself, so that an image is filtered along its rows, then along its columns.
+The filter of a reduction is the outer product of a one-dimensional kernel
+[taps] with itself, so an image is filtered along one axis, then along the
+other. x is a distance in pixels of the reduced image; a tap is a pixel of the
+image before the reduction.
 """
 
 import functools
@@ -19,7 +21,7 @@ def _box(x: np.ndarray) -> np.ndarray:
 
 
 def _bicubic(x: np.ndarray) -> np.ndarray:
-  """Keys' cubic with a = -1/2, the one of Pillow and of MATLAB's imresize."""
+  """Returns Keys' cubic with a = -1/2, as in Pillow and MATLAB's imresize."""
   x = np.abs(x)
   inner = (1.5 * x - 2.5) * x**2 + 1
   outer = ((-0.5 * x + 2.5) * x - 4) * x + 2
@@ -34,7 +36,8 @@ def _lanczos3(x: np.ndarray) -> np.ndarray:
   return np.sinc(x) * np.sinc(x / 3)
 
 
-# By name: the reach on each side and the value at x, both in reduced pixels.
+# Each filter by its name: how far it reaches on each side, in reduced pixels,
+# and its value at x.
 FILTERS: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
   'box': (0.5, _box),
   'bicubic': (2, _bicubic),
@@ -46,12 +49,13 @@ FILTERS: dict[str, tuple[float, Callable[[np.ndarray], np.ndarray]]] = {
 def make_kernel(name: str, factor: int) -> np.ndarray:
   """Returns the kernel of a filter that reduces by `factor`, of sum 1.
 
-  Its middle is that of a factor x factor block, so that a reduced pixel is
-  centred on its block: between two taps where the factor is even (the authors'
-  phase 0.5), on a tap where it is odd. Factor 1 is a pulse: the identity.
+  A reduced pixel lies in the middle of its block of factor x factor pixels, and
+  so does the middle of the kernel: between two taps where the factor is even
+  (the authors' phase 0.5), on a tap where the factor is odd. A factor of 1
+  gives a pulse, the identity.
 
   Args:
-    name: of the filter, 'lanczos2', 'lanczos3', 'bicubic' or 'box'.
+    name: the filter, 'lanczos2', 'lanczos3', 'bicubic' or 'box'.
     factor: of the reduction, an integer of at least 1.
 
   Returns:
@@ -59,23 +63,28 @@ def make_kernel(name: str, factor: int) -> np.ndarray:
     DmitryUlyanov/deep-image-prior, models/downsampler.py.
 
   Raises:
-    ValueError: an unknown filter, or a factor that is none of these.
+    ValueError: an unknown filter, or a factor that is not an integer >= 1.
   """
   if name not in FILTERS:
     raise ValueError(f'filter {name!r} is not one of {", ".join(FILTERS)}')
   if not isinstance(factor, int | np.integer) or factor < 1:
     raise ValueError(f'factor must be an integer >= 1, got {factor}')
+  # The filter is as wide as `factor` pixels for each reduced pixel: it removes
+  # the frequencies that the reduced image would show as aliases.
   reach, value = FILTERS[name]
   taps = round(2 * reach * factor)
+  # Only a kernel as even or odd as the factor can be centred on a block.
   taps -= (taps - factor) % 2
+  # The samples of a filter do not sum to 1 by themselves, and a flat image must
+  # keep its brightness.
   kernel = value((np.arange(taps) - (taps - 1) / 2) / factor)
   return kernel / kernel.sum()
 
 
 def reduce_image(image: Array, kernel: np.ndarray, factor: int) -> Array:
-  """Filters an image with a kernel along both axes and keeps each factor-th.
+  """Returns the image filtered along both axes, with every factor-th pixel.
 
-  The edge is replicated. Linear in the image.
+  Beyond its edge the image repeats the edge. The result is linear in the image.
 
   Args:
     image: [H, W, C], H and W multiples of the factor.
@@ -86,8 +95,8 @@ def reduce_image(image: Array, kernel: np.ndarray, factor: int) -> Array:
     [H / factor, W / factor, C].
 
   Raises:
-    ValueError: sides that the factor does not divide, or a kernel that cannot
-      be centred.
+    ValueError: a side that the factor does not divide, or a kernel that cannot
+      be centred on a block.
   """
   if len(kernel) < factor or (len(kernel) - factor) % 2:
     raise ValueError(
@@ -97,6 +106,8 @@ def reduce_image(image: Array, kernel: np.ndarray, factor: int) -> Array:
     raise ValueError(
       f'factor {factor} does not divide the sides of {image.shape}'
     )
+  # Rows and columns are reduced one after the other, each by a matrix. In the
+  # precision that an accelerator prefers, the products would lose digits.
   rows = _make_matrix(image.shape[0], kernel, factor).astype(image.dtype)
   columns = _make_matrix(image.shape[1], kernel, factor).astype(image.dtype)
   multiply = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
@@ -104,13 +115,15 @@ def reduce_image(image: Array, kernel: np.ndarray, factor: int) -> Array:
 
 
 def _make_matrix(side: int, kernel: np.ndarray, factor: int) -> np.ndarray:
-  """Returns the reduction of one axis, [side / factor, side], float64.
+  """Returns the matrix that reduces one axis, [side / factor, side], float64.
 
-  Its product is many times faster than sums over shifted images, compiled and
-  differentiated, where an image has few channels.
+  Where an image has few channels, the product with a matrix is many times
+  faster than a sum of shifted images, both compiled and differentiated.
   """
   pixels = np.arange(side // factor)[:, None]
   taps = pixels * factor + np.arange(len(kernel)) - (len(kernel) - factor) // 2
+  # Taps beyond the edge fall on the edge pixel. Several taps then share a
+  # place; plain indexing would keep only the last of them, np.add.at sums.
   matrix = np.zeros((side // factor, side))
   np.add.at(matrix, (pixels, np.clip(taps, 0, side - 1)), kernel)
   return matrix

@@ -3,9 +3,9 @@
 python -m experiments.activation_maximization \
   --config=configs/activation_maximization.py
 
-What a channel of VGG16 responds to. The paper's network is fitted to a map of
-that channel's activations that no picture has: far above those of a photograph,
-everywhere.
+The picture shows what a channel of VGG16 responds to. The paper's network is
+fitted to activations of the channel that no picture has: everywhere far above
+the activations of a photograph.
 """
 
 import jax
@@ -32,10 +32,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/activation_maximization.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   data = load(config.data)
   return task.run('activation_maximization', data, config, workdir)
@@ -44,8 +44,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 def load(data: ml_collections.ConfigDict) -> Data:
   """Returns data.level everywhere as what the channel is to respond.
 
-  A level of 1 is the largest activation of the layer in the photograph, which
-  is only shown.
+  A level of 1 is the largest activation of the layer in the photograph. The
+  photograph is only shown.
   """
   fields.refuse_unread(data, _READ, 'data')
   image = read(data.image, data.crop)
@@ -59,6 +59,8 @@ def load(data: ml_collections.ConfigDict) -> Data:
   if not 0 < data.level < np.inf:
     raise ValueError(f'data.level must be a number > 0, got {data.level}')
   features, scale = build.scale_features(network, image)
+  # The features of one layer are a row in which the channel comes last: the
+  # activations of one channel lie `channels` apart.
   places = jnp.arange(data.channel, features.size, channels)
   pick = jax.tree_util.Partial(jnp.take, indices=places)
   return Data(

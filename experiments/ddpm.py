@@ -1,4 +1,4 @@
-"""A plain diffusion model (DDPM): trained, sampled, used as a denoiser.
+"""A plain diffusion model (DDPM): trains it, samples it, denoises with it.
 
 python -m experiments.ddpm --config=configs/ddpm.py --workdir=DIR
 """
@@ -33,11 +33,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 
   Args:
     config: as configs/ddpm.py.
-    workdir: the folder for all that the run leaves; the same config goes on
-      from the last checkpoint in it.
+    workdir: the folder for all files of the run; a second run with the same
+      config goes on from the last checkpoint in it.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   data = load_images(config.data.images)
   model = make_model(config, data.shape[-1])
@@ -79,7 +79,8 @@ def load_images(source: str) -> np.ndarray:
     source: a folder, an npz with uint8 `images` [N, H, W, C], or 'digits'.
 
   Raises:
-    ValueError: fewer than two images, or of different sizes.
+    ValueError: fewer than two images, images of different sizes, or a source
+      that cannot be read.
   """
   if source == 'digits':
     return _load_digits()
@@ -108,7 +109,8 @@ def _load_npz(path):
   try:
     with np.load(path, allow_pickle=False) as file:
       stack = file['images']
-  # An array alone is no archive, and a damaged one raises nearly anything.
+  # A file with a single array is no archive, and a damaged archive raises
+  # nearly any error.
   except Exception:
     raise ValueError(f'{path!r} is no npz with an array `images`') from None
   if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] not in (1, 3):
@@ -134,7 +136,12 @@ def _load_digits():
 def check_config(
   config: ml_collections.ConfigDict, shape: tuple[int, ...]
 ) -> None:
-  """Raises a ValueError for what cannot be trained on images [N, H, W, C]."""
+  """Raises a ValueError for a config that cannot train on these images.
+
+  Args:
+    config: as configs/ddpm.py.
+    shape: (N, H, W, C) of the images.
+  """
   counts = {
     'train.steps': config.train.steps,
     'train.batch': config.train.batch,
@@ -169,19 +176,19 @@ def check_config(
 
 
 class Model:
-  """What a training and its samples share.
+  """A network that predicts noise, with its levels and its training.
 
   Attributes:
-    network: that predicts the noise.
-    levels: [T], of the noise after each step.
-    training: of the network.
+    network: predicts the noise.
+    levels: [T], the level of the noise after each step.
+    training: trains the network.
   """
 
   def __init__(self, network, levels, training):
     self.network, self.levels, self.training = network, levels, training
 
   def draw(self, params: Any, key: jax.Array, shape, sample) -> np.ndarray:
-    """Returns sample.count images of a shape (H, W, C)."""
+    """Returns sample.count images, [count, H, W, C]; shape is (H, W, C)."""
     return np.asarray(
       diffusion.draw_samples(
         self.network,
@@ -196,7 +203,7 @@ class Model:
 
 
 def make_model(config: ml_collections.ConfigDict, outputs: int) -> Model:
-  """Returns the network, the levels and the training by the config."""
+  """Returns the network, the levels and the training that a config names."""
   schedule, train = config.schedule, config.train
   betas = schedules.make_betas(
     schedule.name,
@@ -266,7 +273,10 @@ def fit_model(
 
 
 def describe_losses(records: list[dict]) -> dict:
-  """Returns the first and last recorded loss, and how much it fell."""
+  """Returns the steps, the seconds, the first and the last recorded loss.
+
+  `factor` is the first loss divided by the last.
+  """
   first, last = records[0]['loss'], records[-1]['loss']
   return {
     'steps': records[-1]['step'] + 1,

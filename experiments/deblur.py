@@ -1,4 +1,4 @@
-"""Deblurring with a known kernel, of a sample or a picture of one's own.
+"""Deblurs a sample or a picture of one's own with a known kernel.
 
 python -m experiments.deblur --config=configs/deblur.py --workdir=DIR
 """
@@ -24,10 +24,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/deblur.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   data = load(config.data)
   return task.run('deblur', data, config, workdir)
@@ -36,8 +36,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the blurred picture, and the sharp one if it is known.
 
-  With data.blur the image is the sharp one: it is blurred, and noise of
-  data.sigma is added; without it the image is the blurred one.
+  With data.blur the image is the sharp picture: it is blurred, and noise of
+  data.sigma is added. Without data.blur the image is the blurred picture.
   """
   fields.refuse_unread(data, _READ, 'data')
   image = read(data.image, data.crop)

@@ -2,7 +2,8 @@
 
 python -m experiments.feature_inversion --config=configs/feature_inversion.py
 
-What a layer of a pretrained network has kept of a picture, and what not.
+The picture shows what a layer of a pretrained network has kept of the given
+picture, and what it has lost.
 """
 
 import ml_collections
@@ -20,10 +21,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/feature_inversion.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   return task.run('feature_inversion', load(config.data), config, workdir)
 
@@ -31,7 +32,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the features of the picture, the largest of them scaled to 1.
 
-  The picture itself is only shown: the fit sees the features alone.
+  The fit sees only the features; the picture itself is only shown.
   """
   fields.refuse_unread(data, _READ, 'data')
   image = read(data.image, data.crop)

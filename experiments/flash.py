@@ -1,4 +1,4 @@
-"""Flash and no flash: a dark, noisy picture restored along one with flash.
+"""Flash and no flash: restores a dark, noisy picture from one with flash.
 
 python -m experiments.flash --config=configs/flash.py \
   --config.data.image=FILE --config.data.flash=FILE --workdir=DIR
@@ -18,10 +18,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/flash.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   fields.refuse_unread(config.data, _READ, 'data')
   if not config.data.flash:
@@ -37,7 +37,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
       f'{image.shape[1]}x{image.shape[0]}: they must be of one size'
     )
   data = Data(image, clean=None)
-  # In the middle of the code, reflected beyond.
+  # A code may be larger than the picture: the picture with flash then lies in
+  # its middle and is reflected beyond.
   code = codes.use_image(flash)
   return task.run('flash', data, config, workdir, code=code)
 

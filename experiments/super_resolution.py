@@ -1,4 +1,4 @@
-"""Super-resolution: requirement 3, or any small picture of one's own.
+"""Super-resolution of requirement 3 or of any small picture of one's own.
 
 python -m experiments.super_resolution --config=configs/req3.py --workdir=DIR
 """
@@ -28,10 +28,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/req3.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   data = load(config.data)
   return task.run('super_resolution', data, config, workdir)
@@ -40,9 +40,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the small picture, and the large one if it is known.
 
-  With data.reduce the image is the large one, cut to a multiple of
+  With data.reduce the image is the large picture. It is cut to multiples of
   data.multiple and reduced with Pillow's Lanczos filter to 8 bits, as the
-  paper's authors do; without it the image is the small one.
+  paper's authors do. Without data.reduce the image is the small picture.
   """
   fields.refuse_unread(data, _READ, 'data')
   operator = operators.Downsample(data.factor, data.filter)
@@ -66,7 +66,7 @@ def load(data: ml_collections.ConfigDict) -> Data:
 
 
 def _cut(image, multiple):
-  """The largest centred window whose sides are multiples."""
+  """Returns the largest centred window whose sides are multiples."""
   height, width = (side - side % multiple for side in image.shape[:2])
   if multiple < 1 or not height or not width:
     raise ValueError(
@@ -88,7 +88,7 @@ def _reduce(image, factor):
 
 
 def _enlarge(image, factor) -> dict[str, np.ndarray]:
-  """The baselines of the paper's authors."""
+  """Returns the enlarged images of the authors' baselines, by name."""
   small = _to_pillow(image)
   size = (image.shape[1] * factor, image.shape[0] * factor)
   bicubic = small.resize(size, Image.Resampling.BICUBIC)

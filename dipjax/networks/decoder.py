@@ -1,7 +1,7 @@
 """The deep decoder (Heckel and Hand, 2019): too small to fit the noise.
 
-No convolution knows a neighbour: pixels meet by the upsampling alone. As in
-reinhardh/supplement_deep_decoder, include/decoder.py.
+Every convolution is 1x1, so only the upsampling mixes a pixel with its
+neighbours. Source: reinhardh/supplement_deep_decoder, include/decoder.py.
 """
 
 import jax
@@ -15,19 +15,20 @@ Array = jax.Array
 class Decoder(nn.Module):
   """The deep decoder: code [h, w, C] -> image [2^n h, 2^n w, outputs].
 
-  n is `doublings`: the code is that much smaller than the image. With codes of
-  128 channels the default has 100,224 parameters; a width of 64, with codes of
-  64, has 25,536.
+  n is `doublings`: each side of the code is 2^n times smaller than the image.
+  The default has 100,224 parameters with codes of 128 channels; a width of 64
+  has 25,536 parameters with codes of 64 channels.
 
   Attributes:
     outputs: channels of the image.
     width: channels of each layer; the paper's are 32, 64 and 128.
-    doublings: layers that double the image; one more keeps its size.
-    sigmoid: whether the image is squeezed into (0, 1).
-    remat: whether the gradient computes each layer's activations again instead
-      of keeping them: less memory, more time, the same result.
+    doublings: number of layers that double the image; one more layer keeps its
+      size.
+    sigmoid: whether a sigmoid maps the image into (0, 1).
+    remat: whether the gradient computes the activations of each layer again
+      instead of keeping them: less memory, more time, the same result.
 
-  Computes in the precision of the code; the image is float32.
+  The network computes in the precision of the code; the image is float32.
 
   Raises:
     ValueError: width below 1 or doublings below 0.
@@ -42,7 +43,8 @@ class Decoder(nn.Module):
   def code_size(self, height: int, width: int) -> tuple[int, int]:
     """Returns the size of the smallest code whose image covers this size.
 
-    At least 2x2: of a code of one pixel only a constant image can be made.
+    The code has at least 2x2 pixels, because a code of one pixel can only give
+    a constant image.
     """
     scale = 2**self.doublings
     rows, columns = layers.round_up(height, width, scale, 2)
@@ -64,7 +66,7 @@ class Decoder(nn.Module):
 
 
 class _Layer(nn.Module):
-  """Mixes the channels of each pixel, doubles the image, normalises it."""
+  """Mixes the channels of each pixel, doubles the image and normalises it."""
 
   width: int
   doubles: bool

@@ -1,4 +1,4 @@
-"""The network of a diffusion model: a small U-Net that knows the step."""
+"""The network of a diffusion model: a small U-Net that is told the step."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,11 @@ Array = jax.Array
 class Denoiser(nn.Module):
   """Noisy images [B, H, W, C] and steps [B] -> the noise in them.
 
-  A U-Net (Ho et al. 2020, small): one residual block for each level on the way
-  in and out, attention at the lowest, the step as a sinusoidal embedding that
-  is added in every block. The last layer begins at zero. H and W are multiples
-  of 2^(levels - 1).
+  The network is a small version of the U-Net of Ho et al. 2020. Each level has
+  one residual block on the way in and one on the way out; the lowest level has
+  attention between its two blocks. Every block adds a sinusoidal embedding of
+  the step. The last layer begins at zero. H and W are multiples of
+  2^(levels - 1).
 
   Attributes:
     outputs: channels of the images.
@@ -43,12 +44,13 @@ class Denoiser(nn.Module):
       x = jnp.concatenate([nn.Conv(features, (3, 3))(x), skip], axis=-1)
       x = _Block(features)(x, embedding)
     x = nn.swish(_normalize(x))
+    # Noise of mean 0 is best predicted by 0 before anything is learned.
     zeros = nn.initializers.zeros
     return nn.Conv(self.outputs, (3, 3), kernel_init=zeros)(x)
 
 
 class _Block(nn.Module):
-  """Two convolutions beside a shortcut; the embedding between them."""
+  """Two convolutions beside a shortcut, with the embedding between them."""
 
   features: int
 
@@ -62,12 +64,16 @@ class _Block(nn.Module):
 
 
 def _normalize(x):
-  """Over groups of 8 channels; the image's own channels are never asked."""
+  """Returns x normalised over groups of 8 channels.
+
+  Only the network's own channels, multiples of 8, are normalised; the channels
+  of the image never are.
+  """
   return nn.GroupNorm(num_groups=None, group_size=8, use_fast_variance=False)(x)
 
 
 def _attend(x):
-  """Adds what each pixel reads from all others, one head."""
+  """Returns x plus self-attention between all pixels, with one head."""
   batch, height, width, features = x.shape
   pixels = _normalize(x).reshape(batch, height * width, features)
   read = nn.MultiHeadDotProductAttention(num_heads=1)(pixels)
@@ -75,7 +81,11 @@ def _attend(x):
 
 
 def _embed(steps, size):
-  """Sines and cosines of the step at rising wavelengths, [B, size]."""
+  """Returns sines and cosines of the step, [B, size], at rising wavelengths.
+
+  The wavelengths rise geometrically from 2 pi to 20,000 pi steps: short ones
+  tell neighbouring steps apart, long ones the beginning from the end.
+  """
   rates = jnp.exp(jnp.linspace(0, -jnp.log(10_000.0), size // 2))
   angles = steps[:, None].astype(jnp.float32) * rates[None]
   return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)

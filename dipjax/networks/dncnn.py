@@ -12,26 +12,27 @@ Array = jax.Array
 class DnCNN(nn.Module):
   """DnCNN: code [H, W, C] -> image [H, W, outputs].
 
-  Layers, channels and biases as in cszn/DnCNN, which has 556,096 parameters for
-  grey images. Its image is the noisy one minus what the layers predict
-  (`residual`); a code of noise has other channels than the image, and then the
-  layers give the image itself.
+  Layers, channels and biases are those of cszn/DnCNN, which has 556,096
+  parameters for grey images. There the layers predict the noise, and the image
+  is the noisy image minus the prediction (`residual`). A code of noise has
+  other channels than the image; without `residual` the layers give the image
+  itself.
 
   Attributes:
     outputs: channels of the image.
-    depth: layers, each a convolution of 3x3; at least 2.
+    depth: number of layers, each a convolution of 3x3; at least 2.
     channels: of each layer but the last.
     padding: 'reflect' or 'zero'.
-    residual: whether the image is the code minus what the layers give.
-    sigmoid: whether an image that is not residual is squeezed into (0, 1).
-    remat: whether the gradient computes each layer's activations again instead
-      of keeping them: less memory, more time, the same result.
+    residual: whether the image is the code minus the output of the layers.
+    sigmoid: whether a sigmoid maps an image that is not residual into (0, 1).
+    remat: whether the gradient computes the activations of each layer again
+      instead of keeping them: less memory, more time, the same result.
 
   The network computes in the precision of the code; the image is float32.
 
   Raises:
-    ValueError: an argument that is none of these; with `residual` a code whose
-      channels are not those of the image.
+    ValueError: an argument that is none of the above; with `residual`, a code
+      with other channels than the image.
   """
 
   outputs: int = 3
@@ -43,7 +44,10 @@ class DnCNN(nn.Module):
   remat: bool = False
 
   def code_size(self, height: int, width: int) -> tuple[int, int]:
-    """Returns the size itself, at least 2x2, which can be reflected."""
+    """Returns the size of the image, at least 2x2.
+
+    Padding can reflect 2x2 pixels, but not one.
+    """
     return layers.round_up(height, width, 1, 2)
 
   def __post_init__(self):
@@ -67,13 +71,14 @@ class DnCNN(nn.Module):
     for i in range(self.depth - 2):
       x = layer(self.channels, self.padding, name=f'layer{i}')(x)
     x = make_conv('out_conv', self.outputs, has_bias=False)(x)
+    # The noise is small: the difference keeps its digits only in float32.
     if self.residual:
       return conv.widen(code) - conv.widen(x)
     return layers.make_image(x, self.sigmoid)
 
 
 class _Layer(nn.Module):
-  """A convolution, normalised."""
+  """A convolution and a normalisation with a ReLU."""
 
   channels: int
   padding: str

@@ -1,4 +1,4 @@
-"""No network: the image itself as what is fitted, for comparison."""
+"""No network: the fit changes the image itself, for comparison."""
 
 import jax
 from flax import linen as nn
@@ -7,10 +7,10 @@ Array = jax.Array
 
 
 class Pixels(nn.Module):
-  """The pixels of the image as the only parameter: no prior at all.
+  """The pixels of the image as the only parameter, without any prior.
 
-  In the place of a network it shows what the network adds. Begins as
-  0.1 * U(0, 1), the code of the paper; the values are not confined to [0, 1].
+  Pixels in the place of a network show what the network adds. The pixels begin
+  as 0.1 * U(0, 1), the code of the paper, and may leave [0, 1].
 
   Attributes:
     outputs: channels of the image.
@@ -19,11 +19,11 @@ class Pixels(nn.Module):
   outputs: int = 3
 
   def code_size(self, height: int, width: int) -> tuple[int, int]:
-    """Returns the size itself: any will do."""
+    """Returns the size of the image; a code may have any size."""
     return height, width
 
   @nn.compact
   def __call__(self, code: Array) -> Array:
-    """[H, W, C] -> [H, W, outputs]; of the code only the size matters."""
+    """[H, W, C] -> [H, W, outputs]; only the size of the code matters."""
     init = nn.initializers.uniform(0.1)
     return self.param('image', init, (*code.shape[:2], self.outputs))

@@ -11,24 +11,26 @@ Array = jax.Array
 class ResNet(nn.Module):
   """Residual blocks at full size: code [H, W, C] -> image [H, W, outputs].
 
-  The default has 54,131 parameters with a code of 32 channels; 8 blocks of 32
-  channels, the authors' for inpainting, have 158,979 with a code of one.
+  The default has 54,131 parameters with a code of 32 channels. The authors'
+  network for inpainting, 8 blocks of 32 channels, has 158,979 parameters with a
+  code of one channel.
 
   Attributes:
     outputs: channels of the image.
-    blocks: how many; each adds to its input what two convolutions make of it.
+    blocks: number of blocks; each adds the output of two convolutions to its
+      own input.
     channels: of each block.
-    padding: of the first and the last layer, 'reflect' or 'zero'; all between
-      them are padded with zeros.
+    padding: of the first and the last layer, 'reflect' or 'zero'; the layers
+      between them are padded with zeros.
     activation: 'leaky_relu', 'relu', 'swish', 'elu' or 'none'.
-    sigmoid: whether the image is squeezed into (0, 1).
-    remat: whether the gradient computes each block's activations again instead
-      of keeping them: less memory, more time, the same result.
+    sigmoid: whether a sigmoid maps the image into (0, 1).
+    remat: whether the gradient computes the activations of each block again
+      instead of keeping them: less memory, more time, the same result.
 
   The network computes in the precision of the code; the image is float32.
 
   Raises:
-    ValueError: an argument that is none of these.
+    ValueError: an argument that is none of the above.
   """
 
   outputs: int = 3
@@ -40,7 +42,10 @@ class ResNet(nn.Module):
   remat: bool = False
 
   def code_size(self, height: int, width: int) -> tuple[int, int]:
-    """Returns the size itself, at least 2x2, which can be reflected."""
+    """Returns the size of the image, at least 2x2.
+
+    Padding can reflect 2x2 pixels, but not one.
+    """
     return layers.round_up(height, width, 1, 2)
 
   def __post_init__(self):
@@ -68,7 +73,7 @@ class ResNet(nn.Module):
 
 
 class _Block(nn.Module):
-  """Adds to x what two convolutions, each normalised, make of it."""
+  """Adds two normalised convolutions of x to x itself."""
 
   activation: str
 

@@ -1,8 +1,9 @@
 """The U-Net of the deep image prior (Ulyanov et al., models/unet.py).
 
-Scales are numbered from the outside in. On the way in each halves the image by
-the maximum of 2x2 pixels; on the way out each doubles what comes from below and
-joins it with what the way in had at that scale.
+Scales are numbered from the outside in; scale 0 has the full size. On the way
+in, the maximum of 2x2 pixels halves the size between two scales. On the way
+out, each scale doubles the activations of the scale below and joins them with
+the activations that the way in had at the same scale.
 """
 
 import jax
@@ -21,23 +22,23 @@ class UNet(nn.Module):
   """The U-Net: code [H, W, C] -> image [H, W, outputs].
 
   The default has 2,164,899 parameters with a code of 32 channels. Only the way
-  in is normalised, by the statistics of the one image. The image has exactly
-  the size of the code where that is a `code_size`.
+  in is normalised, by the statistics of the one image. A code whose size is a
+  `code_size` gives an image of exactly its own size.
 
   Attributes:
     outputs: channels of the image.
-    channels: of each scale.
-    upsampling: 'nearest' or 'bilinear', then a 3x3 convolution; or
-      'transposed', a transposed convolution of 4x4.
+    channels: of each scale, from the outside in.
+    upsampling: 'nearest' or 'bilinear', each with a 3x3 convolution after it,
+      or 'transposed', a transposed convolution of 4x4.
     padding: 'reflect' or 'zero'.
-    sigmoid: whether the image is squeezed into (0, 1).
-    remat: whether the gradient computes each scale's activations again instead
-      of keeping them: less memory, more time, the same result.
+    sigmoid: whether a sigmoid maps the image into (0, 1).
+    remat: whether the gradient computes the activations of each scale again
+      instead of keeping them: less memory, more time, the same result.
 
   The network computes in the precision of the code; the image is float32.
 
   Raises:
-    ValueError: an argument that is none of these.
+    ValueError: an argument that is none of the above.
   """
 
   outputs: int = 3
@@ -50,7 +51,8 @@ class UNet(nn.Module):
   def code_size(self, height: int, width: int) -> tuple[int, int]:
     """Returns the size of a code that covers an image of this size.
 
-    Its sides halve exactly at each scale and can be reflected at the last.
+    The sides of the code halve exactly at each scale, and padding can reflect
+    them at the last.
     """
     return layers.round_up(height, width, 2 ** (len(self.channels) - 1), 2)
 
@@ -78,7 +80,7 @@ class UNet(nn.Module):
 
 
 class _Down(nn.Module):
-  """The way in at one scale: two convolutions, normalised."""
+  """The way in at one scale: two convolutions, each normalised."""
 
   channels: int
   padding: str
@@ -94,7 +96,7 @@ class _Down(nn.Module):
 
 
 class _Up(nn.Module):
-  """The way out at one scale: doubles, joins, and two convolutions."""
+  """The way out at one scale: double, join, convolve twice."""
 
   channels: int
   upsampling: str
@@ -118,7 +120,8 @@ class _Up(nn.Module):
 class Transposed(nn.Module):
   """A transposed convolution of 4x4 with bias that doubles the size.
 
-  PyTorch's with stride 2 and padding 1, and initialised as that.
+  The layer is PyTorch's with stride 2 and padding 1, and is initialised as
+  PyTorch's.
 
   Attributes:
     features: channels of the result.
@@ -130,20 +133,25 @@ class Transposed(nn.Module):
   def __call__(self, x: Array) -> Array:
     """[H, W, I] -> [2H, 2W, features]."""
     shape = (4, 4, x.shape[-1], self.features)
-    # PyTorch takes the channels of the result for those of the input.
+    # PyTorch's fan in of a transposed convolution counts the channels of the
+    # result, not of the input.
     init = layers.make_init(16 * self.features)
     kernel = self.param('kernel', init, shape)
     bias = self.param('bias', init, (self.features,))
+    # A 3x3 convolution gives the four pixels of each doubled pixel as channels:
+    # no multiplication meets the zeros of a transposed convolution.
     y = conv.convolve(x, _gather_taps(kernel).astype(x.dtype), padding='zero')
     y = conv.join_blocks(y.reshape(*x.shape[:2], 2, 2, -1))
     return y + bias[None, None].astype(x.dtype)
 
 
 def _gather_taps(kernel: Array) -> Array:
-  """[4, 4, I, O] -> [3, 3, I, 4 O]: the kernel for blocks of 2x2 pixels.
+  """[4, 4, I, O] -> [3, 3, I, 4 O]: the kernel that gives blocks of 2x2 pixels.
 
-  Pixel 2i + a of the result is a sum over the pixels i - 1 + a and i + a.
+  Pixel 2i + a of the result is a sum over the pixels i - 1 + a and i + a of the
+  input, so each pixel of a block sees 2 of the 3 taps along an axis.
   """
+  # A convolution of JAX is a correlation, so a transposed one flips the kernel.
   inputs, outputs = kernel.shape[2:]
   taps = kernel[::-1, ::-1].reshape(2, 2, 2, 2, inputs, outputs)
   blocks = [

@@ -15,6 +15,8 @@ def write_atomic(path: str | os.PathLike, data: bytes) -> None:
 
   The folder must exist; a failure leaves no temporary file in it.
   """
+  # Renaming a file within a folder is atomic; a name with the process's number
+  # keeps two writers apart. The data must reach the disk before the rename.
   path = Path(path)
   temporary = path.with_name(f'.{path.name}.tmp-{os.getpid()}')
   try:

