@@ -10,12 +10,20 @@ EXTRAS_demo := samples,plots,progress
 EXTRAS_lint := dev,test
 EXTRAS_test := test
 
+# What `make test-fast` runs: the golden numbers, identities and contracts, each
+# file in seconds. The other files run whole fits and experiments.
+FAST := blurring codes corruptions features floors golden images layers \
+  metrics noise objectives operators optimizers package pictures pixels plots \
+  resampling schedules skip weights winograd
+
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test lint clean
+.PHONY: help demo test test-fast lint clean
 
 help:  ## List the targets.
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
 	  $(firstword $(MAKEFILE_LIST))
 
 demo: $(VENV)/.installed-demo  ## Denoise a photograph in minutes, into runs/demo (replaced each time).
@@ -23,8 +31,11 @@ demo: $(VENV)/.installed-demo  ## Denoise a photograph in minutes, into runs/dem
 	$(BIN)/python -m experiments.denoise \
 	  --config=configs/req2.py:quick,fast --workdir=runs/demo
 
-test: $(VENV)/.installed-test  ## Run the tests.
-	$(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
+test: $(VENV)/.installed-test  ## Run all tests, and list the slowest.
+	$(PYTEST) --durations=25
+
+test-fast: $(VENV)/.installed-test  ## Run the golden, identity and contract tests, in under 90 s on two cores.
+	$(PYTEST) $(FAST:%=tests/%_test.py)
 
 lint: $(VENV)/.installed-lint  ## Check the format, the rules and the types.
 	$(BIN)/ruff format --check .

@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = _make_parser()
   arguments = parser.parse_args(argv)
   if arguments.smoke:
-    arguments.channels, arguments.levels = 8, 2
+    arguments.channels, arguments.levels = 8, 1
     arguments.crop, arguments.steps, arguments.patience = 24, 60, 20
   try:
     run = lambda cell: {'rules': run_cell(cell)}

@@ -43,7 +43,7 @@ def _fit(name, steps):
     {'last': monitors.Last(steps=steps)},
   )
   problem = _make_problem(method.jitter, steps)
-  state = one.init(jax.random.key(0), problem, None)
+  state = jax.jit(one.init)(jax.random.key(0), problem, None)
   images, states = [], []
   step, apply = jax.jit(one.step), jax.jit(NETWORK.apply)
   for _ in range(steps):

@@ -207,24 +207,31 @@ def _make_config(source, **changes):
   return config
 
 
-def test_a_run_leaves_samples_and_scores(folder, tmp_path):
+@pytest.fixture(scope='module')
+def whole(folder, tmp_path_factory):
+  """The config of a run that nothing stopped, its folder and its result."""
   config = _make_config(folder, **{'denoise.image': str(folder / '0.png')})
-  result = ddpm.run(config, str(tmp_path))
-  assert json.loads((tmp_path / 'result.json').read_text()) == result
+  workdir = tmp_path_factory.mktemp('runs') / 'whole'
+  return config, workdir, ddpm.run(config, str(workdir))
+
+
+def test_a_run_leaves_samples_and_scores(whole):
+  _, workdir, result = whole
+  assert json.loads((workdir / 'result.json').read_text()) == result
   assert result['steps'] == 40 and result['loss']['factor'] > 1
   assert result['restored'].keys() == {'psnr'}
   assert {'samples.png', 'comparison.png', 'restored.png', 'metrics.jsonl'} <= (
-    set(os.listdir(tmp_path))
+    set(os.listdir(workdir))
   )
-  lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
+  lines = (workdir / 'metrics.jsonl').read_text().splitlines()
   assert [json.loads(line)['step'] for line in lines] == [9, 19, 29, 39]
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(
-  folder, tmp_path, monkeypatch
+  whole, tmp_path, monkeypatch
 ):
-  config = _make_config(folder)
-  whole = ddpm.run(config, str(tmp_path / 'whole'))
+  config, workdir, result = whole
+  parts = tmp_path / 'parts'
 
   train, calls = diffusion.train, []
 
@@ -236,17 +243,19 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
 
   monkeypatch.setattr(diffusion, 'train', break_off)
   with pytest.raises(KeyboardInterrupt):
-    ddpm.run(config, str(tmp_path / 'parts'))
+    ddpm.run(config, str(parts))
   monkeypatch.setattr(diffusion, 'train', train)
-  resumed = ddpm.run(config, str(tmp_path / 'parts'))
-  assert resumed['loss'] == whole['loss'] and resumed['steps'] == whole['steps']
-  read = lambda name: (tmp_path / name / 'samples.png').read_bytes()
-  assert read('whole') == read('parts')
-  keys = lambda name: [
+  resumed = ddpm.run(config, str(parts))
+  assert resumed['loss'] == result['loss']
+  assert resumed['steps'] == result['steps']
+  assert resumed['restored'] == result['restored']
+  for name in ('samples.png', 'restored.png'):
+    assert (parts / name).read_bytes() == (workdir / name).read_bytes()
+  keys = lambda folder: [
     {key: json.loads(line)[key] for key in ('step', 'loss')}
-    for line in (tmp_path / name / 'metrics.jsonl').read_text().splitlines()
+    for line in (folder / 'metrics.jsonl').read_text().splitlines()
   ]
-  assert keys('whole') == keys('parts')
+  assert keys(workdir) == keys(parts)
 
 
 def _write_bad_sources(folder):
