@@ -17,16 +17,14 @@ from configs import ablation as ablation_config
 from configs import ddpm as ddpm_config
 from dipjax import diffusion, metrics
 from dipjax.engine import lanes
-from experiments import (
-  ablation,
-  ablation_arms,
-  ablation_claims,
-  ablation_table,
-  baselines,
-  ddpm,
-)
-from experiments.ablation_table import FIXED, ORACLE, STAGED, STOPPED, Arm
-from experiments.lib import build, checkpoints, images, plots, stages
+from experiments import ddpm
+from experiments.ablation import __main__ as ablation
+from experiments.ablation import arms as arms_lib
+from experiments.ablation import baselines, claims, table
+from experiments.ablation.table import FIXED, ORACLE, STAGED, STOPPED, Arm
+from experiments.lib import checkpoints, images, plots, stages
+from experiments.lib import workdir as workdirs
+from experiments.lib.data import Data, load_denoising
 
 # The source's table, U-Net: PSNR by beta_max, schedule and perceptual loss.
 PUBLISHED = {
@@ -55,20 +53,20 @@ def test_all_arms_are_crossed_beside_a_plain_fit_for_each_loss():
   config = ablation_config.get_config()
   crossed = {name: config.arms[name] for name in config.arms}
   del crossed['together']
-  arms = ablation_table.cross_arms(**crossed)
+  arms = table.cross_arms(**crossed)
   plain = [arm for arm in arms if arm.is_plain]
   assert len(arms) == 3 * 2 * (1 + 2 * 2 * 2) and len(plain) == 3 * 2
   assert len({arm.name for arm in arms}) == len(arms)
   crossed['networks'] = ('unet', 'unet')
-  assert len(ablation_table.cross_arms(**crossed)) == 2 * (1 + 2 * 2 * 2)
+  assert len(table.cross_arms(**crossed)) == 2 * (1 + 2 * 2 * 2)
 
 
 @pytest.mark.parametrize('budget', [97, 1000])
 def test_every_arm_spends_the_budget_and_never_more(budget, photograph):
   config = _make_config(photograph)
   config.fit.steps = budget
-  for arm, planned in ablation_arms.plan_arms(config).items():
-    own = ablation_arms.make_config(config, arm)
+  for arm, planned in arms_lib.plan_arms(config).items():
+    own = arms_lib.make_config(config, arm)
     assert sum(stage.steps for stage in stages.make_plan(own)) == planned
     assert budget - own.schedule.stages < planned <= budget
     assert not arm.is_plain or planned == budget
@@ -77,14 +75,14 @@ def test_every_arm_spends_the_budget_and_never_more(budget, photograph):
 
 
 def test_arms_of_one_program_are_fitted_together():
-  arms = ablation_table.cross_arms(
+  arms = table.cross_arms(
     networks=('unet', 'resnet'),
     perceptual=(0, 0.1, 0.2),
     references=('clean',),
     schedules=('linear', 'cosine'),
     beta_max=(0.01,),
   )
-  groups = list(ablation_arms.group_arms(arms, 3))
+  groups = list(arms_lib.group_arms(arms, 3))
   assert sorted(arm for group in groups for arm in group) == sorted(arms)
   # Of each network a plain fit, two; two staged arms, four.
   # Networks as they were given.
@@ -100,14 +98,14 @@ def test_a_line_has_means_and_the_deviations_of_a_sample():
   row = _make_row([20.0, 23.0], reference='clean') | {'planned': 120}
   for lane, best, spent in zip(row['lanes'], (21.0, 25.0), (90, 120)):
     lane |= {'ssim': 0.5, 'spent': spent, 'oracle': {'psnr': best}}
-  line = ablation_table.summarize_row(row, 100)
+  line = table.summarize_row(row, 100)
   assert (line['psnr'], line['best'], line['gap']) == (21.5, 23.0, 1.5)
   assert line['psnr_std'] == pytest.approx(np.std([20, 23], ddof=1))
   assert line['gap_std'] == pytest.approx(np.std([1, 2], ddof=1))
   assert (line['spent'], line['budget'], line['planned']) == (105, 100, 120)
   assert line['protocol'] == ORACLE
   assert line['note'] == f'{ORACLE}; 20 steps more than the others'
-  (shown,) = ablation_table.format_markdown([line]).splitlines()[2:]
+  (shown,) = table.format_markdown([line]).splitlines()[2:]
   assert shown == (
     '| staged | unet | 0.0 | clean | linear | 0.01 | 120 | 105 | 21.50 ± 2.12 '
     '| 0.5000 ± 0.0000 | 23.00 ± 2.83 | 1.50 ± 0.71 | oracle protocol; 20 '
@@ -118,11 +116,11 @@ def test_a_line_has_means_and_the_deviations_of_a_sample():
 def test_what_is_missing_stays_empty():
   row = {'arm': 'BM3D', 'method': 'BM3D', 'note': 'not installed', 'lanes': []}
   one = row | {'note': '', 'lanes': [{'psnr': 30.0, 'ssim': 0.9}]}
-  lines = [ablation_table.summarize_row(r, 100) for r in (row, one)]
-  shown = ablation_table.format_markdown(lines).splitlines()[2:]
+  lines = [table.summarize_row(r, 100) for r in (row, one)]
+  shown = table.format_markdown(lines).splitlines()[2:]
   assert shown[0] == f'| BM3D {"|  " * 11}| not installed |'
   assert '| 30.00 | 0.9000 |' in shown[1]
-  read = list(csv.DictReader(ablation_table.format_csv(lines).splitlines()))
+  read = list(csv.DictReader(table.format_csv(lines).splitlines()))
   assert [r['psnr'] for r in read] == ['', '30.0']
   assert read[1]['psnr_std'] == '' and read[0]['note'] == 'not installed'
 
@@ -132,10 +130,8 @@ def test_the_published_numbers_are_those_of_the_sources_table():
     _make_row([psnr], beta_max=beta, schedule=schedule, perceptual=weight)
     for (beta, schedule, weight), psnr in PUBLISHED.items()
   ]
-  judged = {
-    verdict['claim']: verdict for verdict in ablation_claims.judge_claims(rows)
-  }
-  for claim in ablation_claims.CLAIMS[1:]:
+  judged = {verdict['claim']: verdict for verdict in claims.judge_claims(rows)}
+  for claim in claims.CLAIMS[1:]:
     verdict = judged[claim.text]
     assert verdict['holds'] and verdict['pairs'] == 4
     assert verdict['difference_db'] == pytest.approx(claim.published, abs=5e-3)
@@ -143,8 +139,8 @@ def test_the_published_numbers_are_those_of_the_sources_table():
   for beta, psnr in PUBLISHED_PLAIN.items():
     staged = [row for row in rows if row['beta_max'] == beta]
     plain = [_make_row([psnr], FIXED, perceptual=w) for w in (0.0, 0.1)]
-    gains.append(ablation_claims.judge_claims(staged + plain)[0])
-  claim = ablation_claims.CLAIMS[0]
+    gains.append(claims.judge_claims(staged + plain)[0])
+  claim = claims.CLAIMS[0]
   gain = np.mean([gain['difference_db'] for gain in gains])
   assert gain == pytest.approx(claim.published, abs=5e-3)
 
@@ -159,7 +155,7 @@ def test_a_claim_compares_seeds_of_arms_that_differ_in_it_alone():
     _make_row([30.0] * 3, FIXED),
     _make_row([0.0] * 3, FIXED, network='resnet'),
   ]
-  judged = ablation_claims.judge_claims(rows)
+  judged = claims.judge_claims(rows)
   plain, schedule, perceptual, beta, stopped, *clean = judged
   assert schedule['pairs'] == 2 and schedule['pairs_that_agree'] == 1
   over_seeds = np.array([[0.5, 0, 2], [-1, -1, -1]]).mean(axis=0)
@@ -189,8 +185,8 @@ def test_stopping_is_how_far_final_images_are_from_the_best():
   ):
     row = _make_row([20.0], method, reference=reference)
     row['lanes'][0]['oracle'] = {'psnr': 20 + gap}
-    rows.append(ablation_table.summarize_row(row, 1))
-  assert ablation_claims.describe_stopping(rows) == [
+    rows.append(table.summarize_row(row, 1))
+  assert claims.describe_stopping(rows) == [
     f'{mark}: final image 20.00 dB, best of the run {20 + gap:.2f} dB; the gap '
     f'is {gap:.2f} dB on average and {worst:.2f} dB at worst over {count} arms'
     for mark, gap, worst, count in (
@@ -208,7 +204,7 @@ def test_arms_are_drawn(tmp_path, monkeypatch):
   ]
   rows += [_make_row([19.0, 20.0], FIXED)]
   rows += [{'arm': 'BM3D', 'method': 'BM3D', 'lanes': []}]
-  lines = [ablation_table.summarize_row(row, 1) for row in rows]
+  lines = [table.summarize_row(row, 1) for row in rows]
   assert plots.draw_arms(tmp_path / 'arms.png', lines)
   few = images.read_image(str(tmp_path / 'arms.png'))
   assert plots.draw_arms(tmp_path / 'arms.png', lines * 5)
@@ -241,13 +237,13 @@ def _make_config(image, **changes):
 def _run(config, workdir):
   returned = ablation.run(config, str(workdir))
   result = json.loads((workdir / 'result.json').read_text())
-  assert result == json.loads(json.dumps(returned))
+  assert result == json.loads(json.dumps(returned.summary))
   return result
 
 
 def _read_arms(workdir):
   """The rows of arms.jsonl, without what the clock says."""
-  rows = workdir.read_lines(str(workdir / 'arms.jsonl'))
+  rows = workdirs.read_lines(str(workdir / 'arms.jsonl'))
   return [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
 
 
@@ -337,16 +333,21 @@ def test_scores_are_those_of_the_pictures(finished, photograph, config):
       image = images.read_image(str(workdir / f'{row["arm"]}.png'))
       psnr = float(metrics.psnr(image, clean))
       assert row['lanes'][0]['psnr'] == pytest.approx(psnr, abs=0.05)
-  noisy = build.load_denoising(config.data).measurement
+  noisy = load_denoising(config.data).measurement
   measured = result['table'][0]['psnr']
   assert measured == pytest.approx(float(metrics.psnr(noisy, clean)), abs=1e-3)
 
 
 def test_the_plain_fit_is_that_of_the_library(finished, config):
-  setup = ablation_arms.make_setup(config, Arm('unet', 0.0))
-  data, arguments = setup.data, setup.arguments
-  arguments = arguments | {'steps': 60, 'rule': FIXED, 'sigma': 0.0}
-  plain = dipjax.restore(data.measurement, clean=data.clean, **arguments)
+  setup = arms_lib.make_setup(config, Arm('unet', 0.0))
+  data, recipe = setup.data, setup.recipe.replace(steps=60, rule=FIXED)
+  plain = dipjax.restore(
+    data.measurement,
+    recipe=recipe.replace(code=setup.first_code),
+    clean=data.clean,
+    sigma=0.0,
+    seeds=setup.seeds,
+  )
   fixed = _read_arms(finished[0])[0]
   for lane, image in zip(fixed['lanes'], plain.images, strict=True):
     psnr = float(metrics.psnr(image, data.clean))
@@ -363,7 +364,7 @@ def test_a_killed_run_goes_on_at_the_next_arm(
     if len(fitted) == 4:
       # As if it had begun.
       path = str(tmp_path / 'metrics.jsonl')
-      workdir.append_lines(path, [{'arm': fitted[-1][0]}])
+      workdirs.append_lines(path, [{'arm': fitted[-1][0]}])
       raise KeyboardInterrupt
     return fit_chain(setups, record)
 
@@ -380,7 +381,7 @@ def test_a_killed_run_goes_on_at_the_next_arm(
   assert len(fitted) == 4 + 2 and fitted[4] == fitted[3]
   assert _read_arms(tmp_path) == _read_arms(finished[0])
   records = [
-    workdir.read_lines(str(workdir / 'metrics.jsonl'))
+    workdirs.read_lines(str(workdir / 'metrics.jsonl'))
     for workdir in (tmp_path, finished[0])
   ]
   assert records[0] == records[1]
@@ -399,8 +400,9 @@ def test_a_killed_run_goes_on_at_the_next_arm(
 def test_arms_at_once_give_what_they_give_alone(finished, config, tmp_path):
   config = copy.deepcopy(config)
   config.lanes = 1
-  *_, a, b = ablation_arms.plan_arms(config)
-  rows = ablation.fit_arms(config, [b, a], str(tmp_path))
+  *_, a, b = arms_lib.plan_arms(config)
+  rows, restored = ablation.fit_arms(config, [b, a], str(tmp_path))
+  assert list(restored) == [b.name, a.name]
   alone = {row['arm']: row['lanes'][0] for row in _read_arms(finished[0])}
   assert [row['arm'] for row in rows] == [b.name, a.name]
   for row in rows:
@@ -436,7 +438,7 @@ def _write_ddpm(workdir):
   config = ddpm_config.get_config('smoke')
   config.network.channels = (8,)
   workdir.mkdir()
-  workdir.write_json(str(workdir / 'config.json'), config.to_dict())
+  workdirs.write_json(str(workdir / 'config.json'), config.to_dict())
   model = ddpm.make_model(config, 3)
   state = diffusion.begin(
     model.training, jax.random.key(3), jnp.zeros((1, 8, 8, 3))
@@ -453,7 +455,7 @@ def test_the_ddpm_is_that_of_the_checkpoint(tmp_path):
   assert trained.steps == 7
   jax.tree.map(np.testing.assert_array_equal, trained.params, state.average)
   clean = np.full((8, 12, 3), 0.5, np.float32)
-  data = build.Data(clean + 0.1, clean)
+  data = Data(clean + 0.1, clean)
   rows = baselines.make_rows(data, 0.1, 'told the true sigma', trained)
   assert [row['arm'] for row in rows] == ['measurement', 'DDPM', 'BM3D']
   assert rows[1]['note'].startswith('trained for 7 steps')
@@ -472,12 +474,12 @@ def test_the_ddpm_is_that_of_the_checkpoint(tmp_path):
 def _write_no_checkpoint(folder):
   folder.mkdir()
   config = ddpm_config.get_config('smoke').to_dict()
-  workdir.write_json(str(folder / 'config.json'), config)
+  workdirs.write_json(str(folder / 'config.json'), config)
 
 
 def _write_another(folder):
   folder.mkdir()
-  workdir.write_json(str(folder / 'config.json'), {'seed': 0})
+  workdirs.write_json(str(folder / 'config.json'), {'seed': 0})
 
 
 @pytest.mark.parametrize(
@@ -517,7 +519,7 @@ BAD_INPUT = {
   ),
   'perceptual': (
     {'arms.perceptual': (0.0, -0.1)},
-    ['5 of 10 arms', 'fit.perceptual must be at least 0, got -0.1'],
+    ['5 of 10 arms', 'fit.perceptual must be a number >= 0, got -0.1'],
   ),
   'weights': (
     {'arms.perceptual': (0.1,), 'fit.perceptual_weights': '/no/such.npz'},
@@ -533,9 +535,8 @@ BAD_INPUT = {
   'no_steps': ({'fit.steps': 0}, ['5 of 5 arms', 'would have 0 steps']),
   'no_networks': ({'arms.networks': ()}, ['must not be empty']),
   'together': ({'arms.together': 0}, ['arms.together be at least 1']),
-  'no_seeds': ({'lanes': 0}, ['5 of 5 arms', 'lanes must be at least 1']),
+  'no_seeds': ({'lanes': 0}, ['5 of 5 arms', 'lanes must be a number >= 1']),
   'no_clean': ({'data.sigma': 0.0}, ['needs the clean image']),
-  'rule': ({'stop.rule': 'last'}, ["'last' is not one of wmv, emv"]),
   'ddpm': ({'baselines.ddpm': '/no/such'}, ["'/no/such' is no folder"]),
 }
 
@@ -550,6 +551,17 @@ def test_bad_input_is_named_before_anything_starts(name, photograph, tmp_path):
   assert '\n' not in str(error.value)
   for part in parts:
     assert part in str(error.value)
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_rule_that_does_not_stop_by_itself_is_refused(photograph, tmp_path):
+  with pytest.raises(ValueError, match='stop=last and method=squared do not'):
+    ablation_config.get_config('smoke,stop=last')
+  config = ablation_config.get_config('smoke,stop=pseudo_reference')
+  config.data.update(image=photograph, crop=())
+  config.stop.patience = 9
+  with pytest.raises(ValueError, match='one of emv, wmv, got .pseudo_ref'):
+    ablation.run(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()
 
 

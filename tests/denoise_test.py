@@ -32,9 +32,9 @@ def photograph(write_photograph) -> str:
   return write_photograph(36, 40, (5, 4, 3))
 
 
-def _make_config(image, **data):
+def _make_config(image, variant='smoke', **data):
   """The smoke config for another picture."""
-  config = req2.get_config('smoke')
+  config = req2.get_config(variant)
   config.data.update(image=image, crop=(), **data)
   return config
 
@@ -59,7 +59,22 @@ def test_a_run_leaves_its_files_and_no_others(finished):
   seeds = {'deviation.png', 'restored_seed_5.png', 'restored_seed_6.png'}
   assert set(os.listdir(workdir)) == FILES | seeds
   result, _ = _read(workdir)
-  assert result == returned
+  assert result == returned.summary
+
+
+def test_a_run_returns_the_arrays_behind_its_pictures(finished):
+  workdir, returned = finished
+  names = {'measurement', 'restored', 'deviation'}
+  names |= {'restored_seed_5', 'restored_seed_6'}
+  assert set(returned.images) == names
+  for name in ('restored', 'restored_seed_5'):
+    image = returned.images[name]
+    assert image.dtype == np.float32 and image.shape == (36, 40, 3)
+    shown = images.read_image(str(workdir / f'{name}.png'))
+    np.testing.assert_allclose(image, shown, atol=0.5001 / 255)
+  # Finer than the 256 levels of a file.
+  assert len(np.unique(returned.images['restored'])) > 1000
+  assert returned.restoration.rule == 'emv'
 
 
 def test_result_has_the_promised_keys(finished):
@@ -82,7 +97,7 @@ def test_result_has_the_promised_keys(finished):
 
 
 def test_scores_are_those_of_the_files(finished, photograph):
-  workdir, result = finished
+  workdir, result = finished[0], finished[1].summary
   clean = images.read_image(photograph)
   restored = images.read_image(str(workdir / 'restored.png'))
   psnr = -10 * np.log10(np.mean(np.square(restored - clean)))
@@ -108,7 +123,7 @@ def test_metrics_follow_the_fit(finished):
 
 def test_a_picture_without_a_clean_one(photograph, tmp_path):
   config = _make_config(photograph, sigma=0.0)
-  result = denoise.run(config, str(tmp_path))
+  result = denoise.run(config, str(tmp_path)).summary
   assert result['measurement'] == {}
   assert result['restored'].keys() == {'psnr_measurement'}
   assert result['stop'] == {'rule': 'emv'}
@@ -128,37 +143,40 @@ def test_the_clean_file_is_compared_with_and_changes_nothing(
   for name, data in (('with', {'clean': photograph}), ('without', {})):
     workdir = tmp_path / name
     config = _make_config(str(noisy), sigma=0.0, **data)
-    result = denoise.run(config, str(workdir))
+    result = denoise.run(config, str(workdir)).summary
     assert ('psnr' in result['restored']) == ('clean' in data)
     restored.append(images.read_image(str(workdir / 'restored.png')))
   np.testing.assert_allclose(*restored, atol=1 / 255)
 
 
-def test_a_rule_gets_the_noise_that_it_needs(photograph):
-  config = _make_config(photograph)
-  config.seed = 3
+def test_a_rule_or_a_method_gets_the_noise_that_it_needs(photograph):
   noisy = np.random.RandomState(0).normal(0.5, 0.1, (32, 32, 3))
-  prepare = lambda: build.prepare_noise(config, noisy)
-  assert prepare() == (noisy, None, None)
-  config.stop.rule = 'discrepancy'
-  assert prepare() == (noisy, noise.estimate_sigma(noisy), None)
-  config.stop.rule, config.fit.error = 'emv', 'recorrupted'
-  assert prepare() == (noisy, noise.estimate_sigma(noisy), None)
-  config.stop.rule, config.fit.sigma = 'pseudo_reference', 51.0
-  fitted, sigma, reference = prepare()
+
+  def prepare(variant, **fit):
+    config = _make_config(photograph, variant)
+    config.seed = 3
+    config.fit.update(fit)
+    recipe = build.make_recipe(config, 3)
+    return build.prepare_noise(config, recipe, noisy)
+
+  assert prepare('smoke') == (noisy, None, None)
+  estimated = (noisy, noise.estimate_sigma(noisy), None)
+  assert prepare('smoke,stop=discrepancy') == estimated
+  assert prepare('smoke,method=recorrupted') == estimated
+  both = 'smoke,method=recorrupted,stop=pseudo_reference'
+  fitted, sigma, reference = prepare(both, sigma=51.0)
   assert sigma == pytest.approx(0.2 * 1.25**0.5)
   np.testing.assert_allclose((fitted + reference / 4) / 1.25, noisy, atol=1e-6)
   assert np.std(fitted - noisy) == pytest.approx(0.1, rel=0.1)
 
 
 @pytest.mark.parametrize(
-  'error,rule', [('recorrupted', 'emv'), ('stein', 'sure')]
+  'method,rule', [('recorrupted', 'emv'), ('stein', 'sure')]
 )
-def test_an_error_that_knows_the_noise(error, rule, photograph, tmp_path):
-  config = _make_config(photograph)
-  config.fit.update(error=error, steps=60)
-  config.stop.rule = rule
-  result = denoise.run(config, str(tmp_path))
+def test_a_method_that_knows_the_noise(method, rule, photograph, tmp_path):
+  config = _make_config(photograph, f'smoke,stop={rule},method={method}')
+  config.fit.steps = 60
+  result = denoise.run(config, str(tmp_path)).summary
   assert result['stop']['rule'] == rule
   assert result['restored']['psnr'] > result['measurement']['psnr']
 
@@ -166,10 +184,9 @@ def test_an_error_that_knows_the_noise(error, rule, photograph, tmp_path):
 def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
   photograph, tmp_path, capsys
 ):
-  config = _make_config(photograph)
+  config = _make_config(photograph, 'smoke,stop=pseudo_reference')
   config.fit.steps, config.fit.clip = 40, 1.0
-  config.stop.rule = 'pseudo_reference'
-  result = denoise.run(config, str(tmp_path))
+  result = denoise.run(config, str(tmp_path)).summary
   assert result['stop']['rule'] == 'pseudo_reference'
   assert result['restored']['psnr'] > result['measurement']['psnr'] - 10
   (lane,) = result['lanes']
@@ -183,10 +200,10 @@ def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
 
 
 def test_samples_give_their_mean_and_deviation(photograph, tmp_path):
-  config = _make_config(photograph)
+  config = _make_config(photograph, 'smoke,stop=mean')
   config.fit.update(steps=40, optimizer='langevin', learning_rate=0.001)
-  config.stop.update(rule='mean', warmup=10, window=5)
-  result = denoise.run(config, str(tmp_path))
+  config.stop.update(warmup=10, every=5)
+  result = denoise.run(config, str(tmp_path)).summary
   assert set(os.listdir(tmp_path)) == FILES | {'posterior_deviation.png'}
   (lane,) = result['lanes']
   assert lane['stopped_at'] == 40 and lane['selected_step'] == 39
@@ -202,9 +219,9 @@ def test_the_same_config_runs_again_and_another_is_refused(
   config.fit.steps = 3
   denoise.run(config, str(tmp_path))
   denoise.run(config, str(tmp_path))
-  config.stop.window = 7
+  config.stop.patience = 7
   before = (tmp_path / 'config.json').read_bytes()
-  with pytest.raises(ValueError, match='stop.window=20, this one has 7'):
+  with pytest.raises(ValueError, match='stop.patience=100, this one has 7'):
     denoise.run(config, str(tmp_path))
   assert (tmp_path / 'config.json').read_bytes() == before
 
@@ -221,6 +238,7 @@ def _write_smaller(path, photograph):
   Image.open(photograph).resize((39, 36)).save(path)
 
 
+SMOKE = '--config=configs/req2.py:smoke'
 BAD_INPUT = {
   'missing': (['--config.data.image=/no/such.png'], 'neither a file nor'),
   'no_image': (['--config.data.image={text}'], 'not a known image'),
@@ -230,10 +248,32 @@ BAD_INPUT = {
   'workdir_is_a_file': (['--workdir={text}'], 'workdir'),
   'workdir_in_a_file': (['--workdir={text}/sub'], 'workdir'),
   'workdir_unwritable': (['--workdir=/proc/no/such'], 'workdir'),
-  'unknown_field': (['--config.data.nope=1'], "no config field 'nope'"),
+  'unknown_field': (['--config.data.nope=1'], "no config field 'data.nope'"),
+  'typing_error': (['--config.lane=4'], "field 'lane': nothing reads it with"),
+  'nearest_field': (['--config.fit.jiter=0'], 'the nearest is fit.jitter'),
+  'old_name_of_the_method': (
+    ['--config.fit.error=stein'],
+    'fit.error is now method.name: write method=NAME behind the colon',
+  ),
+  'old_name_of_the_rule': (
+    ['--config.stop.rule=wmv'],
+    'stop.rule is now stop.name: write stop=NAME behind the colon',
+  ),
+  'field_that_the_method_does_not_read': (
+    [f'{SMOKE},method=recorrupted', '--config.fit.jitter=0.1'],
+    "no config field 'fit.jitter': nothing reads it with network=skip",
+  ),
+  'field_that_the_rule_does_not_read': (
+    [f'{SMOKE},stop=mean', '--config.stop.window=5'],
+    "no config field 'stop.window'",
+  ),
+  'sigma_that_nothing_reads': (
+    ['--config.fit.sigma=25'],
+    "no config field 'fit.sigma'",
+  ),
   'unknown_variant': (
     ['--config=configs/req2.py:smok'],
-    'known are fast, langevin, perceptual, quality, quick, smoke',
+    'known are fast, langevin, perceptual, quality, quick, smoke, method=NAME',
   ),
   'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
   'no_config': (['--config='], 'config'),
@@ -252,34 +292,44 @@ BAD_INPUT = {
     'data.clean is 39x36',
   ),
   'crop_outside': (['--config.data.crop=(0,0,99,99)'], 'crop'),
-  'no_lanes': (['--config.lanes=0'], 'lanes must be at least 1'),
-  'no_steps': (['--config.fit.steps=0'], 'fit.steps must be at least 1'),
+  'no_lanes': (['--config.lanes=0'], 'lanes must be a number >= 1, got 0'),
+  'no_steps': (['--config.fit.steps=0'], 'fit.steps must be a number >= 1'),
   'record_never': (['--config.record.every=0'], 'record.every'),
-  'rule': (['--config.stop.rule=never'], "stop.rule 'never' is not one of"),
+  'rule': (
+    [f'{SMOKE},stop=never'],
+    "unknown stop 'never'; known are emv, wmv",
+  ),
   'sigma_of_the_rule': (
-    ['--config.stop.rule=discrepancy', '--config.fit.sigma=-1'],
+    [f'{SMOKE},stop=discrepancy', '--config.fit.sigma=-1'],
     'fit.sigma must be a number >= 0, got -1',
   ),
   'tau': (
-    ['--config.stop.rule=pseudo_reference', '--config.stop.tau=0.0'],
-    'tau must be a number > 0, got 0.0',
+    [f'{SMOKE},stop=pseudo_reference', '--config.stop.tau=0.0'],
+    'a number tau > 0, got 100, 0, 0.0',
   ),
-  'rule_of_another_error': (
-    ['--config.stop.rule=sure'],
-    "watches the error 'stein', not 'squared'",
+  'rule_of_another_method': (
+    [f'{SMOKE},stop=sure'],
+    "as that of the method 'stein', not of 'squared'",
   ),
   'penalty_on_steins_risk': (
-    ['--config.fit.error=stein', '--config.fit.tv=1e-7'],
-    "fit.error='stein' is for fit.tv=0",
+    [f'{SMOKE},method=stein', '--config.fit.tv=1e-7'],
+    "no config field 'fit.tv'",
+  ),
+  'precision_of_steins_risk': (
+    [f'{SMOKE},method=stein', '--config.fit.precision=bfloat16'],
+    "the method 'stein' is for the precision float32, got 'bfloat16'",
+  ),
+  'name_of_a_method_without_its_fields': (
+    ['--config.method.name=stein'],
+    'choose it by method=stein behind the colon',
   ),
   'code_smaller_than_the_picture': (
     [
-      '--config=configs/req2.py:smoke,network=decoder',
-      '--config.fit.error=recorrupted',
+      f'{SMOKE},network=decoder,method=recorrupted',
     ],
     'take a network whose code is as large as the image',
   ),
-  'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be at least 0'),
+  'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be a number >= 0'),
   'network': (['--config.network.name=big'], "network.name 'big' is not"),
   'unknown_network': (
     ['--config=configs/req2.py:smoke,network=vit'],
@@ -287,7 +337,7 @@ BAD_INPUT = {
   ),
   'field_of_another_network': (
     ['--config=configs/req2.py:network=unet', '--config.network.skip=(4,4)'],
-    "no config field 'skip'",
+    "no config field 'network.skip'",
   ),
   'name_without_its_fields': (
     ['--config.network.name=unet'],

@@ -34,6 +34,8 @@ def _run(name: str, arguments: list[str]) -> None:
   status = 1
   try:
     module = importlib.import_module(name)
+    if hasattr(module, '__path__'):
+      module = importlib.import_module(f'{name}.__main__')
     sys.argv = [str(module.__file__), *arguments]
     cli.launch(module.run)
   except SystemExit as end:

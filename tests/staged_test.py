@@ -16,6 +16,7 @@ from dipjax.engine import lanes, staged
 from dipjax.engine.loop import run_lanes
 from experiments import staged as experiment
 from experiments.lib import build, images, stages
+from experiments.lib.data import load_denoising
 
 LEVELS = [0.001, 0.004, 0.01]
 LENGTHS = {'steps': 100, 'alpha': 0.5, 'k': -25}
@@ -68,8 +69,8 @@ def test_targets_have_their_level_and_noises_of_their_own():
 
 def test_the_noise_is_reached_or_the_rule_decides():
   image = jnp.zeros((2, 2, 1))
-  monitor = staged.reach_noise(monitors.Last(steps=4))
-  assert staged.reach_noise(monitors.Last(steps=4)) is monitor
+  monitor = monitors.ReachNoise(otherwise=monitors.Last(steps=4))
+  assert monitors.ReachNoise(otherwise=monitors.Last(steps=4)) == monitor
   for noise, stops in ((0.05, 2), (0.0, 4), (0.001, None)):
     state, done = monitor.init(image, None), []
     problem = types.SimpleNamespace(
@@ -122,8 +123,8 @@ def photograph(write_photograph) -> str:
   return write_photograph(18, 23, (5, 4, 3))
 
 
-def _make_config(image, **changes):
-  config = staged_config.get_config('smoke')
+def _make_config(image, variant='smoke', **changes):
+  config = staged_config.get_config(variant)
   config.data.update(image=image, crop=())
   config.network.update(down=(8,), up=(8,), skip=(4,), code_channels=3)
   config.fit.steps = 60
@@ -134,7 +135,7 @@ def _make_config(image, **changes):
 def _run(config, workdir):
   returned = experiment.run(config, str(workdir))
   result = json.loads((workdir / 'result.json').read_text())
-  assert result == returned
+  assert result == returned.summary
   return result, images.read_image(str(workdir / 'restored.png'))
 
 
@@ -216,11 +217,14 @@ def _fit(config):
 def test_one_stage_at_level_zero_is_a_plain_fit(photograph):
   config = _make_config(photograph, lanes=2, **{'schedule.stages': 1})
   _, (result,) = _fit(config)
-  data = build.load_denoising(config.data)
-  arguments = build.make_arguments(config, 3) | {'steps': 30}
-  image = jnp.asarray(data.measurement)
-  arguments['code'] = lambda key, size: codes.extend_image(image, size)
-  plain = dipjax.restore(data.measurement, clean=data.clean, **arguments)
+  data = load_denoising(config.data)
+  recipe = build.make_recipe(config, 3, own=('schedule', 'staged'))
+  plain = dipjax.restore(
+    data.measurement,
+    recipe=recipe.replace(steps=30, code=codes.use_image(data.measurement)),
+    clean=data.clean,
+    seeds=build.make_seeds(config),
+  )
   np.testing.assert_allclose(result.images, plain.images, rtol=0, atol=1e-5)
   np.testing.assert_array_equal(result.stopped, [30, 30])
   np.testing.assert_allclose(result.trace.loss, plain.trace.loss, rtol=1e-5)
@@ -308,7 +312,7 @@ def test_a_stage_ends_where_its_loss_is_its_noise(photograph):
     assert loss[steps - 1] <= stage.noise < loss[: steps - 1].min(initial=1)
   # And by the rule alone all steps are taken.
   config = _make_config(
-    photograph, **{'staged.residual': False, 'stop.rule': 'last'}
+    photograph, 'smoke,stop=last', **{'staged.residual': False}
   )
   setup, results = _fit(config)
   for stage, result in zip(setup.plan, results):
@@ -382,7 +386,6 @@ BAD_INPUT = {
   'reference': (['staged.reference=truth'], "reference 'truth' is not one of"),
   'code': (['staged.code=zeros'], "staged.code 'zeros' is not one of"),
   'sigma': (['staged.sigma=-1.0'], 'staged.sigma must be a number >= 0'),
-  'error': (['fit.error=recorrupted'], "'recorrupted' is for denoising"),
   'no_clean': (
     ['staged.reference=clean', 'data.sigma=0.0'],
     'needs the clean image',

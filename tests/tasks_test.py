@@ -8,14 +8,16 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import activation_maximization as activation_config
+from configs import choices, req1, req2, req3
 from configs import deblur as deblur_config
 from configs import feature_inversion as feature_inversion_config
 from configs import flash as flash_config
 from configs import inpaint as inpaint_config
 from configs import jpeg as jpeg_config
-from configs import networks, req1, req2, req3
 from configs import prior_effect as prior_effect_config
+from configs import staged as staged_config
 from dipjax import codes, metrics
+from dipjax.methods import METHODS
 from experiments import (
   activation_maximization,
   deblur,
@@ -25,9 +27,11 @@ from experiments import (
   inpaint,
   noise_impedance,
   prior_effect,
+  staged,
   super_resolution,
 )
 from experiments.lib import build, images, report, weights
+from experiments.lib.data import Data
 
 KEYS = {'experiment', 'parameters', 'steps', 'seconds', 'seconds_per_step'}
 KEYS |= {'device', 'versions', 'lanes'}
@@ -46,7 +50,7 @@ def _make_config(module, image, variant='smoke', **data) -> ConfigDict:
 
 
 def _run(experiment, config, workdir):
-  returned = experiment.run(config, str(workdir))
+  returned = experiment.run(config, str(workdir)).summary
   result = json.loads((workdir / 'result.json').read_text())
   assert result == json.loads(json.dumps(returned))
   return result
@@ -124,15 +128,14 @@ def test_the_papers_cases_of_inpainting(data_dir):
 
 @pytest.mark.parametrize('case', ['kate', 'vase', 'library', 'barbara'])
 def test_the_networks_of_the_papers_cases(case):
-  arguments = build.make_arguments(inpaint_config.get_config(case), 3)
-  network = arguments['network']
-  assert network.code_size(200, 200)[0] >= 200
-  assert arguments['rule'] == 'last'
+  recipe = build.make_recipe(inpaint_config.get_config(case), 3)
+  assert recipe.network.code_size(200, 200)[0] >= 200
+  assert recipe.rule == 'last'
 
 
 def test_deblurring(photograph, tmp_path):
   config = _make_config(deblur_config, photograph, 'motion,smoke')
-  config.data.length = 5.0
+  config.data.kernel.length = 5.0
   config.fit.steps = 300
   result = _run(deblur, config, tmp_path)
   assert result['restored']['psnr'] > 15
@@ -193,7 +196,7 @@ def test_the_effect_of_the_prior(photograph, tmp_path):
 
 def test_feature_inversion(photograph, vgg16, tmp_path):
   config = _make_config(feature_inversion_config, photograph, weights=vgg16)
-  networks.set_network(config, 'pixels')  # Compiles in a moment.
+  choices.set_network(config, 'pixels')  # Compiles in a moment.
   result = _run(feature_inversion, config, tmp_path)
   assert result.keys() >= KEYS
   lines = (tmp_path / 'metrics.jsonl').read_text().splitlines()
@@ -205,7 +208,7 @@ def test_feature_inversion(photograph, vgg16, tmp_path):
 
 def test_activation_maximization(photograph, vgg16, tmp_path):
   config = _make_config(activation_config, photograph, weights=vgg16, channel=2)
-  networks.set_network(config, 'pixels')
+  choices.set_network(config, 'pixels')
   result = _run(activation_maximization, config, tmp_path)
   assert result.keys() >= KEYS
   data = activation_maximization.load(config.data)
@@ -226,36 +229,36 @@ def test_activation_maximization(photograph, vgg16, tmp_path):
 def test_the_paper_network_of_feature_inversion():
   config = feature_inversion_config.get_config()
   assert config.fit.learning_rate == 0.001 and config.fit.steps == 3100
-  network = build.make_arguments(config, 3)['network']
+  network = build.make_recipe(config, 3).network
   assert network.code_size(224, 224) == (256, 256)
 
 
 def test_a_perceptual_loss(photograph, vgg16, tmp_path):
   config = _make_config(req2, photograph)
-  networks.set_network(config, 'pixels')
+  choices.set_network(config, 'pixels')
   config.fit.update(
     steps=40, perceptual=0.1, perceptual_weights=vgg16, perceptual_factor=2
   )
   result = _run(denoise, config, tmp_path)
   assert result['steps'] == 40
-  network, weight = build.make_arguments(config, 3)['perceptual']
+  network, weight = build.make_perceptual(config.fit)
   assert weight == 0.1 and network.factor == 2
   assert network.layers == ('relu1_2', 'relu2_2')
 
 
 def test_lpips_is_scored_where_its_weights_are(photograph, real_weights):
   clean = images.read_image(photograph)
-  data = build.Data(clean, clean)
+  data = Data(clean, clean)
   assert report.score(clean, data)['lpips'] < 1e-6
   noise = np.random.RandomState(0).normal(scale=0.2, size=clean.shape)
   assert report.score(clean + noise, data)['lpips'] > 0.1
-  assert 'lpips' not in report.score(clean[:12], build.Data(clean, clean[:12]))
+  assert 'lpips' not in report.score(clean[:12], Data(clean, clean[:12]))
 
 
 def test_no_lpips_without_the_extra(photograph, monkeypatch):
   monkeypatch.setattr(weights, 'find_weights', lambda: None)
   clean = images.read_image(photograph)
-  assert report.score(clean, build.Data(clean, clean)).keys() == {
+  assert report.score(clean, Data(clean, clean)).keys() == {
     'psnr',
     'ssim',
   }
@@ -307,8 +310,13 @@ def _refuse(experiment, config, workdir, says):
     (super_resolution, req3, {'data.filter': 'sinc'}, "'sinc' is not one of"),
     (inpaint, inpaint_config, {'data.missing': 1.0}, r'must be in \(0, 1\)'),
     (inpaint, inpaint_config, {'data.mask': 'no.png'}, 'neither a file'),
-    (deblur, deblur_config, {'data.kernel': 'box'}, "'box' is not one of"),
-    (deblur, deblur_config, {'data.width': -1.0}, 'must be a number >= 0'),
+    (deblur, deblur_config, {'data.kernel.name': 'box'}, "'box' is not one of"),
+    (
+      deblur,
+      deblur_config,
+      {'data.kernel.width': -1.0},
+      'must be a number >= 0',
+    ),
     (deblur, deblur_config, {'data.sigma': -1.0}, 'must be a number >= 0'),
     (flash, flash_config, {}, 'data.flash is empty'),
     (noise_impedance, req1, {'snapshots': (7,)}, 'no multiples'),
@@ -351,19 +359,8 @@ def _refuse(experiment, config, workdir, says):
       "data.layer 'fc8' is not one of",
     ),
     (denoise, req2, {'fit.precision': 'half'}, "'half' is not one of"),
-    (denoise, req2, {'fit.error': 'huber'}, "fit.error 'huber' is not one of"),
-    (
-      super_resolution,
-      req3,
-      {'fit.error': 'recorrupted'},
-      "fit.error='recorrupted' is for denoising",
-    ),
-    (
-      noise_impedance,
-      req1,
-      {'fit.error': 'stein'},
-      "fit.error='stein' is for denoising",
-    ),
+    (denoise, req2, {'method.name': 'huber'}, "method.name 'huber' is not one"),
+    (denoise, req2, {'stop.name': 'never'}, "stop.name 'never' is not one of"),
     (denoise, req2, {'network.name': 'none'}, "'none' is not one of"),
   ],
   ids=str,
@@ -374,11 +371,86 @@ def test_bad_input(experiment, module, changes, says, photograph, tmp_path):
   _refuse(experiment, config, tmp_path, says)
 
 
+METHOD_TASKS = {
+  'inpaint': (inpaint, inpaint_config, 'is for denoising'),
+  'flash': (flash, flash_config, 'is for denoising'),
+  'noise_impedance': (noise_impedance, req1, 'needs the noise of what it fits'),
+  'staged': (staged, staged_config, 'hand each image on as the next code'),
+}
+
+
+@pytest.mark.parametrize('name', METHODS)
+@pytest.mark.parametrize('task', METHOD_TASKS)
+def test_every_method_works_in_every_task_or_says_why_not(
+  task, name, photograph, tmp_path
+):
+  """A step or two of each, of pixels alone, which compile in a moment."""
+  experiment, module, why = METHOD_TASKS[task]
+  variant = f'smoke,network=pixels,method={name}'
+  config = _make_config(module, photograph, variant)
+  if task == 'flash':
+    config.data.flash = photograph
+  if METHODS[name].makes_code:
+    _refuse(experiment, config, tmp_path, why)
+    return
+  config.record.every = config.fit.steps = 2
+  if task == 'staged':
+    config.staged.code, config.schedule.stages = 'fixed', 2
+    config.fit.steps, config.schedule.alpha = 4, 0.5
+  if task == 'noise_impedance':
+    config.snapshots = (2,)
+  _run(experiment, config, tmp_path)
+
+
+@pytest.mark.parametrize(
+  'experiment,module,field,value',
+  [
+    (noise_impedance, req1, 'fit.tv', 1e-7),
+    (noise_impedance, req1, 'fit.sigma', 25.0),
+    (noise_impedance, req1, 'stop.patience', 9),
+    (noise_impedance, req1, 'data.clip', True),
+    (staged, staged_config, 'fit.sigma', 25.0),
+    (inpaint, inpaint_config, 'data.sigma', 25.0),
+    (deblur, deblur_config, 'data.kernel.angle', 3.0),
+    (super_resolution, req3, 'data.clean', 'x.png'),
+    (flash, flash_config, 'data.sigma', 25.0),
+    (denoise, req2, 'data.missing', 0.5),
+    (denoise, req2, 'stop.window', 5),
+    (denoise, req2, 'method.ratio', 2.0),
+    (denoise, req2, 'schedule.stages', 3),
+    (denoise, req2, 'network.blocks', 3),
+  ],
+  ids=str,
+)
+def test_what_is_set_and_nothing_reads_is_refused(
+  experiment, module, field, value, photograph, tmp_path
+):
+  config = _make_config(module, photograph)
+  section = config
+  *path, name = field.split('.')
+  for part in path:
+    section[part] = section.get(part, ConfigDict())
+    section = section[part]
+  section[name] = value
+  named = field if path[0] in module.get_config() else path[0]
+  _refuse(experiment, config, tmp_path, f'^{named} is set and nothing')
+
+
+@pytest.mark.parametrize(
+  'field,says',
+  [('fit.error', 'now method.name'), ('stop.rule', 'now stop.name')],
+)
+def test_an_old_field_names_the_new_one(field, says, photograph, tmp_path):
+  config = _make_config(req2, photograph)
+  section, name = field.split('.')
+  config[section][name] = 'emv'
+  _refuse(denoise, config, tmp_path, f'{field} is {says}')
+
+
 def test_a_picture_without_noise_has_no_error_of_it(tmp_path):
   path = tmp_path / 'flat.png'
   images.write_image(path, np.full((40, 40, 3), 0.5))
-  config = _make_config(req2, str(path), sigma=0.0)
-  config.fit.error = 'recorrupted'
+  config = _make_config(req2, str(path), 'smoke,method=recorrupted', sigma=0.0)
   _refuse(denoise, config, tmp_path, 'needs noise, and none was found')
 
 
@@ -433,6 +505,6 @@ def test_a_mask_of_another_size(photograph, tmp_path):
 
 
 def test_a_size_that_cannot_fit(photograph, tmp_path, monkeypatch):
-  monkeypatch.setattr(wiring, '_find_memory', lambda: 100_000)
+  monkeypatch.setattr(build, 'find_memory', lambda: 100_000)
   config = _make_config(req2, photograph)
   _refuse(denoise, config, tmp_path, 'takes about .* there are 0.0001 GB')

@@ -81,6 +81,8 @@ def make_config(
   """
   case = fields.choose(config.cases, arm.network, 'arms.networks')
   own = ml_collections.ConfigDict(config.to_dict())
+  # What follows is a config of staged fitting, and no more.
+  del own.arms, own.baselines, own.cases
   own.network = case.network
   own.fit.update(case.fit)
   own.stop.update(case.stop)

@@ -149,8 +149,12 @@ def _make_choice(kind, chosen, table):
   """The value of a section that `kind=NAME` behind the colon makes."""
   given = chosen.to_dict()
   cls = fields.choose(table, given.pop('name', ''), f'{kind}.name')
-  known = {field.name for field in dataclasses.fields(cls)}
-  _refuse_foreign(kind, chosen, known)
+  own = dataclasses.fields(cls)
+  _refuse_foreign(kind, chosen, {field.name for field in own})
+  # None stands for what no config decides.
+  needed = {field.name for field in own if field.default is not None}
+  if needed - given.keys():
+    raise ValueError(f'{kind}.name is {chosen.name!r}: {_advise(kind, chosen)}')
   return cls(**given)
 
 
@@ -160,13 +164,15 @@ def _refuse_foreign(kind, chosen, known):
     old = f'{kind}.{name}'
     if old in fields.RENAMED:
       raise ValueError(f'{old} is now {fields.RENAMED[old]}')
-  foreign = sorted(set(chosen) - known - {'name'})
-  if foreign:
-    raise ValueError(
-      f'{kind}.{foreign[0]} is set and nothing reads it: the {kind} '
-      f'{chosen.name!r} has {", ".join(sorted(known)) or "no fields"}; choose '
-      f'another as {kind}=NAME behind the colon of the config'
-    )
+    if name not in known | {'name'}:
+      raise ValueError(
+        f'{old} is set and nothing reads it: the {kind} {chosen.name!r} has '
+        f'{", ".join(sorted(known)) or "no fields"}; {_advise(kind, chosen)}'
+      )
+
+
+def _advise(kind, chosen):
+  return f'choose it by {kind}={chosen.name} behind the colon of the config'
 
 
 def make_network(
