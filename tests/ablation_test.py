@@ -274,7 +274,7 @@ def test_weights_of_the_perceptual_loss_are_data_too(
   before, psnrs = lanes.advance._cache_size(), set()
   for weight, beta_max in ((0.1, 0.01), (0.2, 0.01), (0.2, 0.02)):
     arm = Arm('unet', weight, 'clean', 'linear', beta_max)
-    (row,) = ablation.fit_arms(config, [arm], str(tmp_path))
+    (row,), _ = ablation.fit_arms(config, [arm], str(tmp_path))
     psnrs.add(row['lanes'][0]['psnr'])
   assert lanes.advance._cache_size() == before + 1
   assert len(psnrs) == 3
@@ -286,7 +286,7 @@ def test_a_run_leaves_a_line_for_each_arm(finished):
   assert [row['method'] for row in rows] == [FIXED, STOPPED, *[STAGED] * 4]
   names = {row['arm'] for row in rows}
   assert {f'{name}.png' for name in names} <= set(os.listdir(workdir))
-  records = workdir.read_lines(str(workdir / 'metrics.jsonl'))
+  records = workdirs.read_lines(str(workdir / 'metrics.jsonl'))
   assert {record['arm'] for record in records} == names
   for row in rows:
     clean = row['reference'] == 'clean'
@@ -559,7 +559,6 @@ def test_a_rule_that_does_not_stop_by_itself_is_refused(photograph, tmp_path):
     ablation_config.get_config('smoke,stop=last')
   config = ablation_config.get_config('smoke,stop=pseudo_reference')
   config.data.update(image=photograph, crop=())
-  config.stop.patience = 9
   with pytest.raises(ValueError, match='one of emv, wmv, got .pseudo_ref'):
     ablation.run(config, str(tmp_path / 'run'))
   assert not (tmp_path / 'run').exists()

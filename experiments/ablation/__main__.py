@@ -16,8 +16,8 @@ from experiments.ablation import arms as arms_lib
 from experiments.ablation import baselines, claims, table
 from experiments.ablation.table import Arm
 from experiments.lib import (
-  build,
   cli,
+  fields,
   folders,
   images,
   plots,
@@ -72,7 +72,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 
 
 def _check_rule(config):
-  rule = build.make_monitors(config.stop)[config.stop.name]
+  rule = fields.choose(monitors.MONITORS, config.stop.name, 'stop.name')
   if rule.needs or not rule.waits:
     known = [
       name
