@@ -11,10 +11,10 @@ line of the file; those that are there are not run again, so that the same
 command goes on where it was. docs/measured/methods.md has the table.
 Of dipjax:
 
-plain, absolute: its errors `squared` and `absolute`.
-double: double over-parameterisation, its error `outliers`.
+plain, absolute: its methods `squared` and `absolute`.
+double: double over-parameterisation, its method `outliers`.
 
-Of this file, because they lose to the error `recorrupted`:
+Of this file, because they lose to the method `recorrupted`:
 
 autoencoding: the code z begins as the picture y; two steps on
   |f(z) - y|^2 + |f(z) - z|^2, then z becomes f(z), and so on; Adam at 1e-4, or
@@ -24,11 +24,12 @@ self-guided: z begins as y and is fitted together with the network, on
 """
 
 import argparse
+import dataclasses
 import functools
 import pathlib
 import statistics
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -38,26 +39,20 @@ from flax import linen as nn
 
 import dipjax
 from benchmarks import stopping
-from dipjax import codes, metrics, monitors, operators
-from dipjax import fit as fit_lib
-from dipjax.engine import lanes
-from dipjax.restore import ADAM, JITTER, make_problem, run_lanes
+from dipjax import Recipe, codes, methods, metrics, monitors
 
 Array = jax.Array
-
-
-class Method(NamedTuple):
-  """How a picture is fitted whose code, at first the picture, changes."""
-
-  make_objective: Callable[[nn.Module], objectives.Objective]
-  optimizer: optax.GradientTransformation
-  jitter: float
 
 
 class WithCode(nn.Module):
   """A network whose code is fitted together with it, or renewed."""
 
   network: nn.Module
+
+  def code_size(self, height: int, width: int) -> tuple[int, int]:
+    """Returns the size of the network's code for an image of this size."""
+    network: Any = self.network
+    return network.code_size(height, width)
 
   @nn.compact
   def __call__(self, code: Array) -> Array:
@@ -66,56 +61,97 @@ class WithCode(nn.Module):
     return self.network(code)
 
 
-def autoencode(network: nn.Module) -> objectives.Objective:
-  """Returns the objective of a code that the network is to leave as it is.
+@dataclasses.dataclass(frozen=True)
+class _OwnCode(methods.Method):
+  """A method whose code, at first the measurement, changes during the fit."""
 
-  The code is a parameter; its gradient is what is to be taken from it
-  so that it becomes the image.
+  makes_code: ClassVar[bool] = True
+  takes_terms: ClassVar[bool] = False
+
+  def prepare(self, parts: methods.Parts) -> methods.Parts:
+    """Returns the parts with the measurement as code, beside the network."""
+    parts = super().prepare(parts)
+    return parts._replace(
+      network=WithCode(parts.network), code=codes.use_image(parts.measurement)
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoencoding(_OwnCode):
+  """The error of the picture, with a code that the network is to leave alone.
+
+  The code is a parameter; its gradient is what is to be taken from it so that
+  it becomes the image.
+
+  Attributes:
+    rate: of Adam.
   """
 
-  def objective(params, problem, key):
-    del key  # No jitter.
-    own = params['code']
-    code = jax.lax.stop_gradient(own)
-    image, loss = _autoencode(network, params, problem, code, code)
-    difference = jnp.sum(jnp.square(own - jax.lax.stop_gradient(image))) / 2
-    return loss + difference - jax.lax.stop_gradient(difference), image
+  rate: float = 1e-4
 
-  return objective
+  def prepare(self, parts: methods.Parts) -> methods.Parts:
+    """Returns the parts without jitter, with an optimiser for both."""
+    parts = super().prepare(parts)
+    return parts._replace(jitter=0.0, optimizer=_renew_code(self.rate))
+
+  def make_objective(
+    self, network: nn.Module, penalties: tuple[methods.Penalty, ...] = ()
+  ) -> methods.Objective:
+    """See `methods.Method.make_objective`; it takes no penalties."""
+    del penalties
+
+    def objective(params, problem, key):
+      del key  # No jitter.
+      own = params['code']
+      code = jax.lax.stop_gradient(own)
+      image, loss = _autoencode(network, params, problem, code, code)
+      difference = jnp.sum(jnp.square(own - jax.lax.stop_gradient(image))) / 2
+      return loss + difference - jax.lax.stop_gradient(difference), image
+
+    return objective
 
 
-def guide(network: nn.Module) -> objectives.Objective:
-  """Returns the same where the code, too, is fitted, with jitter."""
+@dataclasses.dataclass(frozen=True)
+class SelfGuided(_OwnCode):
+  """The same where the code, too, is fitted, with jitter."""
 
-  def objective(params, problem, key):
-    own = params['code']
-    code = codes.jitter_code(key, own, problem.jitter)
-    image, loss = _autoencode(network, params, problem, code, own)
-    return loss, image
+  def make_objective(
+    self, network: nn.Module, penalties: tuple[methods.Penalty, ...] = ()
+  ) -> methods.Objective:
+    """See `methods.Method.make_objective`; it takes no penalties."""
+    del penalties
 
-  return objective
+    def objective(params, problem, key):
+      own = params['code']
+      code = codes.jitter_code(key, own, problem.jitter)
+      image, loss = _autoencode(network, params, problem, code, own)
+      return loss, image
+
+    return objective
 
 
 def _autoencode(network, params, problem, code, aim):
-  image: Any = network.apply({'params': params['network']}, code)
+  # The network is a `WithCode`; all that is applied lies in it.
+  image: Any = network.network.apply({'params': params['network']}, code)
   error = jnp.mean(jnp.square(image - problem.measurement))
   return image, error + jnp.mean(jnp.square(image - aim))
 
 
-def _make_autoencoding(rate):
-  # Every second step the code becomes the image of that step.
+@functools.cache
+def _renew_code(rate):
+  """Adam for the network; the code becomes the image in every second step."""
   renew = optax.scale_by_schedule(lambda count: -(count % 2))
   parts = {'network': optax.adam(rate), 'code': renew}
-  optimizer = optax.multi_transform(parts, {name: name for name in parts})
-  return Method(autoencode, optimizer, jitter=0.0)
+  return optax.multi_transform(parts, {name: name for name in parts})
 
 
-# Errors of dipjax, and what is done here.
-ERRORS = {'plain': 'squared', 'absolute': 'absolute', 'double': 'outliers'}
-METHODS = {
-  'autoencoding': _make_autoencoding(1e-4),
-  'autoencoding, 1e-3': _make_autoencoding(1e-3),
-  'self-guided': Method(guide, ADAM, JITTER),
+METHODS: dict[str, methods.Method] = {
+  'plain': methods.Squared(),
+  'absolute': methods.Absolute(),
+  'double': methods.Outliers(),
+  'autoencoding': Autoencoding(1e-4),
+  'autoencoding, 1e-3': Autoencoding(1e-3),
+  'self-guided': SelfGuided(),
 }
 
 
@@ -128,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--images', nargs='+', default=stopping.SAMPLES, help='samples or files')
   damages = ['gaussian', *stopping.DAMAGES]
   add('--damages', nargs='+', choices=damages, default=['gaussian'])
-  known = [*ERRORS, *METHODS]
+  known = list(METHODS)
   add('--methods', nargs='+', choices=known, default=known)
   add('--crop', type=int, default=128, help='the square in the middle')
   add('--channels', type=int, default=32)
@@ -180,71 +216,27 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     raise ValueError(
       f'--crop {cell["crop"]} is no multiple of {2 ** cell["levels"]}'
     )
-  if cell['method'] in ERRORS:
-    watched, steps = _restore(cell, network, damaged, clean)
-  else:
-    watched, steps = _fit_code(cell, network, damaged, clean)
-  stopped, best = watched['emv'], watched['oracle']
+  result = dipjax.restore(
+    damaged,
+    recipe=Recipe(
+      network=network,
+      method=METHODS[cell['method']],
+      monitors={'emv': monitors.EMV(patience=cell['patience'])},
+      steps=cell['steps'],
+    ),
+    clean=clean,
+    seeds=[cell['seed']],
+    chunk=min(50, cell['steps']),
+  )
+  stopped, best = result.monitors['emv'], result.monitors['oracle']
   return {
     'before': float(metrics.psnr(damaged, clean)),
     'psnr': float(metrics.psnr(np.asarray(stopped.image[0]), clean)),
     'step': int(stopped.step[0]),
     'best': float(best.best[0]),
     'best_step': int(best.step[0]),
-    'steps_taken': int(steps[0]),
+    'steps_taken': int(result.stopped[0]),
   }
-
-
-def _restore(cell, network, damaged, clean):
-  result = dipjax.restore(
-    damaged,
-    network=network,
-    error=ERRORS[cell['method']],
-    steps=cell['steps'],
-    monitors={'emv': monitors.EMV(patience=cell['patience'])},
-    clean=clean,
-    seeds=[cell['seed']],
-    chunk=min(50, cell['steps']),
-  )
-  return result.monitors, result.stopped
-
-
-def _fit_code(cell, network, damaged, clean):
-  fit = _make_fit(cell['method'], cell['patience'], network)
-  key = jax.random.key(cell['seed'])
-  problem = make_problem(
-    key,
-    jnp.asarray(damaged),
-    operators.as_operator(None),
-    network,
-    clean.shape,
-    code=codes.use_image(damaged),
-    jitter=METHODS[cell['method']].jitter,
-    steps=cell['steps'],
-  )
-  states, _ = run_lanes(
-    fit,
-    key[None],
-    lanes.stack_lanes([problem]),
-    jnp.asarray(clean)[None],
-    chunk=min(50, cell['steps']),
-  )
-  return states.monitors, states.step
-
-
-@functools.cache
-def _make_fit(name, patience, network):
-  method = METHODS[name]
-  watchers = {
-    'emv': monitors.EMV(patience=patience),
-    'oracle': monitors.Oracle(),
-  }
-  return fit_lib.make_fit(
-    WithCode(network),
-    method.make_objective(network),
-    method.optimizer,
-    watchers,
-  )
 
 
 def _print_row(row: Mapping[str, Any]) -> None:

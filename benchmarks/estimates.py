@@ -25,8 +25,9 @@ import dipjax
 from benchmarks import stopping
 from configs import req2
 from dipjax import corruptions, metrics, noise
-from experiments import baselines
+from experiments.ablation import baselines
 from experiments.lib import build, report
+from experiments.lib.data import Data
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -99,7 +100,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
   seconds = time.perf_counter() - begin
   return {
     'before': float(metrics.psnr(noisy, clean)),
-    **report.score(image, build.Data(noisy, clean)),
+    **report.score(image, Data(noisy, clean)),
     'seconds': seconds,
     **rest,
   }
@@ -110,9 +111,19 @@ def _restore(cell, noisy, clean):
   config = req2.get_config('' if variant == 'default' else variant)
   config.lanes = cell['lanes'] or config.lanes
   config.fit.steps = cell['steps'] or config.fit.steps
-  arguments = build.make_arguments(config, clean.shape[2])
-  known = build.prepare_noise(config, noisy)._asdict()
-  result = dipjax.restore(clean=clean, **known, **arguments)
+  recipe = build.make_recipe(config, clean.shape[2])
+  known = build.prepare_noise(config, recipe, noisy)
+  result = dipjax.restore(
+    known.measurement,
+    recipe=recipe,
+    seeds=build.make_seeds(config),
+    clean=clean,
+    sigma=known.sigma,
+    reference=known.reference,
+    perceptual=build.make_perceptual(config.fit),
+    memory=build.find_memory(),
+    chunk=config.record.every,
+  )
   lanes = range(1, len(result.images) + 1)
   correlation = metrics.correlate_error(result.deviation, result.image, clean)
   score = lambda image: float(metrics.psnr(image, clean))

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import traverse_util
 
+from dipjax import recipe
 from dipjax.conv import choose
-from dipjax.engine import fit
 
 # [a, b] @ [b, c]; the second is the largest convolution's at 128x128.
 PRODUCTS = [
@@ -62,7 +62,7 @@ def measure_limit(precision: str, *, repeats: int = 5) -> tuple[float, str]:
   """Returns the FLOP/s of the fastest matrix product now, and its shape.
 
   Args:
-    precision: of `fit.PRECISIONS`.
+    precision: of `recipe.PRECISIONS`.
     repeats: timings of each product; the fastest counts.
   """
   products = list(PRODUCTS)
@@ -79,7 +79,7 @@ def measure_limit(precision: str, *, repeats: int = 5) -> tuple[float, str]:
 def _time_product(
   shape: tuple[int, int, int], precision: str, repeats: int
 ) -> float:
-  dtype, name = fit.PRECISIONS[precision]
+  dtype, name = recipe.PRECISIONS[precision]
   keys = jax.random.split(jax.random.key(0))
   a = jax.random.normal(keys[0], shape[:2], dtype)
   b = jax.random.normal(keys[1], shape[1:], dtype)

@@ -13,8 +13,7 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks import programs, step
-from dipjax import features
-from dipjax.engine import fit
+from dipjax import features, recipe
 from dipjax.methods import perceptual
 from dipjax.networks import skip
 
@@ -36,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   add = parser.add_argument
   add('--sizes', type=int, nargs='+', default=[128, 256])
   add('--lanes', type=int, default=1)
-  known = list(fit.PRECISIONS)
+  known = list(recipe.PRECISIONS)
   add('--precision', choices=known, default='float32')
   add('--channels', type=int, default=128, help='of each level')
   add('--losses', nargs='+', choices=list(LOSSES), default=list(LOSSES))

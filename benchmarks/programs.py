@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from dipjax import codes, monitors, operators
+from dipjax import Recipe, codes, methods, monitors, operators
 from dipjax.conv import choose
 from dipjax.engine import fit, lanes
 from dipjax.engine.problem import Problem
@@ -18,6 +18,7 @@ from dipjax.networks import skip
 SCAN = 10  # Steps in one call of ours, as of `restore`, and of the peer.
 DEEPINV_STEPS = 20  # So many that the image at its end adds little.
 INPUTS = 32  # Channels of the code.
+SQUARED = methods.Squared()
 
 Call = Callable[[], int]  # Takes steps and returns how many of a lane.
 
@@ -41,11 +42,24 @@ def make_fit(
   watchers: Mapping[str, monitors.Monitor] | None = None,
 ) -> fit.Fit:
   """Returns the fit as users get it, or with other watchers."""
-  return fit.make_fit(
-    network,
-    objectives.measurement_error(network),
-    optax.adam(0.01),
-    watchers or {'emv': monitors.EMV()},
+  return fit.make_fit(make_recipe(network, precision, watchers))
+
+
+def make_recipe(
+  network: nn.Module,
+  precision: str,
+  watchers: Mapping[str, monitors.Monitor] | None = None,
+  method: methods.Method = SQUARED,
+) -> Recipe:
+  """Returns a recipe that equals no other, as its optimiser is its own.
+
+  So each fit is traced anew, and none is timed with the trace of another.
+  """
+  return Recipe(
+    network=network,
+    method=method,
+    monitors=watchers or {'emv': monitors.EMV()},
+    optimizer=optax.adam(0.01),
     precision=precision,
   )
 
@@ -93,9 +107,9 @@ def _compile_advance(one, keys, problems):
   return lanes.advance.lower(one, SCAN, shapes, problems).compile()
 
 
-def plan_bytes(one: fit.Fit, size: int) -> int:
+def plan_bytes(one: fit.Fit, problem: Problem) -> int:
   """Returns the memory that XLA plans for one lane, see `Scan`."""
-  problems = lanes.stack_lanes([make_problem(size)])
+  problems = lanes.stack_lanes([problem])
   keys = jax.random.split(jax.random.key(0), 1)
   return _count_bytes(_compile_advance(one, keys, problems))
 

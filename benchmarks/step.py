@@ -23,6 +23,7 @@ from typing import NamedTuple
 import jax
 
 from benchmarks import limits, programs
+from dipjax import recipe
 from dipjax.engine import fit
 from dipjax.networks import skip
 
@@ -78,7 +79,7 @@ def _make_parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--sizes', type=int, nargs='+', default=[64, 128])
   add('--lanes', type=int, nargs='+', default=[1, 4])
-  known = list(fit.PRECISIONS)
+  known = list(recipe.PRECISIONS)
   add('--precision', nargs='+', choices=known, default=['float32'])
   add('--peer', choices=['torch'])
   add('--remat', action='store_true', help='recompute activations')

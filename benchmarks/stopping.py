@@ -6,7 +6,7 @@
 For each picture, damage and seed two fits with all rules watching at once: one
 of the damaged picture, and one of it split in two for `pseudo_reference`, the
 sigma of whose split is estimated from the picture. `discrepancy` is told the
-true sigma of Gaussian noise, and the estimate of any other damage; the errors
+true sigma of Gaussian noise, and the estimate of any other damage; the methods
 that need a sigma are told the estimate, and `discrepancy` with them. The clean
 picture is seen by the oracle alone: the best average of the fit of the damaged
 picture, which is what `pseudo_reference` is compared with too.
@@ -29,9 +29,10 @@ import numpy as np
 from PIL import Image
 
 import dipjax
-from dipjax import corruptions, metrics, monitors, noise
+from dipjax import Recipe, corruptions, methods, metrics, monitors, noise
 from dipjax.networks import skip
 from experiments.lib import images
+from experiments.lib import workdir as workdirs
 
 SAMPLES = ['astronaut', 'chelsea', 'coffee', 'rocket', 'camera', 'brick']
 # One of each; Gaussian noise comes with --sigmas.
@@ -72,7 +73,7 @@ def _make_parser() -> argparse.ArgumentParser:
   add('--levels', type=int, default=5)
   add('--steps', type=int, default=5000, help='at most')
   add('--patience', type=int, default=300, help='of all but the papers')
-  add('--error', choices=list(objectives.ERRORS), help='default: squared')
+  add('--method', choices=list(methods.METHODS), help='default: squared')
   add('--smoke', action='store_true', help='as small as in the tests')
   path = pathlib.Path('stopping.jsonl')
   add('--json', type=pathlib.Path, metavar='FILE', default=path)
@@ -83,10 +84,12 @@ def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   """Returns what describes each fit, in the order of the runs."""
   damages = [('gaussian', sigma) for sigma in arguments.sigmas]
   damages += [(damage, None) for damage in arguments.damages]
-  fixed = ('crop', 'channels', 'levels', 'steps', 'patience', 'error')
+  fixed = ('crop', 'channels', 'levels', 'steps', 'patience')
   return [
     {'image': image, 'damage': damage, 'sigma': sigma, 'seed': seed}
     | {name: getattr(arguments, name) for name in fixed}
+    # The method; older rows, which are still read, have it by this key.
+    | {'error': arguments.method}
     for seed in arguments.seeds
     for damage, sigma in damages
     for image in arguments.images
@@ -107,14 +110,14 @@ def run_missing(
     run: of a cell, what its row holds besides it.
     show: called with each new row.
   """
-  rows = workdir.read_lines(str(path))
+  rows = workdirs.read_lines(str(path))
   is_of = lambda row, cell: all(
     row.get(name) == value for name, value in cell.items()
   )
   for cell in cells:
     if not any(is_of(row, cell) for row in rows):
       rows.append(cell | run(cell))
-      workdir.append_lines(str(path), rows[-1:])
+      workdirs.append_lines(str(path), rows[-1:])
       show(rows[-1])
   return [row for row in rows if any(is_of(row, cell) for cell in cells)]
 
@@ -145,31 +148,28 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   clean = read_middle(cell['image'], cell['crop'])
   damaged = damage_image(clean, cell)
   estimated = noise.estimate_sigma(damaged)
-  error = cell['error'] or 'squared'
-  blind = not cell['sigma'] or error in objectives.OF_KNOWN_NOISE
+  method = methods.METHODS[cell['error'] or 'squared']()
+  blind = not cell['sigma'] or 'sigma' in method.needs
   known = estimated if blind else cell['sigma'] / 255
   fitted, reference = noise.split_measurement(
     damaged, estimated, tau=TAU, seed=1000 + cell['seed']
   )
   patience, steps = cell['patience'], cell['steps']
   rules = make_rules(patience, steps)
-  if error == 'stein':
+  if method.estimates_risk:
     rules['sure'] = monitors.SURE()
   best_of = {
-    str(decay): monitors.AtHorizon(monitors.Oracle(), decay) for decay in DECAYS
+    str(decay): monitors.AtHorizon(monitor=monitors.Oracle(), decay=decay)
+    for decay in DECAYS
   }
   split = {'pseudo_reference': monitors.PseudoReference(patience=patience)}
   network = make_network(cell['channels'], cell['levels'], clean.shape[2])
   fit = lambda measurement, rules, **noisy: dipjax.restore(
     measurement,
-    network=network,
-    monitors=rules,
-    rule=next(iter(rules)),
+    recipe=Recipe(network=network, method=method, monitors=rules, steps=steps),
     clean=clean,
     seeds=(cell['seed'],),
-    steps=steps,
     chunk=min(50, steps),
-    error=error,
     **noisy,
   )
   result = fit(damaged, rules | best_of, sigma=known)

@@ -176,7 +176,7 @@ def _check_rule(recipe: Recipe) -> None:
       f'rule {recipe.rule!r} is none of the monitors {list(recipe.monitors)}'
     )
   for name, monitor in recipe.monitors.items():
-    if 'risk' in monitor.needs and not recipe.method.estimates_risk:
+    if 'risk' in monitor.list_needs() and not recipe.method.estimates_risk:
       raise ValueError(
         f'the monitor {name!r} watches a loss that estimates the risk, as that '
         f"of the method 'stein', not of {recipe.method.name!r}"

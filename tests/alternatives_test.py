@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks import alternatives
-from dipjax import codes, monitors, operators
+from dipjax import Recipe, monitors
 from dipjax.device import packing
-from dipjax.engine import fit
+from dipjax.engine import fit, lanes
 from dipjax.networks import skip
-from dipjax.restore import make_problem
 
 SMOKE = ['--images', 'astronaut', '--crop', '16', '--channels', '4']
 SMOKE += ['--levels', '1', '--steps', '20']
@@ -20,29 +19,25 @@ NETWORK = skip.Skip(down=(4,), up=(4,), skip=(2,))
 NOISY = np.random.RandomState(0).uniform(size=(16, 16, 3)).astype(np.float32)
 
 
-def _make_problem(jitter=0.0, steps=1):
-  return make_problem(
-    jax.random.key(0),
-    jnp.asarray(NOISY),
-    operators.as_operator(None),
-    NETWORK,
-    NOISY.shape,
-    code=codes.use_image(NOISY),
-    jitter=jitter,
+def _pose(name, steps=1):
+  """A method's recipe and problem, made as `dipjax.restore` does."""
+  recipe = Recipe(
+    network=NETWORK,
+    method=alternatives.METHODS[name],
+    monitors={'last': monitors.Last(steps=steps)},
     steps=steps,
+  )
+  recipe, operator = recipe.prepare(jnp.asarray(NOISY))
+  key = jax.random.key(0)
+  return recipe, lanes.pose_problem(
+    recipe, key, jnp.asarray(NOISY), operator, NOISY.shape
   )
 
 
 def _fit(name, steps):
   """The network's image before each step, and the state after it."""
-  method = alternatives.METHODS[name]
-  one = fit.make_fit(
-    alternatives.WithCode(NETWORK),
-    method.make_objective(NETWORK),
-    method.optimizer,
-    {'last': monitors.Last(steps=steps)},
-  )
-  problem = _make_problem(method.jitter, steps)
+  recipe, problem = _pose(name, steps)
+  one = fit.make_fit(recipe)
   state = jax.jit(one.init)(jax.random.key(0), problem, None)
   images, states = [], []
   step, apply = jax.jit(one.step), jax.jit(NETWORK.apply)
@@ -64,16 +59,16 @@ def test_the_code_becomes_the_image_of_every_second_step():
 
 
 def test_the_loss_of_autoencoding_by_hand():
-  network = NETWORK
-  objective = alternatives.autoencode(network)
-  code = jnp.asarray(NOISY[::-1])
-  problem = _make_problem()
-  params = network.init(jax.random.key(1), code)['params']
+  code, key = jnp.asarray(NOISY[::-1]), jax.random.key(0)
+  params = NETWORK.init(jax.random.key(1), code)['params']
   both = {'network': params, 'code': code}
-  loss, image = objective(both, problem, jax.random.key(0))
+  recipe, problem = _pose('autoencoding')
+  loss, image = fit.make_objective(recipe)(both, problem, key)
   expected = np.mean((image - NOISY) ** 2) + np.mean((image - code) ** 2)
   assert loss == pytest.approx(float(expected), rel=1e-5)
-  guided, other = alternatives.guide(network)(both, problem, jax.random.key(0))
+  recipe, problem = _pose('self-guided')
+  still = problem.replace(jitter=jnp.float32(0))
+  guided, other = fit.make_objective(recipe)(both, still, key)
   assert guided == pytest.approx(float(loss), rel=1e-5)
   np.testing.assert_allclose(other, image, atol=1e-6)
 

@@ -6,7 +6,15 @@ import jax
 import numpy as np
 import pytest
 
-from benchmarks import lane_rules, limits, overhead, programs, start, step
+from benchmarks import (
+  lane_rules,
+  limits,
+  memory,
+  overhead,
+  programs,
+  start,
+  step,
+)
 from dipjax.networks import skip
 
 
@@ -41,6 +49,29 @@ def test_all_that_watches_and_guards_is_timed():
   calls = overhead.make_calls(network, size=16)
   assert list(calls) == ['one monitor, no guard', 'one monitor', 'all rules']
   assert [call() for call in calls.values()] == [programs.SCAN] * 3
+
+
+def test_no_fit_is_timed_with_the_trace_of_another():
+  make = lambda: programs.make_fit(skip.Skip(), 'float32')
+  assert make() != make()
+
+
+def test_memory_has_a_line_for_what_each_method_allows(capsys, monkeypatch):
+  monkeypatch.setattr(programs, 'plan_bytes', lambda one, problem: 10**9)
+  monkeypatch.setattr(
+    memory.memory,
+    'estimate_bytes',
+    # Noise of 32 channels, or the image itself.
+    lambda recipe, problem, lanes: 10**7 * problem.code.shape[2],
+  )
+  memory.main(['--sizes', '64'])
+  _, *lines = capsys.readouterr().out.splitlines()
+  assert [line.split()[1:3] for line in lines] == [
+    *2 * [['float32', 'squared']],
+    *2 * [['bfloat16', 'squared']],
+    *2 * [['float32', 'stein']],
+  ]
+  assert [line.split()[-1] for line in lines] == 4 * ['(0.32)'] + 2 * ['(0.03)']
 
 
 def test_all_rules_of_lanes_compute_the_same():

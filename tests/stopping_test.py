@@ -1,6 +1,7 @@
 """The benchmark of stopping rules, as small as it runs."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -37,6 +38,24 @@ def test_a_cell_is_run_once_and_every_rule_has_its_line(
   assert len(path.read_text().splitlines()) == 1
   again = capsys.readouterr().out
   assert 'gaussian, 1 fits' in again and again in shown
+
+
+@pytest.mark.parametrize(
+  'name,arguments',
+  [
+    ('stein', ['--method', 'stein', '--steps', '1500', '--sigmas', '25']),
+    ('stopping', ['--steps', '3000', '--sigmas', '15', '25']),  # No `error`.
+  ],
+)
+def test_rows_that_were_kept_are_read(name, arguments, capsys, monkeypatch):
+  monkeypatch.setattr(stopping, 'run_cell', None)
+  path = pathlib.Path(stopping.__file__).with_name(f'{name}.jsonl')
+  arguments = [*arguments, '--channels', '32', '--damages', '--seeds', '0']
+  images = ['--images', 'astronaut', 'brick']
+  stopping.main([*arguments, *images, '--json', str(path)])
+  shown = capsys.readouterr().out
+  assert shown.startswith('gaussian, ') and '  emv ' in shown
+  assert ('  sure ' in shown) == (name == 'stein')
 
 
 def test_the_table_has_medians_and_the_worst(capsys):

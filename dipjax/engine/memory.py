@@ -10,8 +10,9 @@ from dipjax.engine import fit as fit_lib
 from dipjax.engine.problem import Problem
 from dipjax.recipe import PRECISIONS, Recipe
 
-# In units of the largest array that the gradient keeps: what is alive beside
-# what is kept while the gradient of the outermost layers is computed.
+# In units of the largest array that the gradient keeps, for each pass of the
+# network: what is alive beside what is kept while the gradient of the outermost
+# layers is computed.
 # As many as fit what XLA plans on a CPU; not compared on other devices.
 _WORKING = 7
 
@@ -47,7 +48,8 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
 
   shapes = jax.eval_shape(keep, jax.random.key(0), problem)
   state, gradient, kept = ([*map(_count_bytes, _list(part))] for part in shapes)
-  activations = sum(kept) + _WORKING * max(kept)
+  at_work = recipe.method.passes * _WORKING * max(kept)
+  activations = sum(kept) + at_work
   at_once = 1 if choose.runs_in_turn() else lanes
   return lanes * (sum(state) + sum(gradient)) + at_once * activations
 

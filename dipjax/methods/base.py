@@ -49,6 +49,7 @@ class Method:
     makes_code: whether code and jitter are the method's own, and the operator
       too: the method is for denoising alone.
     takes_terms: whether penalties and features can be added.
+    passes: of the network in a step, for the memory of what is at work.
     estimates_risk: whether the loss estimates the squared error to the truth.
     precisions: of `recipe.PRECISIONS` that the objective can be computed in;
       empty stands for all.
@@ -57,6 +58,7 @@ class Method:
   needs: ClassVar[frozenset[str]] = frozenset()
   makes_code: ClassVar[bool] = False
   takes_terms: ClassVar[bool] = True
+  passes: ClassVar[int] = 1
   estimates_risk: ClassVar[bool] = False
   precisions: ClassVar[tuple[str, ...]] = ()
 
@@ -78,8 +80,8 @@ class Method:
     """
     if self.makes_code and not (operator is None and code is None):
       raise ValueError(
-        f'the method {self.name!r} is for denoising with Gaussian noise alone, '
-        'where the measurement is the code: give neither an operator nor a code'
+        f'the method {self.name!r} is for denoising alone, where the '
+        'measurement is the code: give neither an operator nor a code'
       )
 
   def prepare(self, parts: Parts) -> Parts:

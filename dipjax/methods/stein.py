@@ -32,6 +32,7 @@ class Stein(known_noise.KnownNoise):
   """
 
   takes_terms: ClassVar[bool] = False
+  passes: ClassVar[int] = 2
   estimates_risk: ClassVar[bool] = True
   # Two outputs that differ by `distance` are one number in bfloat16.
   precisions: ClassVar[tuple[str, ...]] = ('float32',)

@@ -71,6 +71,10 @@ class Monitor:
     """
     raise NotImplementedError
 
+  def list_needs(self) -> frozenset[str]:
+    """Returns what must be known for it and for monitors within it."""
+    return self.needs
+
   def find_deviation(self, state: MonitorState) -> Array | None:
     """Returns the deviation at each pixel of what its image is a mean of.
 

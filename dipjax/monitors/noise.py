@@ -135,6 +135,10 @@ class ReachNoise(base.Monitor):
 
   otherwise: base.Monitor
 
+  def list_needs(self) -> frozenset[str]:
+    """See `base.Monitor.list_needs`."""
+    return frozenset({'sigma'}) | self.otherwise.list_needs()
+
   def init(self, image: Array, clean: Array | None) -> base.MonitorState:
     """See `base.Monitor.init`."""
     return self.otherwise.init(image, clean)

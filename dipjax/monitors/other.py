@@ -118,6 +118,10 @@ class AtHorizon(base.Monitor):
     if not 0 <= self.decay < 1:
       raise ValueError(f'decay must be in [0, 1), got {self.decay}')
 
+  def list_needs(self) -> frozenset[str]:
+    """See `base.Monitor.list_needs`."""
+    return self.monitor.list_needs()
+
   def init(self, image: Array, clean: Array | None) -> base.MonitorState:
     """See `base.Monitor.init`."""
     state = self.monitor.init(image, clean)

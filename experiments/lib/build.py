@@ -318,7 +318,7 @@ def prepare_noise(
       'give its standard deviation, of 255, as fit.sigma'
     )
   rule = recipe.monitors[recipe.rule]
-  if 'reference' not in rule.needs:
+  if 'reference' not in rule.list_needs():
     return Noisy(measurement, sigma)
   fitted, reference = noise.split_measurement(
     measurement, sigma, tau=config.stop.tau, seed=config.seed
@@ -328,5 +328,5 @@ def prepare_noise(
 
 def _needs_sigma(method, rules):
   """Whether the noise's sigma must be known, or estimated."""
-  needs = method.needs.union(*(rule.needs for rule in rules.values()))
+  needs = method.needs.union(*(rule.list_needs() for rule in rules.values()))
   return bool({'sigma', 'reference'} & needs)
