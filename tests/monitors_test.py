@@ -1,5 +1,6 @@
 """Monitors against slow references, and what every one of them promises."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -52,6 +53,7 @@ def _make_problem(fit):
   )
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def _watch(monitor, fit, clean=None):
   """Returns the states after each step, stacked."""
   problem = _make_problem(fit)
@@ -152,7 +154,7 @@ MONITORS = {name: case[0] for name, case in CASES.items()} | {
 @pytest.mark.parametrize('name', CASES)
 def test_a_monitor_equals_its_slow_reference_and_then_stays(name):
   monitor, refer, numbers = CASES[name]
-  watch = jax.jit(lambda fit: _watch(monitor, fit))
+  watch = lambda fit: _watch(monitor, fit)
   for seed in range(3):
     fit = _make_fit(seed)
     states = watch(fit)
@@ -252,7 +254,7 @@ def test_wmv_equals_the_slow_reference(seed, warmup, of):
   monitor = monitors.WMV(
     of=of, window=5, patience=8, warmup=warmup, pixels=1000
   )
-  states = jax.jit(lambda: _watch(monitor, fit))()
+  states = _watch(monitor, fit)
   watched = {'output': fit.outputs, 'estimate': fit.estimates}[of]
   selected, end, variances = _find_valley(watched, 5, 8, warmup)
   assert end is not None, 'the reference must find a valley here'
@@ -315,7 +317,7 @@ def test_oracle_finds_the_best_image():
 @pytest.mark.parametrize('name', MONITORS)
 def test_lanes_equal_single_fits(name):
   fits = [_make_fit(seed) for seed in range(3)]
-  watch = jax.jit(lambda fit: _watch(MONITORS[name], fit, fit.clean))
+  watch = lambda fit: _watch(MONITORS[name], fit, fit.clean)
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *fits)
   together = jax.jit(jax.vmap(watch))(stacked)
   for lane, fit in enumerate(fits):

@@ -1,6 +1,7 @@
 """The fit, its lanes and the library call: what no change may break."""
 
 import doctest
+import functools
 import types
 
 import jax
@@ -27,6 +28,7 @@ from tests import fits
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
 LAST = {'last': monitors.Last(steps=20)}
 OF_KNOWN_NOISE = (methods.Recorrupted, methods.Stein)
+STEPS = (300, 600, 1200)  # At which fits of the squared error are compared.
 
 
 def _make_noisy(height=16, width=20, channels=3, seed=0):
@@ -66,6 +68,20 @@ def test_restored_image_is_closer_to_the_clean_one():
   )
 
 
+@functools.cache
+def _fit_plainly(damaged):
+  """What the squared error gives of a damaged picture, after each of STEPS."""
+  clean, noisy = _make_noisy(32, 40)
+  if damaged:
+    noisy = corruptions.add_impulse_noise(clean, 0.1, seed=0)
+  watched = {str(steps): monitors.Last(steps=steps) for steps in STEPS}
+  result = _restore(noisy, monitors=watched)
+  return {
+    steps: np.clip(result.monitors[str(steps)].image[0], 0, 1)
+    for steps in STEPS
+  }
+
+
 @pytest.mark.parametrize(
   'method, steps', [(methods.Absolute(), 300), (methods.Outliers(), 1200)]
 )
@@ -73,25 +89,30 @@ def test_pixels_that_are_wrong_altogether_are_ignored(method, steps):
   clean, _ = _make_noisy(32, 40)
   damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
   rule = {'last': monitors.Last(steps=steps)}
-  psnrs = {
-    method: metrics.psnr(
-      _restore(damaged, monitors=rule, method=method).image, clean
-    )
-    for method in (methods.Squared(), method)
-  }
-  assert psnrs[method] > psnrs[methods.Squared()] + 3
+  result = _restore(damaged, monitors=rule, method=method)
+  plain = metrics.psnr(_fit_plainly(damaged=True)[steps], clean)
+  assert metrics.psnr(result.image, clean) > plain + 3
 
 
 @pytest.mark.parametrize('method', OF_KNOWN_NOISE)
 def test_a_method_that_knows_the_noise_learns_less_of_it(method):
   clean, noisy = _make_noisy(32, 40)
   rule = {'last': monitors.Last(steps=600)}
-  plain = _restore(noisy, monitors=rule)
   result = _restore(noisy, monitors=rule, method=method(), sigma=0.1)
-  gain = metrics.psnr(result.image, clean) - metrics.psnr(plain.image, clean)
-  assert gain > 1
-  told = _restore(noisy, monitors=rule, method=method(ratio=1.5), sigma=0.1)
-  _assert_same(result, told, rtol=0, atol=0)
+  plain = metrics.psnr(_fit_plainly(damaged=False)[600], clean)
+  assert metrics.psnr(result.image, clean) > plain + 1
+
+
+@pytest.mark.parametrize('method', OF_KNOWN_NOISE)
+def test_the_jitter_of_such_a_method_is_its_ratio_times_the_noise(method):
+  _, noisy = _make_noisy()
+  run = lambda sigma, **fields: _restore(
+    noisy, method=method(**fields), sigma=sigma, steps=5, chunk=5
+  )
+  default = run(0.1)
+  _assert_same(default, run(0.1, ratio=1.5), rtol=0, atol=0)
+  other = run(0.1, ratio=0.75)
+  assert np.abs(other.images - default.images).max() > 1e-4
 
 
 @pytest.mark.parametrize('method', OF_KNOWN_NOISE)
