@@ -1,7 +1,7 @@
 """Pictures for the user: panels with captions, differences and maps.
 
 Images and pictures are float [H, W, C] with values in [0, 1], C 1 or 3;
-`experiments.images` writes them to files.
+`experiments.lib.images` writes them to files.
 """
 
 import math
