@@ -12,9 +12,9 @@ EXTRAS_test := test
 
 # What `make test-fast` runs: the golden numbers, identities and contracts, each
 # file in seconds. The other files run whole fits and experiments.
-FAST := blurring codes corruptions features floors golden images layers \
-  metrics noise objectives operators optimizers package pictures pixels plots \
-  resampling schedules skip weights winograd
+FAST := blurring codes conv_choose conv_winograd corruptions device_packing \
+  docs features floors golden images layers methods metrics noise operators \
+  optimizers package pictures pixels plots resampling schedules skip weights
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
 

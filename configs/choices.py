@@ -60,8 +60,13 @@ def _make_fields(kind: str, name: str, table: Mapping[str, Any]):
     )
   fields = ml_collections.ConfigDict({'name': name})
   for field in dataclasses.fields(table[name]):
-    # What has no default, or None, is decided elsewhere.
-    if field.name not in _MODULE and field.default is not None:
+    if field.name in _MODULE:
+      continue
+    if field.default is dataclasses.MISSING:
+      raise ValueError(
+        f'the field {field.name} of {kind} {name} has no default'
+      )
+    if field.default is not None:  # Else it is decided elsewhere.
       fields[field.name] = field.default
   return fields
 

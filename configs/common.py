@@ -19,12 +19,8 @@ def get_base() -> ml_collections.ConfigDict:
 
   # Each by a word behind the colon: network=NAME, method=NAME, stop=NAME.
   config.network = choices.make_network('skip')
-  # What is minimised: 'squared'; 'absolute' or 'outliers', against impulse
-  # noise; 'recorrupted' or 'stein', against Gaussian noise.
+  # What is minimised, and when to stop: docs/options.md has all of them.
   config.method = choices.make_method('squared')
-  # When to stop: 'emv' or 'wmv'; 'discrepancy' or 'pseudo_reference', which
-  # need the noise's sigma; 'sure', of the method 'stein'; 'last', after
-  # fit.steps; 'mean', of the outputs after stop.warmup.
   config.stop = choices.make_stop('emv')
 
   config.fit = fit = ml_collections.ConfigDict()

@@ -115,7 +115,7 @@ def restore(
 
     A perceptual loss, in which features of a pretrained network are compared
     besides the pixels; `params` are those of VGG16, as
-    `experiments.weights.load_vgg16()` reads them. The loss costs less with
+    `experiments.lib.weights.load_vgg16()` reads them. The loss costs less with
     fewer layers, and with factor=2, on images of half the size.
 
     >>> from dipjax import features

@@ -5,7 +5,7 @@ convolution and a ReLU. Each block has half the size of the block before.
 
 Parameters are a dict conv<block>_<number> -> {'kernel': [3, 3, I, O], 'bias':
 [O]}. The first convolution takes three channels; the other numbers of channels
-are free. The library reads no files: `experiments.weights` reads the real
+are free. The library reads no files: `experiments.lib.weights` reads the real
 parameters.
 """
 

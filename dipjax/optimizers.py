@@ -21,7 +21,7 @@ def langevin(
   The optimiser is stochastic gradient Langevin dynamics as in Cheng et al., A
   Bayesian Perspective on the Deep Image Prior, CVPR 2019 (ZezhouCheng/GP-DIP).
   After a burn-in the outputs of the network are samples of a posterior, see
-  `monitors.mean`. The update takes the `key` of the step, which `fit` gives to
+  `monitors.Mean`. The update takes the `key` of the step, which `fit` gives to
   every optimiser.
 
   Args:

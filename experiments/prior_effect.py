@@ -27,9 +27,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
     ValueError: bad input, in one line; nothing is left behind.
   """
   data = super_resolution.load(config.data)
+  channels = data.measurement.shape[-1]
+  recipe = build.make_recipe(config, channels)
+  recipe.method.check_task(operator=data.operator)
   arms = make_arms(config)
   for arm in arms.values():  # Before anything is left behind.
-    build.make_recipe(arm, data.measurement.shape[-1])
+    build.make_recipe(arm, channels)
   workdir = workdirs.open_workdir(workdir, config)
   results, panels = {}, {'measurement': data.picture}
   for name, arm in arms.items():

@@ -147,7 +147,7 @@ def test_memory_counts_what_a_method_keeps(name):
     code, jax.random.key(0), noisy, operator, noisy.shape
   )
   least = memory.estimate_bytes(squared, plain)
-  passes = 2 if name == 'stein' else 1
+  passes = recipe.method.passes
   assert least * (1.5 if passes == 2 else 0.99) < needed < least * 2.2
 
 

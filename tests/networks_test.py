@@ -9,15 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 from flax import traverse_util
 
 import dipjax
-from configs import networks as settings
-from configs import req2
+from configs import choices, req2
 from dipjax import codes, monitors, operators
 from dipjax.engine import lanes
-from dipjax.networks import decoder, dncnn, layers, resnet, skip, unet
+from dipjax.networks import NETWORKS, decoder, dncnn, layers, resnet, skip, unet
 from experiments.lib import build
 
 
@@ -28,7 +26,8 @@ class Case(NamedTuple):
   unseen: str = 'none'
 
 
-CASES = {
+# What is known of some of them beyond the contract.
+KNOWN = {
   'skip': Case(
     skip.Skip(down=(8,), up=(8,), skip=(4,)),
     4,
@@ -39,6 +38,17 @@ CASES = {
   'resnet': Case(resnet.ResNet(blocks=2, channels=8), 4, 'mid_conv/bias'),
   'decoder': Case(decoder.Decoder(width=8, doublings=2), 8),
 }
+
+
+def _make_case(name):
+  """The case of a row of NETWORKS: as it is known, else its smoke."""
+  fields = dict(NETWORKS[name].smoke)
+  inputs = fields.pop('code_channels', NETWORKS[name].code_channels)
+  return KNOWN.get(name) or Case(NETWORKS[name].module(**fields), inputs)
+
+
+# Of pixels, which are no network: tests/pixels_test.py.
+CASES = {name: _make_case(name) for name in NETWORKS if name != 'pixels'}
 SIZE = (9, 14)
 
 # Of these only the shapes are inferred.
@@ -321,32 +331,28 @@ def test_fields_that_do_not_fit_are_refused(make, fields, says):
 # --- Their configs.
 
 
-def test_every_network_has_a_config_with_its_fields_and_no_others():
-  assert settings.NETWORKS.keys() == build.NETWORKS.keys()
-  for name, cls in build.NETWORKS.items():
-    fields = {field.name for field in dataclasses.fields(cls)}  # pyright: ignore
-    given = settings.make_network(name)
-    assert fields - {'parent', 'name', 'outputs', 'remat'} == set(given) - {
-      'name',
-      'code',
-      'code_channels',
-    }
-    published = build.make_network(given, 3)
-    assert published == build.NETWORKS[name]() or name == 'pixels', name
+@pytest.mark.parametrize('name', NETWORKS)
+def test_a_network_has_a_config_with_its_fields_and_no_others(name):
+  module: Any = NETWORKS[name].module
+  fields = {field.name for field in dataclasses.fields(module)}
+  given = choices.make_network(name)
+  own = set(given) - {'name', 'code', 'code_channels'}
+  assert own == fields - {'parent', 'name', 'outputs', 'remat'}
+  assert build.make_network(given, 3) == module(outputs=3)
 
 
-@pytest.mark.parametrize('name', settings.NETWORKS)
+@pytest.mark.parametrize('name', NETWORKS)
 @pytest.mark.parametrize('size', ['quick', 'smoke'])
 def test_a_network_is_chosen_in_any_order_with_a_size(name, size):
   one = req2.get_config(f'{size},network={name}')
   other = req2.get_config(f'network={name},{size}')
   assert one.to_dict() == other.to_dict()
   assert one.network.name == name and one.data == req2.get_config(size).data
-  assert (name == 'pixels') or one.network != settings.make_network(name)
-  arguments = build.make_arguments(one, 3)
-  network: nn.Module = arguments['network']
-  code = arguments['code'](jax.random.key(0), network.code_size(40, 56))
-  image, _ = _infer(network, code.shape[:2], code.shape[2])
+  smaller = one.network != choices.make_network(name)
+  assert smaller == bool(getattr(NETWORKS[name], size))
+  recipe = build.make_recipe(one, 3)
+  code = recipe.code(jax.random.key(0), recipe.network.code_size(40, 56))
+  image, _ = _infer(recipe.network, code.shape[:2], code.shape[2])
   assert image.shape[0] >= 40 and image.shape[1] >= 56
 
 

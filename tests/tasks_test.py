@@ -359,7 +359,7 @@ def _refuse(experiment, config, workdir, says):
       "data.layer 'fc8' is not one of",
     ),
     (denoise, req2, {'fit.precision': 'half'}, "'half' is not one of"),
-    (denoise, req2, {'method.name': 'huber'}, "method.name 'huber' is not one"),
+    (denoise, req2, {'method.name': 'none'}, "method.name 'none' is not one"),
     (denoise, req2, {'stop.name': 'never'}, "stop.name 'never' is not one of"),
     (denoise, req2, {'network.name': 'none'}, "'none' is not one of"),
   ],

@@ -14,8 +14,7 @@ Array = jax.Array
 class _Plain(base.Method):
   """The mean of `measure` over operator(image) - measurement."""
 
-  @staticmethod
-  def measure(difference: Array) -> Array:
+  def measure(self, difference: Array) -> Array:
     """Returns the error of each difference."""
     raise NotImplementedError
 
@@ -41,8 +40,7 @@ class Squared(_Plain):
   Ulyanov et al., Deep Image Prior, CVPR 2018, equation 2.
   """
 
-  @staticmethod
-  def measure(difference: Array) -> Array:
+  def measure(self, difference: Array) -> Array:
     """Returns difference^2."""
     return jnp.square(difference)
 
@@ -54,7 +52,6 @@ class Absolute(_Plain):
   A value hit by impulse noise pulls the image no harder than any other.
   """
 
-  @staticmethod
-  def measure(difference: Array) -> Array:
+  def measure(self, difference: Array) -> Array:
     """Returns |difference|."""
     return jnp.abs(difference)

@@ -2,6 +2,11 @@
 
 `NETWORKS` has each by the name that a config uses, with the settings that its
 authors published: another one is a file here and a row of this table.
+
+A network is a linen module over one code [H, W, C] with the fields `outputs`,
+the channels of its image, and `remat`; all its fields have defaults. Its method
+`code_size(height, width)` returns the size of a code for such an image, large
+enough for every padding by reflection.
 """
 
 from collections.abc import Mapping

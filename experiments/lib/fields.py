@@ -53,6 +53,10 @@ def describe_unknown(
     ends[end] for end in difflib.get_close_matches(name, ends, 1, 0.75)
   ]
   hint = f'; the nearest is {near[0]}' if near else ''
+  section = field.rpartition('.')[0]
+  beside = [f for f in known if f.rpartition('.')[0] == section]
+  if section and beside and not near:
+    hint = f'; there are {", ".join(beside)}'
   under = f' with {chosen}' if chosen else ''
   return f'no config field {field!r}: nothing reads it{under}{hint}'
 
