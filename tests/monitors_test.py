@@ -152,7 +152,8 @@ MONITORS = {name: case[0] for name, case in CASES.items()} | {
 }
 
 
-# Every rule of the registry keeps the contract, as it comes where it has no row.
+# Every rule of the registry keeps the contract, with its defaults if it has no
+# row here.
 _seen = {type(monitor) for monitor in MONITORS.values()}
 MONITORS |= {
   name: make() for name, make in monitors.MONITORS.items() if make not in _seen

@@ -372,7 +372,5 @@ def test_an_unknown_network_is_refused_with_the_known_ones(variant):
 def test_a_name_without_its_fields_is_refused():
   config = req2.get_config()
   config.network.name = 'unet'
-  with pytest.raises(
-    ValueError, match="'unet' has no activation, down.*behind"
-  ):
-    build.make_arguments(config, 3)
+  with pytest.raises(ValueError, match='by network=unet behind the colon'):
+    build.make_recipe(config, 3)
