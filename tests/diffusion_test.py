@@ -209,10 +209,10 @@ def _make_config(source, **changes):
 
 @pytest.fixture(scope='module')
 def whole(folder, tmp_path_factory):
-  """The config of a run that nothing stopped, its folder and its result."""
+  """The config of a run that nothing stopped, its folder and its numbers."""
   config = _make_config(folder, **{'denoise.image': str(folder / '0.png')})
   workdir = tmp_path_factory.mktemp('runs') / 'whole'
-  return config, workdir, ddpm.run(config, str(workdir))
+  return config, workdir, ddpm.run(config, str(workdir)).summary
 
 
 def test_a_run_leaves_samples_and_scores(whole):
@@ -245,7 +245,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
   with pytest.raises(KeyboardInterrupt):
     ddpm.run(config, str(parts))
   monkeypatch.setattr(diffusion, 'train', train)
-  resumed = ddpm.run(config, str(parts))
+  resumed = ddpm.run(config, str(parts)).summary
   assert resumed['loss'] == result['loss']
   assert resumed['steps'] == result['steps']
   assert resumed['restored'] == result['restored']

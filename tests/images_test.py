@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.lib import images
+from experiments.lib import folders, images
 
 
 def _levels(*shape, dtype=np.uint8):
@@ -105,14 +105,14 @@ def test_what_is_no_image_is_not_written(tmp_path, image, says):
 @pytest.mark.parametrize('step', ['fsync', 'replace'])
 def test_a_failing_write_leaves_the_old_file_alone(tmp_path, monkeypatch, step):
   target = tmp_path / 'a.json'
-  images.write_atomic(target, b'old')
+  folders.write_atomic(target, b'old')
 
   def fail(*_):
     raise OSError('no space left')
 
   monkeypatch.setattr(os, step, fail)
   with pytest.raises(OSError, match='no space left'):
-    images.write_atomic(target, b'new')
+    folders.write_atomic(target, b'new')
   assert os.listdir(tmp_path) == ['a.json']
   assert target.read_bytes() == b'old'
 
@@ -121,7 +121,7 @@ def test_the_target_changes_only_once_the_data_is_complete(
   tmp_path, monkeypatch
 ):
   target, seen = tmp_path / 'a.json', []
-  images.write_atomic(target, b'old')
+  folders.write_atomic(target, b'old')
   replace = os.replace
 
   def watch(source, destination):
@@ -130,7 +130,7 @@ def test_the_target_changes_only_once_the_data_is_complete(
     replace(source, destination)
 
   monkeypatch.setattr(os, 'replace', watch)
-  images.write_atomic(str(target), b'new')
+  folders.write_atomic(str(target), b'new')
   assert seen == [(tmp_path, '.', b'new'), b'old']
   assert os.listdir(tmp_path) == ['a.json']
   assert target.read_bytes() == b'new'

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-import dipjax
 from configs import choices, req2
 from dipjax import codes, monitors, operators
 from dipjax.engine import lanes
 from dipjax.networks import NETWORKS, decoder, dncnn, layers, resnet, skip, unet
 from experiments.lib import build
+from tests import fits
 
 
 class Case(NamedTuple):
@@ -224,13 +224,12 @@ def test_a_code_smaller_than_the_image_restores_it():
   image = np.float32(0.5 + 0.3 * np.sin(6 * x + 4 * y))[..., None]
   compiled = lanes.advance._cache_size()
   for seed in (0, 1):
-    result = dipjax.restore(
+    result = fits.restore(
       np.roll(image, seed, axis=0),
       network=decoder.Decoder(outputs=1, width=8, doublings=2),
       code=lambda key, size: codes.draw_uniform_noise(key, size, 8),
       jitter=0.0,
       monitors={'last': monitors.Last(steps=200)},
-      rule='last',
       seeds=(seed,),
     )
     assert result.image.shape == image.shape
