@@ -1,20 +1,21 @@
-"""What was published in place of a fit that is stopped, beside such a fit.
+"""Compares a fit that is stopped with methods published in place of stopping.
 
     python -m benchmarks.alternatives --damages gaussian \
       --methods plain autoencoding "autoencoding, 1e-3" self-guided
     python -m benchmarks.alternatives --images astronaut coffee \
       --damages impulse --methods plain absolute double
 
-All with the small skip network of `configs/req2.py:fast`, one seed, stopped
-blind by `emv`; the oracle has the best average of the same run. Each fit is a
-line of the file; those that are there are not run again, so that the same
-command goes on where it was. docs/measured/methods.md has the table.
-Of dipjax:
+All fits have the small skip network of `configs/req2.py:fast` and one seed, and
+`emv` stops them blind; the oracle has the best average of the same run. Each
+fit is a line of the file. Fits that are in the file are not run again, so that
+the same command goes on where it was. docs/measured/methods.md has the table.
 
-plain, absolute: its methods `squared` and `absolute`.
-double: double over-parameterisation, its method `outliers`.
+These methods are in dipjax:
 
-Of this file, because they lose to the method `recorrupted`:
+plain, absolute: the methods `squared` and `absolute`.
+double: double over-parameterisation, the method `outliers`.
+
+These methods are in this file only, because they lose to `recorrupted`:
 
 autoencoding: the code z begins as the picture y; two steps on
   |f(z) - y|^2 + |f(z) - z|^2, then z becomes f(z), and so on; Adam at 1e-4, or

@@ -1,7 +1,7 @@
-"""deepinv's deep image prior, as its users get it.
+"""deepinv's deep image prior, with the settings that its users get.
 
-Import it only where it is asked for. deepinv brings torchvision, which must be
-of the same build as torch: with another build the import fails.
+Import this module only where it is asked for. deepinv brings torchvision, which
+must be of the same build as torch: with another build the import fails.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import deepinv  # pyright: ignore[reportMissingImports]
 import torch  # pyright: ignore[reportMissingImports]
 
-CHANNELS, SIDE = 64, 2  # Of its documentation's example.
+CHANNELS, SIDE = 64, 2  # The example in deepinv's documentation has these.
 
 
 def make_fit(size: int) -> Callable[[int], None]:

@@ -1,14 +1,16 @@
-"""What seeds, samples, networks and losses are worth, beside BM3D.
+"""Measures what seeds, samples, networks and losses are worth, beside BM3D.
 
     python -m benchmarks.estimates --images astronaut coffee --sigmas 25 \
       --variants default,quality fast --json estimates.jsonl
 
-For each picture, sigma and variant of configs/req2.py one blind restoration:
-its PSNR, SSIM and, with the extra `[perceptual]`, LPIPS, the PSNR of its seeds,
-and how the deviation between them correlates with the true error. Beside them
-BM3D and non-local means, which are told the true sigma (extra `[bench]`). Each
-is a line of the file; those that are there are not run again, so that the same
-command goes on where it was. The mean of n seeds is that of the first n.
+The benchmark makes one blind restoration for each picture, sigma and variant of
+configs/req2.py. It records the restoration's PSNR, SSIM and, with the extra
+`[perceptual]`, LPIPS, the PSNR of its seeds, and how the deviation between the
+seeds correlates with the true error. BM3D and non-local means, which are told
+the true sigma (extra `[bench]`), are recorded beside the restorations. Each
+result is a line of the file. Results that are in the file are not made again,
+so that the same command goes on where it was. The mean of n seeds is the mean
+of the first n seeds.
 """
 
 import argparse

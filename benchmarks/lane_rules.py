@@ -1,13 +1,14 @@
-"""What lanes of a convolution cost, in tiles or not, under each rule of vmap.
+"""Times lanes of a convolution, in tiles or not, under each rule of vmap.
 
     python -m benchmarks.lane_rules --size 128 --lanes 8
 
-For one 3x3 convolution of requirement 2's outermost level with its two
-gradients, in a scan: `conv.convolve` as it is (unrolled), two of its ways, the
-grouped convolution that JAX makes by itself, and gathered columns with one
-batched product. `conv.lanes` has the rule. `conv.choose` has the thresholds for
-the way, and whether a fit's lanes run one after the other or at once; whoever
-has a GPU or a TPU can check here whether they are right there.
+The benchmark times one 3x3 convolution of requirement 2's outermost level with
+its two gradients, in a scan: `conv.convolve` as it is (unrolled), two of its
+ways, the grouped convolution that JAX makes by itself, and gathered columns
+with one batched product. `conv.lanes` has the rule. `conv.choose` has the
+thresholds for the way, and whether a fit's lanes run one after the other or at
+once; whoever has a GPU or a TPU can check here whether the thresholds and the
+rule are right on that device.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""How fast a step could be: what it must compute, what the machine computes."""
+"""Bounds a step's speed: the FLOPs it needs and the FLOP/s of the machine."""
 
 import math
 import time

@@ -1,10 +1,11 @@
-"""How much memory a step takes, as XLA plans it and as dipjax estimates it.
+"""Compares the memory of a step that XLA plans with dipjax's estimate.
 
     python -m benchmarks.memory --sizes 256 512 --methods squared stein
 
-Requirement 2's network, one lane: compiled, not run. Prints GB for a megapixel
-of the code, which is padded, with all that a step holds: state, activations,
-temporaries. The method `stein` passes through the network twice a step.
+The benchmark compiles requirement 2's network, one lane, and does not run it.
+It prints GB for a megapixel of the code, which is padded, with all that a step
+holds: state, activations, temporaries. The method `stein` passes through the
+network twice a step.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from dipjax.engine import fit, lanes, memory
 from dipjax.engine.problem import Problem
 from dipjax.networks import skip
 
-SIGMA = 25 / 255  # Of the methods that need one.
+SIGMA = 25 / 255  # The noise's deviation, for methods that need it.
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,10 @@
-"""What watching and guarding cost, of a step of requirement 2's network.
+"""Times what monitors and guard add to a step of requirement 2's network.
 
     python -m benchmarks.overhead --size 128
 
-A step in a scan as in benchmarks.step, in turn: with the cheapest monitor and
-no guard, with the guard, and with the guard and every rule at once.
+The benchmark times a step in a scan as in benchmarks.step, in turn with the
+cheapest monitor and no guard, with the guard, and with the guard and every rule
+at once.
 """
 
 import argparse

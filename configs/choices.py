@@ -3,8 +3,8 @@
     --config=configs/req2.py:quick,network=unet,stop=wmv
 
 A choice makes its subtree of the config anew, with the fields of its class and
-their defaults: the field of another choice is an error. What a method or a rule
-does not read of the rest of the config is taken away, see `drop_unread`.
+their defaults: the field of another choice is an error. `drop_unread` takes
+away the other fields of the config that the method or the rule does not read.
 """
 
 import dataclasses
@@ -34,21 +34,21 @@ TERMS = (
 
 
 def make_method(name: str) -> ml_collections.ConfigDict:
-  """Returns the fields of a method; ValueError for no such."""
+  """Returns the fields of a method; ValueError for an unknown name."""
   return _make_fields('method', name, METHODS)
 
 
 def make_stop(name: str) -> ml_collections.ConfigDict:
-  """Returns the fields of a stopping rule; ValueError for no such."""
+  """Returns the fields of a stopping rule; ValueError for an unknown name."""
   return _make_fields('stop', name, MONITORS)
 
 
 def make_network(name: str) -> ml_collections.ConfigDict:
-  """Returns the fields of a network as published; ValueError for no such."""
+  """Returns a network's fields as published; ValueError for an unknown name."""
   modules = {name: row.module for name, row in NETWORKS.items()}
   network = _make_fields('network', name, modules)
   network.code = 'noise'  # Or 'meshgrid'.
-  network.code_channels = NETWORKS[name].code_channels  # Of the noise.
+  network.code_channels = NETWORKS[name].code_channels  # For the code 'noise'.
   return network
 
 
@@ -66,7 +66,7 @@ def _make_fields(kind: str, name: str, table: Mapping[str, Any]):
       raise ValueError(
         f'the field {field.name} of {kind} {name} has no default'
       )
-    if field.default is not None:  # Else it is decided elsewhere.
+    if field.default is not None:  # Another module decides what is None.
       fields[field.name] = field.default
   return fields
 
@@ -79,8 +79,8 @@ def set_method(config: ml_collections.ConfigDict, name: str) -> None:
 def set_stop(config: ml_collections.ConfigDict, name: str) -> None:
   """Gives a config another stopping rule, in place.
 
-  Fields that both rules have keep their values: a patience that was chosen for
-  a network or a size stays.
+  Fields that both rules have keep their values: the patience of a network or of
+  a size stays.
   """
   stop = make_stop(name)
   kept = {key: config.stop[key] for key in stop if key in config.stop}
@@ -90,7 +90,7 @@ def set_stop(config: ml_collections.ConfigDict, name: str) -> None:
 
 def set_network(config: ml_collections.ConfigDict, name: str) -> None:
   """Gives a config another network and the fit that goes with it, in place."""
-  code = config.network.code  # That of the task.
+  code = config.network.code  # The task chose the code, not the network.
   config.network = make_network(name)
   config.network.code = code
   row = NETWORKS[name]
@@ -102,7 +102,7 @@ def set_network(config: ml_collections.ConfigDict, name: str) -> None:
 
 
 def shrink(network: ml_collections.ConfigDict, size: str) -> None:
-  """Makes a network small in place, `size` of SIZES."""
+  """Makes a network small, in place; `size` is one of SIZES."""
   network.update(getattr(NETWORKS[network.name], size))
 
 
@@ -110,11 +110,11 @@ CHOICES = {'method': set_method, 'stop': set_stop, 'network': set_network}
 
 
 def drop_unread(config: ml_collections.ConfigDict) -> None:
-  """Takes away, in place, what the method and the rule do not read.
+  """Takes away, in place, the fields that the method and the rule do not read.
 
-  A method that makes its own code reads neither code nor jitter, one that takes
-  no terms reads none, and the sigma of the noise is read where a method or a
-  rule needs it: to set them elsewhere is an error.
+  A method that makes its own code reads neither code nor jitter. A method that
+  takes no terms reads no field of TERMS. Only a method or a rule that needs the
+  noise's sigma reads fit.sigma. To set a field that was taken away is an error.
   """
   method, rule = METHODS[config.method.name], MONITORS[config.stop.name]
   if method.makes_code:
@@ -127,12 +127,12 @@ def drop_unread(config: ml_collections.ConfigDict) -> None:
 
 
 def drop(fields: ml_collections.ConfigDict, *names: str) -> None:
-  """Takes fields away in place, where they are there."""
+  """Takes the named fields away, in place; missing fields are no error."""
   for name in names:
     if name in fields:
       del fields[name]
 
 
 def reads_sigma(method: Any, rule: Any) -> bool:
-  """Returns whether the noise's sigma must be known, or estimated."""
+  """Returns whether the noise's sigma must be known or estimated."""
   return bool({'sigma', 'reference'} & (method.needs | rule.needs))

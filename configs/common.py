@@ -10,65 +10,68 @@ from configs import choices
 def get_base() -> ml_collections.ConfigDict:
   """Returns the fields of every restoration, with the paper's settings."""
   config = ml_collections.ConfigDict()
-  config.seed = 0  # Of the first lane; lane i has seed + i.
+  config.seed = 0  # The first lane's random seed; lane i has seed + i.
   config.lanes = 1  # Seeds fitted at once; their mean is the result.
 
   config.data = data = ml_collections.ConfigDict()
   data.image = 'astronaut'  # A file, or the name of a sample.
   data.crop = ()  # (top, left, height, width) of the image, before the noise.
 
-  # Each by a word behind the colon: network=NAME, method=NAME, stop=NAME.
+  # Words behind the colon choose others: network=NAME, method=NAME, stop=NAME.
   config.network = choices.make_network('skip')
-  # What is minimised, and when to stop: docs/options.md has all of them.
+  # What is minimised, and when to stop: docs/options.md lists the choices.
   config.method = choices.make_method('squared')
   config.stop = choices.make_stop('emv')
 
   config.fit = fit = ml_collections.ConfigDict()
-  fit.steps = 5000  # At most.
-  fit.optimizer = 'adam'  # Or 'langevin': samples, for the rule 'mean'.
-  fit.learning_rate = 0.01
-  fit.clip = 0.0  # Largest norm of the gradient; 0: any.
+  fit.steps = 5000  # The most steps of a lane.
+  fit.optimizer = 'adam'  # Or 'langevin': draws samples for the rule 'mean'.
+  fit.learning_rate = 0.01  # The optimiser's step size.
+  fit.clip = 0.0  # Largest norm of the gradient; 0: no limit.
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
-  # Of the noise, of 255, where the method or the rule needs it; 0: estimated.
+  # The noise's standard deviation, of 255, for a method or a rule that needs
+  # it; 0: estimated.
   fit.sigma = 0.0
-  fit.remat = False  # Less memory, more time.
+  fit.remat = False  # Computes activations twice: less memory, more time.
   fit.tv = 0.0  # Weight of the image's total variation in the loss.
-  fit.perceptual = 0.0  # Weight of the features' error; try 0.1.
-  fit.perceptual_layers = ('relu1_2', 'relu2_2')  # Of VGG16, to 'relu5_3'.
+  fit.perceptual = 0.0  # Weight of the features' error in the loss; try 0.1.
+  fit.perceptual_layers = ('relu1_2', 'relu2_2')  # VGG16's, up to 'relu5_3'.
   fit.perceptual_factor = 1  # 2: features of the half-sized image, cheaper.
-  fit.perceptual_weights = ''  # A file; '' is what dipjax[perceptual] brings.
+  # A file of VGG16's parameters; '': the file that dipjax[perceptual] brings.
+  fit.perceptual_weights = ''
 
   config.average = average = ml_collections.ConfigDict()
-  average.decay = 0.99  # 0: no averaging over steps.
+  average.decay = 0.99  # Weight of older outputs; 0: no average over steps.
 
   config.record = record = ml_collections.ConfigDict()
-  record.every = 10  # Steps.
+  record.every = 10  # Steps between two records of metrics.jsonl.
   return config
 
 
 def add_noise(data: ml_collections.ConfigDict, sigma: float) -> None:
-  """Adds the fields of a noise that the run itself puts on the image."""
-  data.sigma = sigma  # Of the noise to add, of 255; 0: the image is damaged.
-  data.noise_seed = 0
-  data.clip = True  # The noisy image, to [0, 1].
+  """Adds the fields of noise that the run itself puts on the image."""
+  # Standard deviation of the added noise, of 255; 0: the image is damaged.
+  data.sigma = sigma
+  data.noise_seed = 0  # Random seed of the added noise.
+  data.clip = True  # Whether the noisy image is clipped to [0, 1].
 
 
 def add_denoising(data: ml_collections.ConfigDict, sigma: float = 0.0) -> None:
-  """Adds the fields of a noisy picture, made or given."""
+  """Adds the fields of a noisy picture that the run makes or the user gives."""
   add_noise(data, sigma)
-  data.clean = ''  # A file to compare with, where data.sigma is 0.
+  data.clean = ''  # A clean image file to compare with, where data.sigma is 0.
 
 
 def make_quick(config: ml_collections.ConfigDict) -> None:
-  """Minutes on a laptop: a part of the picture, half the channels."""
+  """Changes a config for minutes on a laptop: a crop, half the channels."""
   config.data.crop = (0, 144, 160, 160)
   choices.shrink(config.network, 'quick')
   config.fit.steps = 1500
 
 
 def make_smoke(config: ml_collections.ConfigDict) -> None:
-  """Seconds: a thumbnail and a small network; what the tests run."""
+  """Changes a config for seconds, as tests run it: thumbnail, few channels."""
   config.data.crop = (64, 192, 40, 56)
   choices.shrink(config.network, 'smoke')
   config.fit.steps = 60
@@ -83,18 +86,19 @@ def apply_variant(
 ) -> ml_collections.ConfigDict:
   """Returns the config changed by each of the comma-separated words.
 
-  Words come in their order, then the choices `network=NAME`, `method=NAME` and
-  `stop=NAME`, wherever they stand; a network is small where one of the words is
-  a small size. Last, what nothing reads is taken away.
+  Words are applied in their order, then the choices `network=NAME`,
+  `method=NAME` and `stop=NAME`, wherever the choices stand. A chosen network is
+  small if one of the words is a small size. Last, `choices.drop_unread` takes
+  away the fields that nothing reads.
 
   Args:
-    config: to be changed in place.
+    config: the config, changed in place.
     variant: what stands behind the colon of `--config=FILE:variant`, or ''.
-    words: what a word does to the config.
-    kinds: of choices that the config has.
+    words: by word, the function that changes the config.
+    kinds: the choices that the config has, of choices.CHOICES.
 
   Raises:
-    ValueError: a word or a choice that is not known; lists those that are.
+    ValueError: an unknown word or choice; the message lists the known ones.
   """
   given = list(filter(None, (variant or '').split(',')))
   chosen = dict(word.split('=', 1) for word in given if '=' in word)

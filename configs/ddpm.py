@@ -3,9 +3,9 @@
     python -m experiments.ddpm --config=configs/ddpm.py \
       --config.data.images=FOLDER
 
-A run that was stopped goes on where it was: the same command, the same workdir.
-`:quick` is for two cores of a laptop; it needs data.images too, or takes
-scikit-learn's digits.
+The same command with the same workdir goes on where a stopped run was. `:quick`
+is for two cores of a laptop; it needs data.images too, or takes scikit-learn's
+digits.
 """
 
 import ml_collections
@@ -16,49 +16,49 @@ from configs import common
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = ml_collections.ConfigDict()
-  config.seed = 0
+  config.seed = 0  # Random seed of the training and of the samples.
 
   config.data = data = ml_collections.ConfigDict()
   # A folder of images of one size, an npz with uint8 `images` [N, H, W, C], or
-  # 'digits', 1797 of 8x8 that come with scikit-learn.
+  # 'digits', the 1797 images of 8x8 pixels that come with scikit-learn.
   data.images = 'digits'
 
   config.schedule = schedule = ml_collections.ConfigDict()
   schedule.name = 'linear'  # Or 'scaled-linear', 'cosine'.
-  schedule.steps = 1000
-  schedule.beta_min = 1e-4
-  schedule.beta_max = 0.02
+  schedule.steps = 1000  # Steps of the diffusion.
+  schedule.beta_min = 1e-4  # Variance of the noise that the first step adds.
+  schedule.beta_max = 0.02  # Variance of the noise that the last step adds.
 
   config.network = network = ml_collections.ConfigDict()
-  network.channels = (64, 128, 256)  # Of each level, multiples of 8.
+  network.channels = (64, 128, 256)  # One for each level, multiples of 8.
 
   config.train = train = ml_collections.ConfigDict()
-  train.steps = 20_000
-  train.batch = 32
+  train.steps = 20_000  # Steps of the training.
+  train.batch = 32  # Images in a step of the training.
   train.learning_rate = 2e-4
-  train.decay = 0.999  # Of the average of the parameters.
+  train.decay = 0.999  # Weight of older parameters in their average.
 
   config.sample = sample = ml_collections.ConfigDict()
-  sample.every = 2000  # Steps of the training, between two grids.
-  sample.count = 16
-  sample.steps = 50  # Of the diffusion, of its schedule.steps.
+  sample.every = 2000  # Steps of the training between two grids of samples.
+  sample.count = 16  # Images in a grid.
+  sample.steps = 50  # Steps of the sampling, out of schedule.steps.
   sample.eta = 0.0  # 0: DDIM; 1 with all steps: ancestral.
 
-  # A picture to denoise in the end, of the size of the images, if any.
+  # A picture to denoise in the end, of the size of the images.
   config.denoise = denoise = ml_collections.ConfigDict()
-  denoise.image = ''  # A clean one, to which noise is added.
-  denoise.sigma = 25.5  # Of the noise, of 255.
+  denoise.image = ''  # A clean picture, to which noise is added; '': none.
+  denoise.sigma = 25.5  # Standard deviation of the added noise, of 255.
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()
-  checkpoint.every = 1000
+  checkpoint.every = 1000  # Steps of the training between two checkpoints.
   config.record = record = ml_collections.ConfigDict()
-  record.every = 50
+  record.every = 50  # Steps of the training between two records.
   words = {'quick': _make_quick, 'smoke': _make_smoke}
   return common.apply_variant(config, variant, words, kinds=())
 
 
 def _make_quick(config):
-  """Minutes on a laptop."""
+  """Changes the config for minutes on a laptop."""
   config.network.channels = (16, 32, 64)
   config.train.steps = 1500
   config.train.batch = 8
@@ -69,7 +69,7 @@ def _make_quick(config):
 
 
 def _make_smoke(config):
-  """Seconds; what the tests run."""
+  """Changes the config for seconds, as the tests run it."""
   _make_quick(config)
   config.network.channels = (8, 16)
   config.schedule.steps = 20

@@ -1,8 +1,8 @@
-"""Deblurring with a known kernel, Gaussian or of a motion.
+"""Deblurring with a known kernel: a Gaussian or a motion.
 
     python -m experiments.deblur --config=configs/deblur.py
 
-A blurred picture of one's own is sharpened with --config.data.blur=False.
+--config.data.blur=False sharpens a blurred picture of your own.
 
 On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` took 4.4 minutes:
 26.63 dB to 27.97 dB.
@@ -17,10 +17,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: motion, quick, smoke."""
   config = common.get_base()
   data = config.data
-  data.blur = True  # The image is the sharp one; False: the blurred one.
-  common.add_noise(data, sigma=2.0)  # After the blur.
+  data.blur = True  # data.image is the sharp picture; False: the blurred one.
+  common.add_noise(data, sigma=2.0)  # The noise comes after the blur.
   data.kernel = kernel = ml_collections.ConfigDict()
-  kernel.name = 'gaussian'  # Or, by the word `motion`, another.
+  kernel.name = 'gaussian'  # The word `motion` changes the kernel.
   kernel.width = 1.6  # Standard deviation, in pixels.
   words = {
     'motion': _set_motion,
@@ -33,5 +33,5 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 def _set_motion(config):
   config.data.kernel = kernel = ml_collections.ConfigDict()
   kernel.name = 'motion'
-  kernel.length = 9.0  # In pixels.
-  kernel.angle = 30.0  # Counter-clockwise from the horizontal.
+  kernel.length = 9.0  # Length of the motion, in pixels.
+  kernel.angle = 30.0  # In degrees, counter-clockwise from the horizontal.

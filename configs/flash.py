@@ -16,7 +16,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
   config.data.flash = ''  # The picture with flash, of the same size.
-  # Not a name for all levels, but one for each.
+  # Each level has a name of its own, so that the field changes its type.
   with config.network.ignore_type():
     config.network.upsampling = ('nearest', 'nearest') + ('bilinear',) * 3
   config.fit.learning_rate = 0.1
@@ -28,13 +28,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def _make_quick(config):
-  """Minutes on a laptop: half the channels, fewer steps."""
+  """Changes the config for minutes on a laptop: half the channels and steps."""
   choices.shrink(config.network, 'quick')
   config.fit.steps = 300
 
 
 def _make_smoke(config):
-  """Seconds: a small network; what the tests run."""
+  """Changes the config for seconds, as the tests run it: a small network."""
   choices.shrink(config.network, 'smoke')
   config.network.upsampling = ('nearest', 'bilinear')
   config.fit.steps = 60

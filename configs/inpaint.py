@@ -1,4 +1,4 @@
-"""Inpainting: half of the pixels, or a picture with a mask of one's own.
+"""Inpainting: half of the pixels, or a picture with a mask of your own.
 
     python -m experiments.inpaint --config=configs/inpaint.py
     python -m experiments.inpaint --config=configs/inpaint.py:kate \
@@ -24,10 +24,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: the four cases, quick, smoke."""
   config = common.get_base()
   data = config.data
-  data.noise_seed = 0  # Of the missing pixels.
-  data.mask = ''  # A picture of the same size: black is missing.
-  data.missing = 0.5  # Of all pixels, at random, where there is no mask.
-  data.complete = False  # With data.mask: the image is known under it too.
+  data.noise_seed = 0  # Random seed that draws the missing pixels.
+  data.mask = ''  # A picture file of the same size: black is missing.
+  data.missing = 0.5  # Share of the pixels that is missing, without data.mask.
+  data.complete = False  # With data.mask: whether the image is known under it.
   config.fit.steps = 3000
   config.fit.jitter = 0.03
   choices.set_stop(config, 'last')

@@ -24,12 +24,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def _make_quick(config):
-  """Minutes on a laptop: fewer steps."""
+  """Changes the config for minutes on a laptop: half the steps."""
   config.fit.steps = 1200
 
 
 def _make_smoke(config):
-  """Seconds: a thumbnail and a small network; what the tests run."""
+  """Changes a config for seconds, as tests run it: thumbnail, few channels."""
   config.data.crop = (64, 192, 40, 56)
   config.network.down = config.network.up = (8, 8)
   config.network.skip = (0, 4)

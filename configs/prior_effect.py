@@ -1,4 +1,4 @@
-"""The effect of the prior: super-resolution without one, with TV, with ours.
+"""The effect of the prior: super-resolution with none, with TV, with a network.
 
 python -m experiments.prior_effect --config=configs/prior_effect.py
 
@@ -13,7 +13,7 @@ from configs import req3
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: those of req3."""
+  """Returns the config; variants: x8, quick, smoke."""
   config = req3.get_config(variant)
-  config.fit.tv = 1e-7  # Of the arm with total variation.
+  config.fit.tv = 1e-7  # Weight of the total variation, in its arm alone.
   return config

@@ -33,10 +33,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
 
 def _make_fast(config):
-  """A small network, and the method that knows the noise, which is Gaussian.
+  """Chooses a small network and the method for Gaussian noise.
 
-  Its deviation is estimated, unless fit.sigma tells it. For other noise
-  `fast,method=squared`.
+  The run estimates the noise's deviation unless fit.sigma gives it. For other
+  noise use `fast,method=squared`.
   """
   config.network.down = (32,) * len(config.network.down)
   config.network.up = config.network.down
@@ -44,13 +44,13 @@ def _make_fast(config):
 
 
 def _make_quality(config):
-  """The mean of four seeds, with the method of `fast`."""
+  """Chooses the mean of four seeds, with the method of `fast`."""
   config.lanes = 4
   choices.set_method(config, 'recorrupted')
 
 
 def _make_langevin(config):
-  """The mean of samples, see `optimizers.langevin`; a long fit."""
+  """Chooses the mean of samples, see `optimizers.langevin`; a long fit."""
   config.fit.optimizer = 'langevin'
   choices.set_method(config, 'squared')
   config.fit.steps = 20_000
@@ -59,7 +59,7 @@ def _make_langevin(config):
 
 
 def make_smoke(config: ml_collections.ConfigDict) -> None:
-  """The smoke of all configs, but long enough for the rule to stop it."""
+  """Changes a config as `common.make_smoke`, with steps for a rule to stop."""
   common.make_smoke(config)
   config.fit.steps = 400
   config.fit.jitter = 0.02

@@ -2,7 +2,7 @@
 
     python -m experiments.super_resolution --config=configs/req3.py
 
-A small picture of one's own is enlarged with --config.data.reduce=False.
+--config.data.reduce=False enlarges a small picture of your own.
 configs/prior_effect.py has what this network reached on a part of zebra. On one
 core of an AMD EPYC, jax 0.10.2, 2026-11-22, `:quick` took 4 minutes: 27.26 dB,
 bicubic interpolation 26.10 dB.
@@ -17,10 +17,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: x8, quick, smoke."""
   config = common.get_base()
   data = config.data
-  data.reduce = True  # The image is the large one; False: the small one.
-  data.factor = 4
-  data.filter = 'lanczos2'  # How the fit is compared with the small picture.
-  data.multiple = 32  # Of the sides of the large one, which is cut to it.
+  data.reduce = True  # data.image is the large picture; False: the small one.
+  data.factor = 4  # Sides of the large picture over sides of the small one.
+  data.filter = 'lanczos2'  # Reduces the fit to compare it with the small one.
+  data.multiple = 32  # The large picture is cut to multiples, in pixels.
   config.fit.steps = 2000
   config.fit.jitter = 0.03
   choices.set_stop(config, 'last')

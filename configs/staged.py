@@ -2,10 +2,10 @@
 
     python -m experiments.staged --config=configs/staged.py
 
-The targets are made of the measurement; `:clean` makes them of the clean image,
-the oracle protocol of the literature, and everything it leaves says so. Needs
-the extra dipjax[perceptual], or fit.perceptual_weights=FILE, or
-fit.perceptual=0 for squared error alone.
+The targets are made from the measurement. `:clean` makes the targets from the
+clean image, which is the oracle protocol of the literature, and all files of
+the run say so. Needs the extra dipjax[perceptual], or
+fit.perceptual_weights=FILE, or fit.perceptual=0 for squared error alone.
 """
 
 import ml_collections
@@ -20,26 +20,29 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
 
   config.schedule = schedule = ml_collections.ConfigDict()
   schedule.name = 'scaled-linear'  # Or 'linear', 'cosine'.
-  schedule.stages = 10
-  schedule.beta_min = 1e-4
-  schedule.beta_max = 0.01  # Of the noisiest stage, a variance.
+  schedule.stages = 10  # Number of stages.
+  schedule.beta_min = 1e-4  # Variance of the cleanest stage's added noise.
+  schedule.beta_max = 0.01  # Variance of the noisiest stage's added noise.
   # A stage has int(fit.steps * (1 - alpha * exp(-k * level))) steps.
   schedule.alpha = 0.5
   schedule.k = -25.0
 
   config.staged = staged = ml_collections.ConfigDict()
   staged.reference = 'measurement'  # Or 'clean': the oracle protocol.
-  # The network's input is the measurement, then each stage's image; 'noise':
-  # noise, then each stage's image; 'fixed': network.code throughout.
+  # The first stage's input is the measurement, each next stage's input is the
+  # image of the stage before; 'noise': the first input is noise instead;
+  # 'fixed': the input is network.code in all stages.
   staged.code = 'measurement'
-  staged.keep_optimizer = False  # Its state, from stage to stage.
-  # A stage whose noise is known ends where the loss has come down to it, others
-  # as the stopping rule says; False: all as it says.
+  staged.keep_optimizer = False  # Whether stages pass on the optimiser's state.
+  # A stage whose noise is known ends where its squared error has come down to
+  # the noise, other stages where the stopping rule says; False: all stages end
+  # where the stopping rule says.
   staged.residual = True
-  staged.sigma = 0.0  # Of the measurement's own noise, of 255; 0: not known.
+  # Standard deviation of the measurement's own noise, of 255; 0: not known.
+  staged.sigma = 0.0
   staged.parallel = False  # All stages at once, each with a network of its own.
 
-  config.fit.steps = 2000  # Emax.
+  config.fit.steps = 2000  # The source's Emax: the most steps of a stage.
   config.fit.perceptual = 0.1
   words = {
     'quick': _make_quick,
@@ -48,13 +51,13 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'parallel': lambda config: config.staged.update(parallel=True),
   }
   common.apply_variant(config, variant, words)
-  # The noise of a stage is that of its target, see staged.sigma.
+  # Each stage takes its noise from its target, see staged.sigma.
   choices.drop(config.fit, 'sigma')
   return config
 
 
 def _make_quick(config):
-  """Minutes on a laptop: a part of the picture, half the channels."""
+  """Changes the config for minutes on a laptop: a crop, half the channels."""
   common.make_quick(config)
   config.schedule.stages = 5
   config.fit.steps = 1000
@@ -62,9 +65,9 @@ def _make_quick(config):
 
 
 def _make_smoke(config):
-  """Seconds: a thumbnail and a small network; what the tests run."""
+  """Changes a config for seconds, as tests run it: thumbnail, few channels."""
   common.make_smoke(config)
   config.schedule.stages = 3
   config.fit.steps = 150
-  config.fit.perceptual = 0.0  # Without weights.
+  config.fit.perceptual = 0.0  # Tests have no weights of VGG16.
   config.record.every = 10

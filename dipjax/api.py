@@ -1,4 +1,4 @@
-"""`restore`: the arguments are checked, then the engine fits."""
+"""`restore` checks its arguments, then hands them to the engine, which fits."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -38,24 +38,25 @@ def restore(
 ) -> loop.Restoration:
   """Returns the image behind one measurement, without any training data.
 
-  Fits a randomly initialised network to the measurement, once for each seed,
-  all seeds at once, and stops each where the recipe's rule says. The clean
-  image never steers: with it and without it the restored image is the same.
+  The function fits a randomly initialised network to the measurement, once for
+  each seed, all seeds at once. It stops each fit where the recipe's rule says.
+  The clean image never steers: with the clean image and without it the restored
+  image is the same.
 
   Args:
     measurement: what `operator` gave for the unknown image, finite floats; for
       denoising the noisy image itself, [H, W, C] in [0, 1].
     operator: a function of an image [H, W, C] in [0, 1], differentiable: one of
-      `dipjax.operators` or any other. One that is a pytree is compiled once for
-      all values of its arrays. None is the identity.
+      `dipjax.operators` or any other function. An operator that is a pytree is
+      compiled once for all values of its arrays. None is the identity.
     recipe: how to fit, see `dipjax.Recipe`; the default is the paper's skip
       network, stopped by the variance of the average.
     size: (H, W, C) of the image; None is the shape of the measurement.
-    seeds: one lane for each.
-    clean: the true image, [H, W, C], if known: adds the monitors `oracle` and
-      `oracle_output`, which only report.
-    sigma: standard deviation of the measurement's noise, if known: for methods
-      and monitors that need it, see `noise.estimate_sigma`.
+    seeds: the random seed of each lane.
+    clean: the true image, [H, W, C], if known. The function then adds the
+      monitors `oracle` and `oracle_output`, which only report.
+    sigma: standard deviation of the measurement's noise, if known, for methods
+      and monitors that need the deviation, see `noise.estimate_sigma`.
     reference: a second measurement with independent noise, for the monitor
       `PseudoReference`; see `noise.split_measurement`.
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
@@ -63,8 +64,8 @@ def restore(
       added to the loss; for instance (features.Features(params), 0.1). The
       features of the measurement are computed once, and all lanes share the
       function.
-    memory: bytes that may be taken; None is what the device says it has.
-      Where it says nothing, as a CPU, any size is tried.
+    memory: bytes that the fit may take; None is what the device says it has.
+      Where the device says nothing, as a CPU does, any size is tried.
     chunk: steps between two calls of `watch`; never changes a result.
     watch: called with the states and the traces [lanes, chunk] of each chunk.
 
@@ -73,22 +74,22 @@ def restore(
 
   Examples:
     Here `photo` is an image, NumPy floats [H, W, 3] in [0, 1], from which each
-    example makes a measurement; where you have one, begin there.
+    example makes a measurement; where you have a measurement, begin there.
 
     >>> import dipjax, jax.numpy as jnp, numpy as np
     >>> from dipjax import Recipe, blurring, corruptions, methods, operators
     >>> from dipjax.networks import pixels
     >>> height, width, _ = photo.shape
 
-    Denoising, and the removal of artefacts: the mean over four seeds, where
-    they disagree, and the steps at which they were selected.
+    Denoising, and the removal of artefacts: the mean over four seeds, where the
+    seeds disagree, and the steps at which their images were selected.
 
     >>> noisy = corruptions.add_gaussian_noise(photo, 25 / 255, seed=0)
     >>> result = dipjax.restore(noisy, seeds=(0, 1, 2, 3))
     >>> image, disagreement = result.image, result.deviation
     >>> steps = result.selected
 
-    The same with a sigma that is estimated from the measurement: better, and
+    Denoising with a sigma that is estimated from the measurement: better, and
     faster, where the noise is Gaussian.
 
     >>> from dipjax import noise
@@ -96,14 +97,14 @@ def restore(
     >>> recorrupted = Recipe(method=methods.Recorrupted())
     >>> image = dipjax.restore(noisy, recipe=recorrupted, sigma=sigma).image
 
-    Inpainting: 1 is a pixel that was seen, 0 one that is missing.
+    Inpainting: 1 is a pixel that was seen, 0 is a pixel that is missing.
 
     >>> seen = corruptions.draw_mask((height, width), 0.5, seed=0)
     >>> mask = operators.make_mask(seen)
     >>> image = dipjax.restore(mask(photo), mask, Recipe(jitter=0.03)).image
 
-    Super-resolution; then with total variation as well, and with that alone, in
-    place of a network.
+    Super-resolution; then with total variation as well, and with total
+    variation alone, in place of a network.
 
     >>> reduce = operators.Downsample(4)
     >>> small = reduce(photo)
@@ -113,8 +114,8 @@ def restore(
     >>> alone = smooth.replace(network=pixels.Pixels())
     >>> image = dipjax.restore(small, reduce, alone, size=photo.shape).image
 
-    A perceptual loss, in which features of a pretrained network are compared
-    besides the pixels; `params` are those of VGG16, as
+    A perceptual loss, which compares features of a pretrained network besides
+    the pixels; `params` are the parameters of VGG16, as
     `experiments.lib.weights.load_vgg16()` reads them. The loss costs less with
     fewer layers, and with factor=2, on images of half the size.
 
@@ -138,9 +139,9 @@ def restore(
     >>> camera = lambda image: image[rows, columns]
     >>> image = dipjax.restore(camera(photo), camera, size=photo.shape).image
 
-    Another: magnetic resonance imaging, which sees some rows of the Fourier
-    transform of a grey image, the lowest frequencies and every third of the
-    others, as real and imaginary parts.
+    Another operator: magnetic resonance imaging, which sees some rows of the
+    Fourier transform of a grey image, the lowest frequencies and every third of
+    the others, as real and imaginary parts.
 
     >>> lines = np.append(np.arange(4), np.arange(4, height, 3))
     >>> def scan(image):
@@ -161,7 +162,8 @@ def restore(
     recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
   recipe, operator = recipe.prepare(measurement, operator, sigma=sigma)
 
-  # One problem for each seed. What lanes share is put on the device once.
+  # Each seed has a problem. Features, which all lanes share, go to the device
+  # once.
   if perceptual:
     perceptual = perceptual_lib.share_features(perceptual[0]), perceptual[1]
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
@@ -204,8 +206,8 @@ def check_array(
 
   Args:
     array: anything NumPy reads as an array of floats.
-    name: what to call it in the error.
-    shape: what it must have; None is any.
+    name: the array's name in the error.
+    shape: the shape that the array must have; None is any.
   """
   array = np.asarray(array)
   if not np.issubdtype(array.dtype, np.floating):

@@ -21,7 +21,7 @@ from dipjax.engine.problem import Code
 
 Array = jax.Array
 
-# What the network computes in, and what its products are rounded to.
+# By name: the type of the network's arrays, and the precision of its products.
 PRECISIONS = {
   'float32': (jnp.float32, 'float32'),
   'tensorfloat32': (jnp.float32, 'tensorfloat32'),
@@ -31,34 +31,36 @@ PRECISIONS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Recipe:
-  """How an image is fitted; frozen, hashable, equal where its fields are.
+  """How an image is fitted: a hashable value, equal where its fields are.
 
   Attributes:
     network: a module of `dipjax.networks` with as many outputs as the image has
       channels; None is the paper's skip network.
     method: what is minimised, of `dipjax.methods`. `Squared` is the paper's;
       `Absolute` is for values that are wrong altogether, as by impulse noise,
-      and `Outliers` fits those beside the image; `Recorrupted` and `Stein` are
-      for Gaussian noise of a known sigma, which the network then learns later
-      and less.
+      and `Outliers` fits wrong values beside the image; `Recorrupted` and
+      `Stein` are for Gaussian noise of a known sigma, which the network then
+      learns later and less.
     code: (key, (height, width)) -> the network's input [height, width, I], of
-      the size that the network wants; None leaves it to the method, for most of
-      them noise.
+      the size that the network wants; None leaves the code to the method: most
+      methods take noise.
     jitter: standard deviation of the noise on the code, fresh in each step;
-      None leaves it to the method, for most of them 1/30.
+      None leaves the jitter to the method: most methods take 1/30.
     penalties: pairs (function of an image -> a number, weight >= 0), added to
       the mean error; for instance (methods.total_variation, 1e-7).
-    monitors: by name; kept as a frozen dict.
+    monitors: the monitors that watch the fit, by name; kept as a frozen dict.
     rule: the name of the monitor whose image is returned; '' is the first.
-    optimizer: of the parameters; its update may take the `key` of the step. It
-      sees the parameters by the names of the network's parts, each as
-      `packing.pack` makes it. Made once and passed on, so that a step compiles
-      once: optax's are equal only to themselves, see `optimizers`.
-    steps: at most so many for each lane.
-    decay: of the average over the outputs, in [0, 1).
-    precision: of the network's products, of PRECISIONS. Parameters, statistics
-      of normalisations, the image, the loss and the average are float32 in all
-      of them; a processor without a precision computes in a finer one.
+    optimizer: what descends; its update may take the `key` of the step. The
+      optimiser sees the parameters by the names of the network's parts, each as
+      `packing.pack` makes it. Make it once and pass it on, so that a step
+      compiles once: optax's optimisers are equal only to themselves, see
+      `optimizers`.
+    steps: the most steps that a lane takes.
+    decay: weight of the older outputs in the running average, in [0, 1).
+    precision: the precision of the network's products, of PRECISIONS.
+      Parameters, statistics of normalisations, the image, the loss and the
+      average are float32 in every precision; a processor without a precision
+      computes in a finer one.
 
   Raises:
     ValueError: values that do not fit each other, named.
@@ -79,7 +81,7 @@ class Recipe:
   precision: str = 'float32'
 
   def __post_init__(self):
-    # A mapping and lists are welcome, and kept as what can be hashed.
+    # Callers may give a mapping and lists; the recipe keeps hashable copies.
     freeze = lambda name, value: object.__setattr__(self, name, value)
     freeze('monitors', FrozenDict(self.monitors))
     freeze('penalties', tuple((p, float(w)) for p, w in self.penalties))
@@ -90,11 +92,11 @@ class Recipe:
     _check_terms(self)
 
   def replace(self, **changes: Any) -> 'Recipe':
-    """Returns the recipe with other values."""
+    """Returns the recipe with the given fields changed."""
     return dataclasses.replace(self, **changes)
 
   def watch(self, **others: monitors_lib.Monitor) -> 'Recipe':
-    """Returns the recipe with monitors beside its own; the rule stays."""
+    """Returns the recipe with further monitors; the rule stays."""
     return self.replace(monitors={**self.monitors, **others})
 
   def prepare(
@@ -106,15 +108,16 @@ class Recipe:
   ) -> tuple['Recipe', operators.Operator]:
     """Returns the recipe as its method changes it, and the operator.
 
-    Nothing is left open in what is returned: code and jitter are there.
+    The recipe that is returned has a code and a jitter.
 
     Args:
-      measurement: to be fitted.
+      measurement: the array to fit.
       operator: a function of an image; None is the identity.
       sigma: standard deviation of the measurement's noise, where it is known.
 
     Raises:
-      ValueError: a task that the method is not for.
+      ValueError: a recipe without a network, or a task that the method is not
+        for.
     """
     if self.network is None:
       raise ValueError('a recipe without a network cannot be prepared')
@@ -141,7 +144,8 @@ class Recipe:
     """Returns the recipe without what a problem carries.
 
     Recipes that differ in code, jitter, steps, weights or rule alone share one
-    program: each of these is an argument of the step, or chosen after it.
+    program: code, jitter, steps and weights are arguments of the step, and the
+    rule chooses after the step.
     """
     defaults = {'code': None, 'jitter': None, 'steps': 1}
     penalties = tuple((penalty, 0.0) for penalty, _ in self.penalties)

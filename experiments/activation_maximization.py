@@ -17,6 +17,7 @@ from dipjax import operators
 from experiments.lib import build, cli, fields, task
 from experiments.lib.data import Data, read
 
+# The fields of config.data that this experiment reads.
 _READ = (
   'image',
   'crop',
@@ -24,7 +25,7 @@ _READ = (
   'channel',
   'level',
   'weights',
-)  # Of config.data.
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:

@@ -233,7 +233,7 @@ def fit_model(
 
   Returns:
     The last state, all records of metrics.jsonl, and the last samples,
-    [N, H, W, C]: none where nothing was left to train.
+    [N, H, W, C], which are none where nothing was left to train.
   """
   key = jax.random.key(config.seed)
   state = diffusion.begin(model.training, key, data)

@@ -1,4 +1,4 @@
-"""Deblurs a sample or a picture of one's own with a known kernel.
+"""Deblurs a sample or a picture of your own with a known kernel.
 
 python -m experiments.deblur --config=configs/deblur.py --workdir=DIR
 """
@@ -11,8 +11,9 @@ from dipjax import blurring, corruptions, operators
 from experiments.lib import cli, fields, task
 from experiments.lib.data import Data, read
 
-# Of config.data, and of each kernel its maker and what that takes.
+# The fields of config.data that this experiment reads.
 _READ = ('image', 'crop', 'sigma', 'noise_seed', 'clip', 'blur', 'kernel')
+# By a kernel's name: the function that makes it, and the fields that it takes.
 _KERNELS = {
   'gaussian': (blurring.make_gaussian_kernel, ('width',)),
   'motion': (blurring.make_motion_kernel, ('length', 'angle')),

@@ -1,4 +1,4 @@
-"""Denoising: requirement 2, or any picture of one's own.
+"""Denoises a picture blindly: requirement 2, or a picture of your own.
 
 python -m experiments.denoise --config=configs/req2.py --workdir=DIR
 """
@@ -14,10 +14,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/req2.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   data = load_denoising(config.data)
   return task.run('denoise', data, config, workdir)

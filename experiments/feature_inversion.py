@@ -13,7 +13,8 @@ from dipjax import operators
 from experiments.lib import build, cli, fields, task
 from experiments.lib.data import Data, read
 
-_READ = ('image', 'crop', 'layers', 'weights')  # Of config.data.
+# The fields of config.data that this experiment reads.
+_READ = ('image', 'crop', 'layers', 'weights')
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:

@@ -10,7 +10,8 @@ from dipjax import codes
 from experiments.lib import cli, fields, task
 from experiments.lib.data import Data, read
 
-_READ = ('image', 'crop', 'flash')  # Of config.data.
+# The fields of config.data that this experiment reads.
+_READ = ('image', 'crop', 'flash')
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:

@@ -1,4 +1,4 @@
-"""Inpainting: the paper's cases, or any picture with a mask of one's own.
+"""Inpainting: the paper's cases, or any picture with a mask of your own.
 
 python -m experiments.inpaint --config=configs/inpaint.py --workdir=DIR
 """
@@ -11,6 +11,7 @@ from dipjax import corruptions, operators
 from experiments.lib import cli, fields, task
 from experiments.lib.data import Data, read
 
+# The fields of config.data that this experiment reads.
 _READ = (
   'image',
   'crop',
@@ -18,7 +19,7 @@ _READ = (
   'mask',
   'missing',
   'complete',
-)  # Of config.data.
+)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
@@ -26,10 +27,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/inpaint.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   data = load(config.data)
   return task.run('inpaint', data, config, workdir)
@@ -38,9 +39,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the seen pixels, and the whole picture where it is known.
 
-  The mask is data.mask, a picture of the same size in which 0 is missing; or,
-  without one, data.missing of all pixels drawn at random. The picture is known
-  without a mask or if data.complete.
+  The mask is data.mask, a picture of the same size in which 0 is missing.
+  Without data.mask a share data.missing of the pixels, drawn at random, is
+  missing. The whole picture is known without data.mask, or with data.complete.
   """
   fields.refuse_unread(data, _READ, 'data')
   image = read(data.image, data.crop)
@@ -61,7 +62,7 @@ def _load_mask(data, size):
       f'data.mask {data.mask!r} is {mask.shape[1]}x{mask.shape[0]}, the image '
       f'is {size[1]}x{size[0]}: they must be of one size'
     )
-  # A mask in colour misses a pixel that is dark in all of its channels.
+  # In a colour mask a pixel is missing if it is dark in all channels.
   seen = mask.max(axis=2, keepdims=True) >= 0.5
   if seen.all():
     raise ValueError(f'data.mask {data.mask!r} misses nothing: 0 is missing')

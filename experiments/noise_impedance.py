@@ -29,7 +29,8 @@ from experiments.lib import workdir as workdirs
 from experiments.lib.data import read
 from experiments.lib.task import Result
 
-_READ = ('image', 'crop', 'sigma', 'noise_seed')  # Of config.data.
+# The fields of config.data that this experiment reads.
+_READ = ('image', 'crop', 'sigma', 'noise_seed')
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
@@ -37,10 +38,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 
   Args:
     config: as configs/req1.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   targets = make_targets(config.data)
   snapshots = _check_snapshots(config)
@@ -104,10 +105,10 @@ def make_targets(data: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
 def pose_targets(
   config: ml_collections.ConfigDict, targets: list[np.ndarray]
 ) -> tuple[Recipe, jax.Array, list[Problem]]:
-  """Returns the recipe, the key and the problems of one lane for each target.
+  """Returns the recipe, the lanes' one key, and a problem for each target.
 
   All lanes have the same code and the same initial network: only the targets
-  differ. What is fitted and shown are the outputs themselves, not averaged.
+  differ. The pictures show the outputs themselves, without an average.
   """
   recipe = build.make_recipe(
     config, targets[0].shape[-1], own=('levels', 'snapshots'), stops=False
@@ -131,7 +132,10 @@ def pose_targets(
 def find_levels(
   losses: dict[str, np.ndarray], levels: tuple[float, ...]
 ) -> list[dict]:
-  """Returns for each level the first step at which each loss is below it."""
+  """Returns for each level the first step at which each loss is below it.
+
+  The step counts from 0; it is None where the loss never falls below the level.
+  """
   first = lambda loss, level: (
     int(np.argmax(loss < level)) if np.any(loss < level) else None
   )

@@ -1,4 +1,4 @@
-"""The effect of the prior: no prior, total variation, the network.
+"""Enlarges a picture with no prior, with total variation, with the network.
 
 python -m experiments.prior_effect --config=configs/prior_effect.py
 """
@@ -21,17 +21,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 
   Args:
     config: as configs/prior_effect.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   data = super_resolution.load(config.data)
   channels = data.measurement.shape[-1]
   recipe = build.make_recipe(config, channels)
   recipe.method.check_task(operator=data.operator)
   arms = make_arms(config)
-  for arm in arms.values():  # Before anything is left behind.
+  for arm in arms.values():  # Errors come before the first file is written.
     build.make_recipe(arm, channels)
   workdir = workdirs.open_workdir(workdir, config)
   results, panels = {}, {'measurement': data.picture}
@@ -58,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
 def make_arms(
   config: ml_collections.ConfigDict,
 ) -> dict[str, ml_collections.ConfigDict]:
-  """Returns the config of each arm: without a network, and with one."""
+  """Returns the configs of the arms `none`, `tv` and `network`."""
   none, tv, network = (copy.deepcopy(config) for _ in range(3))
   for arm in (none, tv):
     code = {name: arm.network[name] for name in ('code', 'code_channels')}

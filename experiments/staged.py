@@ -20,11 +20,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 
   Args:
     config: as configs/staged.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
+  # Parallel stages are lanes like the seeds; stages in a chain add up.
   setup = stages.make_setup(config)
   seeds, steps = setup.seeds, [stage.steps for stage in setup.plan]
   parallel = config.staged.parallel
@@ -54,6 +55,7 @@ def summarize(
   record: recorder.Recorder,
 ) -> dict:
   """Returns the content of result.json."""
+  # A parallel run takes as many steps as its longest stage.
   summary = report.summarize('staged', setup.data, result, record)
   totals = [stage.stopped.max() for stage in results]
   if setup.config.staged.parallel:

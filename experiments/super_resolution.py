@@ -1,4 +1,4 @@
-"""Super-resolution of requirement 3 or of any small picture of one's own.
+"""Enlarges a picture: requirement 3, or a small picture of your own.
 
 python -m experiments.super_resolution --config=configs/req3.py --workdir=DIR
 """
@@ -11,6 +11,7 @@ from dipjax import operators
 from experiments.lib import cli, fields, images, task
 from experiments.lib.data import Data, read
 
+# The fields of config.data that this experiment reads.
 _READ = (
   'image',
   'crop',
@@ -18,7 +19,7 @@ _READ = (
   'factor',
   'filter',
   'multiple',
-)  # Of config.data.
+)
 
 _SHAVE = 4  # Pixels at each edge that the paper's PSNR of Y leaves out.
 

@@ -99,7 +99,8 @@ def aim(target: Target) -> contextlib.AbstractContextManager[None]:
   included. Each thread has a target of its own.
 
   Args:
-    target: for which programs are traced; no device of this kind is needed.
+    target: the kind of device that programs are traced for; the machine needs
+      no such device.
   """
   return _aimed(target)
 

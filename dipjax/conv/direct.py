@@ -155,7 +155,7 @@ def _correlate_columns(x: Array, dy: Array, pads: grid.Pads) -> Array:
 
 
 def _correlate_spread(x: Array, dy: Array, pads: grid.Pads) -> Array:
-  """Kernel gradient from x, and the pixels of dy that a row of it reaches."""
+  """Kernel gradient from x, and the pixels of dy that a kernel row reaches."""
   vertical, (left, right) = pads
   rows, columns = sum(vertical) + 1, left + right + 1
   # The same sums from the side of x: column k meets dy shifted to the right, so

@@ -71,13 +71,13 @@ def convolve_doubled(
     mode: 'nearest' or 'bilinear'.
 
   Returns:
-    [h, w, 2, 2, O]: `join_blocks` makes the image [2h, 2w, O] of it.
+    [h, w, 2, 2, O]: `join_blocks` makes the image [2h, 2w, O] from the blocks.
   """
   height, width, _ = x.shape
   skips = 0 if skip is None else skip.shape[2]
   x, edges = _take_edges(x)
   skip, skip_edges = (None, (None,) * 4) if skip is None else _take_edges(skip)
-  # The kernel is composed in its own precision, then rounded to that of x.
+  # The kernel is composed in its own precision, then rounded to x's precision.
   composed = _compose_kernel(kernel, skips, mode).astype(x.dtype)
   kernel = kernel.astype(x.dtype)
   # A skip comes in blocks, as further channels of the small image.

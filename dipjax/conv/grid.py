@@ -14,7 +14,7 @@ from dipjax.conv import choose, windows
 Array = jax.Array
 Pads = tuple[tuple[int, int], tuple[int, int]]
 
-# The names of paddings here, and those of NumPy.
+# By the name of a padding here, NumPy's name for the padding.
 PADDINGS = {'reflect': 'reflect', 'zero': 'constant'}
 
 
@@ -124,7 +124,7 @@ def compute_moments(x: Array) -> tuple[Array, Array]:
 def compute_doubled_variance(x: Array, mode: str) -> Array:
   """Returns the variance of each channel of upsample(x, mode), [C], in float32.
 
-  The mean of a doubled image is that of x.
+  The mean of the doubled image equals the mean of x.
   """
   if mode == 'bilinear':
     return _variance_bilinear(widen(x))

@@ -1,12 +1,12 @@
-"""The convolution, by the way that is fast on the target.
+"""`convolve` computes a convolution by the way that is fast on the target.
 
 Notation: x [H, W, I] is one image, kernel [h, w, I, O] with odd h and w, y
 [ceil(H / stride), ceil(W / stride), O] the result.
 
-The ways have the same value up to rounding: 1x1 kernels are one product;
-`windows` gathers what is under the kernel, then it is one product; `winograd`
-computes in tiles; `direct` calls XLA's convolution. `choose` says which.
-benchmarks/NOTES.md has what else was tried.
+The ways have the same value up to rounding: a 1x1 kernel is one product;
+`windows` gathers the pixels under the kernel and makes one product of them;
+`winograd` computes in tiles; `direct` calls XLA's convolution. `choose` decides
+between the ways. benchmarks/NOTES.md tells what else was tried.
 """
 
 import jax

@@ -11,7 +11,7 @@ values at six points. At each of the 36 pairs of points, tiles and kernel are
 matrices [tiles, I] and [I, O]: their product replaces four times as many. The
 gradients are the transposes of the same steps.
 
-Rounding errors in float32 are two to four times those of a plain convolution,
+Rounding errors in float32 are two to four times a plain convolution's errors,
 1e-6 of the result's deviation: tests/conv_winograd_test.py holds them to 2e-6.
 
 Source: A. Lavin and S. Gray, Fast algorithms for convolutional neural networks,
@@ -211,7 +211,7 @@ def _combine(matrix: np.ndarray, parts: Sequence[Array]) -> Array:
 def _overlap(windows, axis):
   """Six pixels of each of n tiles -> four of each of n + 1, along one axis."""
   # Pixels 4 and 5 of a tile are pixels 0 and 1 of the next one. There is one
-  # tile more at the end for those of the last, and none before the first.
+  # tile more at the end for pixels 4 and 5 of the last, none before the first.
   own, next_ = windows[:TILE], windows[TILE:]
   pad = [(0, 0)] * windows.ndim
   pad[axis] = (0, 1)

@@ -1,8 +1,9 @@
-"""Parameters as a fit holds them: the many small ones in few arrays.
+"""Parameters as a fit holds them: many small arrays packed into few.
 
 A network has some twenty kernels, and a hundred biases and scales of one axis.
 It takes seconds to compile what a step does with each bias and scale, with its
-moments and its copies. So each part of a network holds them end to end.
+moments and its copies. So each part of a network holds its biases and scales
+end to end.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,21 +22,24 @@ class Packed(struct.PyTreeNode):
 
   vectors: Array  # The parameters of one axis, end to end.
   others: Any  # The part, with None in place of each parameter of one axis.
-  sizes: tuple[int, ...] = struct.field(pytree_node=False)  # Of the vectors.
+  # Length of each parameter in `vectors`.
+  sizes: tuple[int, ...] = struct.field(pytree_node=False)
 
 
 def pack(params: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the parameters with the arrays of one axis joined in each part.
 
-  An optimiser that treats values one by one moves the packed values by as much;
-  an optimiser that treats parts differently finds the parts by their names. A
-  part with fewer than two float32 arrays of one axis stays as it is.
+  An optimiser that treats values one by one moves packed values as it moves
+  plain values; an optimiser that treats parts differently finds the parts by
+  their names. A part with fewer than two float32 arrays of one axis stays as it
+  is.
 
   Args:
-    params: of a network: arrays and, as mappings, its parts.
+    params: a network's parameters: arrays and, as mappings, the network's
+      parts.
 
   Returns:
-    The parameters with a `Packed` for each other part.
+    The parameters, with a `Packed` in place of each part that changes.
   """
   return {name: _pack_part(part) for name, part in params.items()}
 
@@ -61,8 +65,8 @@ def unpack(params: Mapping[str, Any]) -> dict[str, Any]:
   """Returns the parameters as they were before `pack`, of one lane or many.
 
   Args:
-    params: as `pack` returns them, or with the same further axes before all
-      others.
+    params: what `pack` returned; all arrays may have the same further axes
+      before their own.
   """
   return {
     name: _unpack_part(part) if isinstance(part, Packed) else part
@@ -86,7 +90,7 @@ def _unpack_part(packed):
 def value_and_grad(
   objective: Callable[..., tuple[Array, Any]],
 ) -> Callable[..., tuple[tuple[Array, Any], Any]]:
-  """Returns the objective with its gradient, both of packed parameters.
+  """Returns the objective and its gradient as a function of packed parameters.
 
   Args:
     objective: (params, *arguments) -> (loss, what comes beside the loss).

@@ -1,7 +1,7 @@
-"""The fit of one lane: `init` makes a state, `step` is one step of it.
+"""The fit of one lane: `init` makes a state, `step` moves it by one step.
 
-Both are pure. They know neither the task, nor the network, nor how a fit ends;
-those are the method and the monitors of the recipe.
+Both functions are pure. They know neither the task, nor the network, nor how a
+fit ends: the recipe has the network, the method and the monitors.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ Array = jax.Array
 
 
 class FitState(struct.PyTreeNode):
-  """All that a fit is, between two steps; arrays only."""
+  """All that a fit keeps between two steps; arrays only."""
 
   step: Array  # Steps taken.
-  params: Any  # As `packing.pack` makes them.
+  params: Any  # The network's parameters, as `packing.pack` makes them.
   opt_state: Any
-  key: Array  # Never changes: a step's randomness is folded in.
+  key: Array  # Never changes: each step folds its number into the key.
   average: Array  # [H, W, C], biased (monitors.update_average).
   monitors: dict[str, monitors.MonitorState]
   guard: Any  # A GuardState; None in its own snapshot.
@@ -38,20 +38,20 @@ class FitState(struct.PyTreeNode):
 class Trace(NamedTuple):
   """What one step reports."""
 
-  step: Array  # From 0.
+  step: Array  # The step's number, from 0.
   active: Array  # False where the lane was finished: nothing happened, no loss.
   loss: Array
-  psnr_measurement: Array  # Of the output's prediction, in dB.
+  psnr_measurement: Array  # The PSNR of the output's prediction, in dB.
   returned: Array  # The step that a jump led back to; -1 without a jump.
-  scores: dict[str, Array]  # Of each monitor.
+  scores: dict[str, Array]  # The score of each monitor, by its name.
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
   """A fit as two pure functions of arrays; `make_fit` makes it.
 
-  A hashable value, equal where its recipe is: a static argument of whoever
-  compiles its functions.
+  A fit is a hashable value, equal where its recipe is, so that it can be a
+  static argument of a compiled function.
   """
 
   recipe: Recipe
@@ -62,8 +62,8 @@ class Fit:
     """Returns the state before the first step.
 
     Args:
-      key: of the lane.
-      problem: of the lane.
+      key: the lane's key.
+      problem: the lane's problem.
       clean: [H, W, C], for monitors named oracle, or None.
     """
     key, params_key = jax.random.split(key)
@@ -72,7 +72,8 @@ class Fit:
     params = packing.pack(variables['params'])
     image = jnp.zeros_like(problem.crop(output))
     state = FitState(
-      # No weak types: with other types after a step it would compile twice.
+      # Not a weak type: the step would compile again for the type that it
+      # returns.
       step=jnp.int32(0),
       params=params,
       opt_state=self.recipe.optimizer.init(params),
@@ -89,11 +90,11 @@ class Fit:
   def step(self, state: FitState, problem: Problem) -> tuple[FitState, Trace]:
     """Returns the state one step later, and what the step reports.
 
-    A lane is finished when every monitor is done or problem.steps are taken; a
+    A lane is finished when every monitor is done or problem.steps are taken. A
     step of a finished lane changes nothing, so that neither the number of steps
     in a call nor the other lanes ever change a result. Where lanes run one
-    after the other it costs nothing either. A lane that diverges returns to its
-    last good state, see `guard`.
+    after the other, a step of a finished lane costs nothing either. A lane that
+    diverges returns to its last good state, see `guard`.
     """
     return in_place.perform_if(
       ~is_finished(state, problem),
@@ -106,7 +107,7 @@ def make_fit(recipe: Recipe) -> Fit:
   """Returns the fit of a recipe; recipes of one program give equal fits.
 
   Args:
-    recipe: as `Recipe.prepare` returned it.
+    recipe: what `Recipe.prepare` returned.
 
   Raises:
     ValueError: a recipe without a network.
@@ -117,13 +118,16 @@ def make_fit(recipe: Recipe) -> Fit:
 
 
 def _advance(recipe, state, problem):
-  """One step: loss, gradient, guard, update, average, monitors."""
+  """Takes one step: loss, gradient, guard, update, average, monitors."""
+  # After a jump the same step has another key, so that it goes another way.
   step = state.step
   key = jax.random.fold_in(state.key, guard.fold_jumps(state.guard, step))
 
   (loss, output), gradient = _differentiate(recipe, state.params, problem, key)
 
-  # Where the step would lead astray the lane goes back to its last good state.
+  # The guard compares the output with the measurement itself, because the loss
+  # of some methods is no error. After a jump the lane goes on from its last
+  # good state.
   prediction = problem.operator(output)
   error = jnp.mean(jnp.square(prediction - problem.measurement))
   jumped = guard.has_jumped(state.guard, loss, gradient, error)
@@ -131,6 +135,7 @@ def _advance(recipe, state, problem):
     state.guard, state.replace(guard=None), step, error, jumped
   )
 
+  # The optimiser's randomness has a stream of its own beside the objective's.
   optimizer = optax.with_extra_args_support(recipe.optimizer)
   optimize = lambda params, opt_state: optimizer.update(
     gradient, opt_state, params, key=jax.random.fold_in(key, 1)
@@ -150,7 +155,8 @@ def _advance(recipe, state, problem):
       for name, monitor in recipe.monitors.items()
     }
 
-  # The optimiser's state comes last, because the parameters depend on it.
+  # The old optimiser's state decides how the parameters move, so that it is
+  # overwritten after the parameters. After a jump nothing is overwritten.
   (params, average, watched), opt_state = in_place.update_in_turn(
     ~jumped,
     [
@@ -179,7 +185,7 @@ def _advance(recipe, state, problem):
 
 
 def _differentiate(recipe, params, problem, key):
-  """((loss, image), gradient) in the precision of the recipe."""
+  """Returns ((loss, image), gradient), computed in the recipe's precision."""
   dtype, products = PRECISIONS[recipe.precision]
   with jax.default_matmul_precision(products):
     return packing.value_and_grad(make_objective(recipe))(
@@ -188,7 +194,7 @@ def _differentiate(recipe, params, problem, key):
 
 
 def make_objective(recipe: Recipe) -> Objective:
-  """Returns what the fit of a recipe minimises, see `methods.Method`."""
+  """Returns the objective of a recipe's method, see `methods.Method`."""
   network: Any = recipe.network
   penalties: tuple[Callable[[Array], Array], ...] = tuple(
     penalty for penalty, _ in recipe.penalties
@@ -197,7 +203,7 @@ def make_objective(recipe: Recipe) -> Objective:
 
 
 def is_finished(state: FitState, problem: Problem) -> Array:
-  """Returns whether every monitor is done or no further step may be taken."""
+  """Returns whether every monitor is done or no further step is allowed."""
   done = jnp.array([watcher.done for watcher in state.monitors.values()])
   over = (state.step >= problem.steps) | guard.has_given_up(state.guard)
   return jnp.all(done) | over

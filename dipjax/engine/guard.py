@@ -1,10 +1,10 @@
-"""What a fit returns to when it jumps: the last state that was good.
+"""A fit that jumps returns to its last good state, the snapshot.
 
 A jump is a loss, a gradient or an error that is not finite, or an error that is
-far above the one of the last snapshot. Then all of the fit is again as it was
-at the snapshot, its steps are half as large from there on, and its randomness
-is another; D. Ulyanov et al. (DmitryUlyanov/deep-image-prior) return to the
-parameters alone.
+far above the error of the last snapshot. After a jump the whole fit is as it
+was at the snapshot, its steps are half as large from there on, and its
+randomness is another. D. Ulyanov et al. (DmitryUlyanov/deep-image-prior) return
+to the parameters of the snapshot alone.
 """
 
 import functools
@@ -20,23 +20,23 @@ from dipjax.device import in_place
 Array = jax.Array
 
 EVERY = 50  # Steps from one snapshot to the next.
-DROP = 5.0  # In dB, of the fit to the measurement; more is a jump.
-MOST = 20  # After so many jumps a fit ends: its steps are a millionth.
+DROP = 5.0  # In dB: a larger drop of the PSNR to the measurement is a jump.
+MOST = 20  # Jumps after which a fit ends: its steps are a millionth by then.
 
-# Below this squared error, 60 dB, ratios of errors are those of roundings.
+# Below this squared error, 60 dB, rounding decides the ratio of two errors.
 _LEAST = 1e-6
 
 
 class GuardState(struct.PyTreeNode):
-  """A fit's way back."""
+  """What a fit needs to return to its last snapshot."""
 
   good: Any  # The fit at its last snapshot.
-  error: Array  # Of that, squared, to the measurement; infinite at first.
-  jumps: Array  # How many there were so far.
+  error: Array  # The snapshot's squared error; infinite at first.
+  jumps: Array  # How many jumps there were so far.
 
 
 def start(fit: Any) -> GuardState:
-  """Returns the guard of a fit before its first step; arrays are copied."""
+  """Returns the guard of a fit before its first step; it copies all arrays."""
   return GuardState(
     good=jax.tree.map(jnp.copy, fit),
     error=jnp.array(jnp.inf, jnp.float32),
@@ -50,13 +50,15 @@ def has_jumped(
   """Returns whether a step must not be taken.
 
   Args:
-    state: of the guard.
-    loss, gradient: of the step.
-    error: mean squared, of the fit to the measurement.
+    state: the guard before the step.
+    loss, gradient: the objective's value and gradient in the step.
+    error: mean squared error of the prediction to the measurement.
   """
+  # One norm tells whether any entry of the gradient is not finite. The first
+  # snapshot has an infinite error, which allows every finite error.
   finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
   allowed = 10 ** (DROP / 10) * (state.error + _LEAST)
-  # Not a number fails the comparison.
+  # The comparison is not turned around, because NaN fails every comparison.
   return ~(finite & jnp.isfinite(error) & (error <= allowed))
 
 
@@ -65,15 +67,17 @@ def update(
 ) -> tuple[Any, GuardState]:
   """Returns the fit to go on with, and the guard after a step.
 
-  After a jump that is the last snapshot. Else it is the fit that was given,
-  which may have become the new one.
+  After a jump the fit is the last snapshot. Otherwise it is the fit that was
+  given, and every EVERY steps this fit becomes the new snapshot.
 
   Args:
-    state: of the guard.
-    fit: before the step, which has shown that it is good unless it jumped.
-    step: of the fit, from 0.
-    error, jumped: as of `has_jumped`.
+    state: the guard before the step.
+    fit: the fit before the step; without a jump the step shows that it is good.
+    step: the number of the step, from 0.
+    error: see `has_jumped`.
+    jumped: what `has_jumped` returned.
   """
+  # Most steps neither jump nor take a snapshot, and write neither tree.
   due = ~jumped & (step % EVERY == 0)
   fit, good = in_place.perform_if(
     due | jumped,
@@ -98,10 +102,12 @@ def scale_updates(state: GuardState, updates: Any) -> Any:
 
 
 def fold_jumps(state: GuardState, step: Array) -> Array:
-  """Returns a number for the randomness of a step, another after a jump.
+  """Returns a number for the randomness of a step, another after each jump.
 
-  Without a jump the step itself; of fits of fewer than 2^24 steps.
+  The number is the step itself before the first jump. Numbers differ between
+  all steps and jumps of a fit of fewer than 2^24 steps.
   """
+  # MOST jumps and 2^24 steps fit into the 32 bits of the number.
   return step + state.jumps * 2**24
 
 

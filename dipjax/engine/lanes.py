@@ -36,14 +36,15 @@ def pose_problem(
   """Returns the problem of one lane of a prepared recipe.
 
   Args:
-    recipe, operator: as `Recipe.prepare` returned them.
-    key: of the lane.
+    recipe, operator: what `Recipe.prepare` returned.
+    key: the lane's key.
     measurement: float32, what the operator gave.
     size: (H, W, C) of the image.
-    sigma, reference, perceptual: as of `dipjax.restore`.
+    sigma, reference, perceptual: see `dipjax.restore`.
 
   Raises:
-    ValueError: a measurement without such features.
+    ValueError: a weight of the features that is no number >= 0, or a
+      measurement from which the features cannot be computed.
   """
   code: Any = recipe.code
   network: Any = recipe.network
@@ -68,7 +69,7 @@ def pose_problem(
 def stack_lanes(trees: Sequence[Any]) -> Any:
   """Returns one tree whose arrays have a new first axis, one entry a lane.
 
-  What is `operators.Shared` stays as it is in the first of them.
+  A part that is `operators.Shared` is taken from the first tree unchanged.
   """
   stack = lambda first, *others: (
     first if _is_shared(first) else jnp.stack([first, *others])
@@ -77,7 +78,7 @@ def stack_lanes(trees: Sequence[Any]) -> Any:
 
 
 def take_lane(tree: Any, lane: int) -> Any:
-  """Returns the tree of one lane of those that were stacked."""
+  """Returns the tree of one lane from the trees that were stacked."""
   take = functools.partial(
     jax.lax.dynamic_index_in_dim,
     index=lane,
@@ -96,9 +97,11 @@ def _is_shared(leaf: Any) -> bool:
 
 
 def _map_at_once(function: Callable) -> Callable:
-  """Maps a function over all arguments but what the lanes share in them."""
+  """Maps a function over the first axis of all that is not shared."""
 
   def mapped(*lanes):
+    # The leaves of each lane are mapped; shared leaves come from outside of the
+    # mapped function, so that `vmap` neither copies nor slices them.
     leaves, structure = jax.tree.flatten(lanes, is_leaf=_is_shared)
     own = [None if _is_shared(leaf) else leaf for leaf in leaves]
 
@@ -113,7 +116,7 @@ def _map_at_once(function: Callable) -> Callable:
   return mapped
 
 
-# It runs once: LLVM's optimisations would take longer than they save.
+# `init` runs once: LLVM's optimisations would take longer than they save.
 @functools.partial(
   jax.jit,
   static_argnums=0,
@@ -128,9 +131,9 @@ def init(
   """Returns the states of all lanes before their first step.
 
   Args:
-    fit: of one lane.
+    fit: the fit of one lane.
     keys: [lanes].
-    problems: every array with a first axis of lanes, but for what is
+    problems: every array has a first axis of lanes, except in parts that are
       `operators.Shared`.
     cleans: [lanes, H, W, C], for monitors named oracle, or None.
   """
@@ -159,12 +162,13 @@ def advance(
 
 
 def _run_in_turn(advance_lane, states, problems):
-  """One lane after the other, each with all cores.
+  """Runs one lane after the other, each with all cores.
 
-  The same program for any number of lanes, so that a lane's result is the same
-  to the last bit. States are changed in place.
+  The program is the same for any number of lanes, so that a lane's result is
+  the same to the last bit. The states are changed in place.
   """
 
+  # Each turn takes one lane out of the stack and writes it back at its place.
   def turn(states, lane):
     state, trace = advance_lane(*take_lane((states, problems), lane))
     put = lambda lanes, one: jax.lax.dynamic_update_index_in_dim(

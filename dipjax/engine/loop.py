@@ -1,4 +1,4 @@
-"""The one host loop over the steps of all lanes, and what it gives."""
+"""The one host loop over the steps of all lanes, and its result."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -20,14 +20,17 @@ class Restoration(NamedTuple):
   """What a restoration gives; lanes are in the order of the seeds."""
 
   image: np.ndarray  # [H, W, C] in [0, 1], the mean of `images`.
-  deviation: np.ndarray  # [H, W, C], their standard deviation; 0 for one lane.
+  # [H, W, C], the standard deviation of `images` over lanes; 0 for one lane.
+  deviation: np.ndarray
   images: np.ndarray  # [lanes, H, W, C], selected by `rule` without the truth.
-  selected: np.ndarray  # [lanes], the step of each of these.
-  stopped: np.ndarray  # [lanes], after how many steps; see Trace.returned.
+  selected: np.ndarray  # [lanes], the step of each selected image.
+  stopped: np.ndarray  # [lanes], steps until the end; see Trace.returned.
   rule: str  # The monitor that selected.
   monitors: dict[str, MonitorState]  # Arrays [lanes, ...].
   trace: Trace  # Arrays [lanes, steps]; see Trace.active.
-  params: Any  # Arrays [lanes, ...]; beside outliers, 'network' has its own.
+  # Arrays [lanes, ...]. With the method `Outliers` the network's parameters are
+  # under 'network'.
+  params: Any
 
 
 def run_lanes(
@@ -40,20 +43,20 @@ def run_lanes(
   chunk: int = 10,
   watch: Watch | None = None,
 ) -> tuple[FitState, Trace]:
-  """Steps all lanes, chunk after chunk, until every one is finished.
+  """Steps all lanes, chunk after chunk, until every lane is finished.
 
-  The host loop of everything: nothing else calls `lanes.advance`.
+  Every fit goes through this loop: nothing else calls `lanes.advance`.
 
   Args:
-    fit: of one lane.
+    fit: the fit of one lane.
     keys: [lanes].
     problems: arrays with a first axis of lanes, as `lanes.stack_lanes` makes.
     cleans: [lanes, H, W, C] or None.
-    start: makes of the fresh states those to start from, see `staged.inherit`;
-      None leaves them.
+    start: (fresh states) -> the states to start from, see `staged.inherit`;
+      None starts from the fresh states.
     chunk: steps in one call of the device.
     watch: called after each chunk with the states, which are only borrowed, and
-      its trace.
+      the chunk's trace.
 
   Returns:
     The states, and the trace of all steps, [lanes, steps], as NumPy arrays.
@@ -70,7 +73,12 @@ def run_lanes(
 
 
 def collect(states: FitState, trace: Trace, rule: str) -> Restoration:
-  """Returns what the monitor `rule` selected of the lanes of `run_lanes`."""
+  """Returns the images that the monitor `rule` selected, one from each lane.
+
+  Args:
+    states, trace: what `run_lanes` returned.
+    rule: the monitor's name.
+  """
   states = jax.device_get(states.replace(opt_state=(), key=(), guard=None))
   images = np.clip(states.monitors[rule].image, 0, 1)
   return Restoration(

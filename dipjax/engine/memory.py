@@ -1,4 +1,4 @@
-"""How much memory a fit takes, told before it takes it."""
+"""How much memory a fit takes, estimated before the fit takes the memory."""
 
 from typing import Any
 
@@ -10,29 +10,30 @@ from dipjax.engine import fit as fit_lib
 from dipjax.engine.problem import Problem
 from dipjax.recipe import PRECISIONS, Recipe
 
-# In units of the largest array that the gradient keeps, for each pass of the
-# network: what is alive beside what is kept while the gradient of the outermost
-# layers is computed.
-# As many as fit what XLA plans on a CPU; not compared on other devices.
+# How many arrays are alive beside the kept ones while the gradient of the
+# outermost layers is computed, in units of the largest array that the gradient
+# keeps, for each pass of the network. The number fits what XLA plans on a CPU;
+# nobody has compared it on other devices.
 _WORKING = 7
 
 
 def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
   """Returns about how many bytes a step of all lanes takes at its peak.
 
-  By tracing the step, not by running it: what the gradient of the method's
-  objective keeps of the forward pass, or of its two passes; the state of the
-  fit, that is parameters, moments, monitors and the guard's snapshot of them; a
-  gradient; and a share for what is at work. `python -m benchmarks.memory`
-  compares it with what XLA plans. On a CPU neither precision nor remat changes
-  it: there XLA computes in float32 and keeps every activation in spite of
-  remat.
+  The function traces the step and does not run it. It adds what the gradient of
+  the method's objective keeps of the forward pass, or of its two passes; the
+  state of the fit, that is parameters, moments, monitors and the guard's
+  snapshot of them; a gradient; and a share for the arrays at work. `python -m
+  benchmarks.memory` compares the estimate with what XLA plans. On a CPU neither
+  precision nor remat changes the estimate: there XLA computes in float32 and
+  keeps every activation in spite of remat.
 
   Args:
-    recipe: as `Recipe.prepare` returned it, without oracles.
-    problem: of one lane; shapes are enough.
-    lanes: fitted at once; on a CPU one after the other.
+    recipe: what `Recipe.prepare` returned, without oracles.
+    problem: the problem of one lane; its shapes are enough.
+    lanes: how many are fitted at once; a CPU fits one after the other.
   """
+  # On a CPU the estimate must not promise what remat and bfloat16 do not save.
   if not choose.saves_memory():
     recipe = _set_remat(recipe, False).replace(precision='float32')
   dtype, _ = PRECISIONS[recipe.precision]
@@ -40,12 +41,16 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
   objective = fit_lib.make_objective(recipe)
   network: Any = recipe.network
 
+  # The pull-back of `jax.vjp` is a tree of the very arrays that the backward
+  # pass needs, so that its leaves are what the gradient keeps.
   def keep(key, problem):
     params = network.init(key, problem.code)['params']
     seen = problem.replace(code=problem.code.astype(dtype))
     lose = lambda params: objective(params, seen, key)[0]
     return fit.init(key, problem), params, jax.vjp(lose, params)[1]
 
+  # Every lane holds its state and gradient all the time; activations exist only
+  # for the lanes that run at once.
   shapes = jax.eval_shape(keep, jax.random.key(0), problem)
   state, gradient, kept = ([*map(_count_bytes, _list(part))] for part in shapes)
   at_work = recipe.method.passes * _WORKING * max(kept)
@@ -67,7 +72,7 @@ def _set_remat(recipe: Recipe, remat: bool) -> Recipe:
 
 
 def _clone(network: Any, remat: bool) -> nn.Module:
-  """The network with another remat, also where it lies within another."""
+  """Returns the network with another remat, also inside of a wrapper."""
   if hasattr(network, 'remat'):
     return network.clone(remat=remat)
   if hasattr(network, 'network'):
@@ -78,16 +83,18 @@ def _clone(network: Any, remat: bool) -> nn.Module:
 def check_memory(
   recipe: Recipe, problem: Problem, available: int, *, lanes: int = 1
 ) -> None:
-  """Raises a ValueError, with what would fit, if a fit does not.
+  """Raises a ValueError, with the settings that would fit, if a fit does not.
 
   Args:
-    recipe, problem, lanes: as of `estimate_bytes`.
-    available: bytes.
+    recipe, problem, lanes: see `estimate_bytes`.
+    available: bytes that the fit may take.
   """
   estimate = lambda recipe, lanes: estimate_bytes(recipe, problem, lanes=lanes)
   needed = estimate(recipe, lanes)
   if needed <= available:
     return
+  # Settings that save memory, from the least change to the largest; the error
+  # names those that are small enough. Methods without bfloat16 have fewer.
   frugal = _set_remat(recipe, True)
   options = {'remat': (frugal, lanes), 'one lane': (recipe, 1)}
   if recipe.method.allows('bfloat16'):

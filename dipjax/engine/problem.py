@@ -1,7 +1,7 @@
 """The problem of one lane: what is fitted, as arguments of the compiled step.
 
 A problem is a pytree of arrays. Another image, weight, jitter or number of
-steps is another problem and the same program: nothing compiles again.
+steps makes another problem but not another program: nothing compiles again.
 """
 
 import functools
@@ -20,20 +20,20 @@ Code = Callable[[Array, tuple[int, int]], Array]
 
 
 class Problem(struct.PyTreeNode):
-  """One image to restore, all of it arguments of the compiled step."""
+  """One image to restore; all fields are arguments of the compiled step."""
 
-  measurement: Array  # What operator(image) should be, any shape.
+  measurement: Array  # What operator(image) should be, of any shape.
   operator: Callable[[Array], Array]  # A pytree: image [H, W, C] -> prediction.
   crop: operators.Crop  # The real pixels of the network's output.
-  code: Array  # [h, w, C], of the size that the network wants.
-  weights: Array  # Of each penalty of the recipe, then of the features.
+  code: Array  # [h, w, C], the input of the size that the network wants.
+  weights: Array  # One for each penalty of the recipe, then the features' one.
   jitter: Array  # Standard deviation of the noise on the code, each step.
-  steps: Array  # A fit of this problem takes at most so many.
-  features: operators.Shared | None = None  # What else is to agree, or none:
+  steps: Array  # The most steps that a fit of this problem takes.
+  features: operators.Shared | None = None  # Compared besides the pixels.
   target: Array | None = None  # features(measurement), computed once.
-  # What some methods and monitors need, where it is known.
+  # Some methods and monitors need sigma or the reference; None: not known.
   sigma: Array | None = None  # Standard deviation of the measurement's noise.
-  reference: Array | None = None  # Another measurement, independent noise.
+  reference: Array | None = None  # A second one, with independent noise.
 
 
 def make_problem(
@@ -53,20 +53,21 @@ def make_problem(
   """Returns the problem of one lane, its code as large as the network needs.
 
   Args:
-    key: of the lane; the code is drawn from a stream of its own.
+    key: the lane's key; the code is drawn from a stream of its own.
     measurement: what the operator gave.
-    operator: a pytree.
-    network: that is fitted, with a `code_size`.
+    operator: a pytree, image [H, W, C] -> prediction.
+    network: the network to fit, with a `code_size`.
     size: (H, W, ...) of the image.
     code: (key, (height, width)) -> the network's input.
     jitter: standard deviation of the noise on the code.
-    steps: at most so many.
-    weights: of the penalties.
+    steps: the most steps that a fit takes.
+    weights: the weight of each penalty.
     sigma: standard deviation of the measurement's noise, where it is known.
-    reference: another measurement, where there is one.
+    reference: a second measurement with independent noise, where there is one.
   """
   height, width, *_ = size
-  # The fit draws from the key itself, so that the code has another stream.
+  # The fit draws from the key itself, so the code takes another stream. The
+  # image is the middle of the output, which may be larger.
   drawn = code(jax.random.fold_in(key, 1), network.code_size(height, width))
   rows, columns, *_ = find_output(network, drawn.shape)
   return Problem(

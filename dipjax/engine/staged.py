@@ -1,12 +1,13 @@
 """Stages: targets of falling noise, fitted one after the other by one network.
 
-A plan is a row of stages, from the noisiest to the cleanest. Each is a problem
-of its own; all have the same shapes, so that one compiled program serves them.
-What goes from a stage to the next are the parameters, the image as its code
-and, if wanted, the optimiser's state; average and monitors begin anew.
+A plan is a row of stages, from the noisiest to the cleanest. Each stage is a
+problem of its own; all stages have the same shapes, so that one compiled
+program serves all of them. A stage gives the next stage its parameters, its
+image as the code and, if wanted, the optimiser's state; the average and the
+monitors begin anew.
 
-The reference is what the targets are made of: the measurement, or, for the
-oracle protocol of the literature, the clean image itself.
+Targets are made from the reference: the measurement, or, for the oracle
+protocol of the literature, the clean image itself.
 """
 
 from collections.abc import Iterable
@@ -27,7 +28,7 @@ class Stage(NamedTuple):
 
   level: float  # Variance of the noise that is added; 0: the reference itself.
   noise: float  # Variance of all noise known to be in the target; 0: none is.
-  steps: int  # At most.
+  steps: int  # The most steps that the stage takes.
 
 
 def plan_stages(
@@ -41,13 +42,14 @@ def plan_stages(
 ) -> list[Stage]:
   """Returns the stages, from the noisiest to the cleanest.
 
-  Made of the measurement, the last target is the measurement itself: the lowest
-  level is replaced by 0.
+  With the measurement as reference the last target is the measurement itself:
+  the lowest level is replaced by 0.
 
   Args:
-    levels: rising, see `schedules.make_levels`.
-    reference: of REFERENCES, what the targets are made of.
-    steps, alpha, k: the lengths, see `schedules.count_stage_steps`.
+    levels: variances of the added noise, rising, see `schedules.make_levels`.
+    reference: what the targets are made from, one of REFERENCES.
+    steps, alpha, k: what sets the stages' lengths, see
+      `schedules.count_stage_steps`.
     sigma: standard deviation of the measurement's own noise, where it is known.
 
   Raises:
@@ -57,6 +59,9 @@ def plan_stages(
     raise ValueError(
       f'reference {reference!r} is not one of {", ".join(REFERENCES)}'
     )
+  # `make_target` scales the measurement by sqrt(1 - level), and with it the
+  # variance of the measurement's own noise by 1 - level. The oracle's reference
+  # has no noise of its own.
   falling = [float(level) for level in levels][::-1]
   own = 0.0
   if reference == 'measurement':
@@ -69,8 +74,8 @@ def plan_stages(
 
 
 def make_key(key: Array, index: int) -> Array:
-  """Returns the key of a stage; that of the first is the lane's own."""
-  # Streams 1 and 2 of a key are its code and its target.
+  """Returns the key of a stage; the first stage has the lane's own key."""
+  # Streams 1 and 2 of a key belong to its code and to its target.
   return jax.random.fold_in(jax.random.fold_in(key, 3), index) if index else key
 
 
@@ -78,9 +83,9 @@ def make_target(key: Array, reference: Array, level: float) -> Array:
   """Returns sqrt(1 - level) reference + sqrt(level) noise, not clipped.
 
   Args:
-    key: of the stage; the noise is drawn from a stream of its own.
+    key: the stage's key; the noise is drawn from a stream of its own.
     reference: [H, W, C] in [0, 1].
-    level: of the stage.
+    level: variance of the noise that the stage adds.
   """
   noise = jax.random.normal(jax.random.fold_in(key, 2), reference.shape)
   return schedules.q_sample(reference, noise, level)
@@ -89,12 +94,12 @@ def make_target(key: Array, reference: Array, level: float) -> Array:
 def inherit(
   fresh: fit.FitState, before: fit.FitState, *, keep_optimizer: bool
 ) -> fit.FitState:
-  """Returns the state in which a stage starts: fresh, with what goes on.
+  """Returns a fresh state with the parameters of the stage before.
 
   Args:
-    fresh: as `fit.init` made it, of one lane or of many.
-    before: at the end of the stage before.
-    keep_optimizer: whether the optimiser's state goes on as well.
+    fresh: the state that `fit.init` made, of one lane or of many.
+    before: the state at the end of the stage before.
+    keep_optimizer: whether the stage takes over the optimiser's state as well.
   """
   state = fresh.replace(params=before.params)
   return state.replace(opt_state=before.opt_state) if keep_optimizer else state

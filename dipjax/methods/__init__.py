@@ -1,7 +1,7 @@
-"""Methods: what a fit minimises, and what it changes before it begins.
+"""Methods: what a fit minimises, and what a method changes before the fit.
 
-A method is a frozen value. `METHODS` has each by the name that a config uses:
-another one is a file here and a row of this table.
+A method is a frozen value. `METHODS` has each method by the name that a config
+uses: another method is a file here and a row of this table.
 """
 
 from dipjax.methods.base import (

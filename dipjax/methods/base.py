@@ -1,11 +1,11 @@
 """The contract of a method, and the terms that objectives have in common.
 
-A method changes what a fit is made of before it begins (`prepare`), and gives
-what the fit minimises (`make_objective`). The engine knows nothing else of it.
+A method changes the parts of a fit before the fit begins (`prepare`), and gives
+what the fit minimises (`make_objective`). The engine knows no more of a method.
 
-A penalty is a function of the image [H, W, C] that returns a number; its weight
-is a part of the problem, so that another weight does not compile again and
-lanes may differ in it.
+A penalty is a function of the image [H, W, C] that returns a number. The weight
+of a penalty is a part of the problem, so that another weight does not compile
+again and lanes may have different weights.
 """
 
 import dataclasses
@@ -29,30 +29,30 @@ JITTER = 1 / 30
 
 
 class Parts(NamedTuple):
-  """What a fit is made of. A method may change each but the measurement."""
+  """The parts of a fit; a method may change all but the measurement."""
 
   measurement: Array
   operator: Callable[[Array], Array] | None  # None: the identity.
   network: nn.Module
-  code: Code | None  # None: the method's.
-  jitter: float | None  # None: the method's.
+  code: Code | None  # None: the method chooses.
+  jitter: float | None  # None: the method chooses.
   optimizer: optax.GradientTransformation
-  sigma: float | None = None  # Of the measurement's noise, where it is known.
+  sigma: float | None = None  # Deviation of the measurement's noise, if known.
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-  """How an image is found; a hashable value, equal where its fields are.
+  """How an image is found: a hashable value, equal where its fields are.
 
   Attributes:
     needs: what the problem must hold beside the measurement: 'sigma'.
-    makes_code: whether code and jitter are the method's own, and the operator
-      too: the method is for denoising alone.
+    makes_code: whether the method makes the code, the jitter and the operator
+      itself, and is for denoising alone.
     takes_terms: whether penalties and features can be added.
-    passes: of the network in a step, for the memory of what is at work.
+    passes: how often a step runs the network, for the estimate of memory.
     estimates_risk: whether the loss estimates the squared error to the truth.
-    precisions: of `recipe.PRECISIONS` that the objective can be computed in;
-      empty stands for all.
+    precisions: names of `recipe.PRECISIONS` in which the objective can be
+      computed; empty stands for all.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset()
@@ -64,7 +64,7 @@ class Method:
 
   @property
   def name(self) -> str:
-    """The method as messages call it."""
+    """The method's name in messages."""
     return type(self).__name__.lower()
 
   def allows(self, precision: str) -> bool:
@@ -75,8 +75,9 @@ class Method:
     """Raises a ValueError, in one line, if the method is not for a task.
 
     Args:
-      operator: of the task; None is denoising.
-      code: that the task gives to the network; None leaves it to the method.
+      operator: the task's operator; None is denoising.
+      code: what the task gives to the network; None leaves the code to the
+        method.
     """
     if self.makes_code and not (operator is None and code is None):
       raise ValueError(
@@ -85,7 +86,7 @@ class Method:
       )
 
   def prepare(self, parts: Parts) -> Parts:
-    """Returns the parts with nothing left open.
+    """Returns the parts with an operator, a code and a jitter.
 
     Raises:
       ValueError: parts that the method is not for.
@@ -103,9 +104,10 @@ class Method:
     """Returns (params, problem, key) -> (loss, image [H, W, C]).
 
     Args:
-      network: as `prepare` returned it; its output, cropped to the real pixels,
+      network: what `prepare` returned; its output, cropped to the real pixels,
         is the image.
-      penalties: added with problem.weights, one for each in this order.
+      penalties: functions of the image; the objective adds each with its entry
+        of problem.weights, in this order.
     """
     raise NotImplementedError
 
@@ -113,7 +115,7 @@ class Method:
 def draw_image(
   network: nn.Module, params: Any, problem: Problem, key: Array
 ) -> tuple[Array, Array]:
-  """Returns the image for a jittered code, [H, W, C], and that code."""
+  """Returns the image for a jittered code, [H, W, C], and the jittered code."""
   code = codes.jitter_code(key, problem.code, problem.jitter)
   output: Any = network.apply({'params': params}, code)
   return problem.crop(output), code
@@ -129,8 +131,10 @@ def add_terms(
   """Returns the loss with the weighted penalties and the perceptual error.
 
   The perceptual error is mean((features(predicted) - target)^2), where the
-  problem has features; they are computed in the precision of the code.
+  problem has features; the features are computed in the precision of the code.
   """
+  # Weights are arrays of the problem, in the order of the penalties; the weight
+  # of the features comes last.
   for i, penalty in enumerate(penalties):
     loss += problem.weights[i] * penalty(image)
   if problem.features is None:
@@ -146,11 +150,12 @@ def total_variation(image: Array) -> Array:
 
   The sum runs over channels and over all pixels but the last row and column of
   sqrt((below - pixel)^2 + (right - pixel)^2): DmitryUlyanov/deep-image-prior,
-  utils/sr_utils.py, tv_loss with beta 0.5. Where both differences are 0, so is
-  the derivative.
+  utils/sr_utils.py, tv_loss with beta 0.5. Where both differences are 0, the
+  derivative is 0 too.
   """
   corner = image[:-1, :-1]
   square = (image[1:, :-1] - corner) ** 2 + (image[:-1, 1:] - corner) ** 2
-  # The root has no finite slope at 0, which `where` alone would not hide.
+  # The root has no finite slope at 0, and an outer `where` alone would turn the
+  # slope into NaN: flat places take the root of 1 instead.
   flat = square == 0
   return jnp.sum(jnp.where(flat, 0, jnp.sqrt(jnp.where(flat, 1, square))))

@@ -1,6 +1,6 @@
-"""What methods for Gaussian noise of a known deviation have in common.
+"""The base of methods for Gaussian noise of a known deviation.
 
-The network denoises: its code is the measurement itself, with more noise on it.
+The network denoises: its code is the measurement itself with more noise added.
 A camera clips very dark and very bright pixels, which biases their average. The
 methods model the clipping, so that black stays black and white stays white.
 """
@@ -21,13 +21,13 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class KnownNoise(base.Method):
-  """A method whose code is the measurement; the fields of each such method.
+  """A method whose code is the measurement and whose noise is known.
 
   Attributes:
-    ratio: the jitter of the code over the measurement's sigma, above 0.
+    ratio: the jitter of the code divided by the measurement's sigma, above 0.
 
   Raises:
-    ValueError: another ratio.
+    ValueError: a ratio that is not above 0, or not finite.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'sigma'})
@@ -40,13 +40,13 @@ class KnownNoise(base.Method):
       raise ValueError(f'ratio must be a number > 0, got {self.ratio}')
 
   def prepare(self, parts: base.Parts) -> base.Parts:
-    """Returns the parts with the measurement as code and its noise as jitter.
+    """Returns the parts with code = measurement and jitter = ratio * sigma.
 
     A measurement that lies in [0, 1] counts as clipped: its operator is then
     `operators.Clipped`, which tells what the clipped noise is on average.
 
     Raises:
-      ValueError: an operator, a code or a jitter of the caller's; no sigma.
+      ValueError: the caller gives an operator, a code or a jitter, or no sigma.
     """
     self.check_task(operator=parts.operator, code=parts.code)
     if not parts.sigma:
@@ -59,6 +59,8 @@ class KnownNoise(base.Method):
         f'the method {self.name!r} has a jitter of its own, ratio * sigma: '
         f'leave out jitter={parts.jitter}, set the ratio'
       )
+    # Noise that the camera clipped moves the average of dark and bright pixels:
+    # the operator predicts the moved average.
     operator = operators.Identity()
     if noise.is_clipped(parts.measurement):
       operator = operators.Clipped(jnp.float32(parts.sigma))
@@ -70,7 +72,10 @@ class KnownNoise(base.Method):
 
 
 def find_variance(problem: Problem, image: Array) -> Array:
-  """Returns the variance of the noise: of each pixel where it was clipped.
+  """Returns the variance of the measurement's noise around an image.
+
+  The variance is one number, sigma^2; for a clipped measurement it is an array
+  with the variance of each value.
 
   Raises:
     ValueError: a problem without sigma.
@@ -78,5 +83,7 @@ def find_variance(problem: Problem, image: Array) -> Array:
   if problem.sigma is None:
     raise ValueError('this method needs the sigma of the measurement: got none')
   if isinstance(problem.operator, operators.Clipped):
+    # The variance is a constant of the loss: without `stop_gradient` the image
+    # could lower the loss by moving to where less noise is expected.
     return problem.operator.find_variance(jax.lax.stop_gradient(image))
   return jnp.square(problem.sigma)

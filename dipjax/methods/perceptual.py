@@ -1,8 +1,9 @@
 """The perceptual error: features that are compared besides the pixels.
 
-Any method that takes terms adds it, see `base.add_terms`. It is not a method of
-its own: its arrays are a part of the problem. Johnson et al., Perceptual Losses
-for Real-Time Style Transfer and Super-Resolution, ECCV 2016.
+Any method that takes terms adds the perceptual error, see `base.add_terms`. The
+perceptual error is no method: its arrays are a part of the problem. Johnson et
+al., Perceptual Losses for Real-Time Style Transfer and Super-Resolution, ECCV
+2016.
 """
 
 import math
@@ -18,11 +19,11 @@ Array = jax.Array
 
 
 def share_features(features: Callable[[Array], Array]) -> operators.Shared:
-  """Returns features on the device, once for all problems that get them."""
+  """Returns features on the device, which several problems can share."""
   if isinstance(features, operators.Shared):
     return features
   shared = operators.Shared(operators.as_operator(features))
-  # Arrays of NumPy would go to the device again with every chunk.
+  # NumPy arrays would go to the device again with every chunk of steps.
   return jax.tree.map(jnp.asarray, shared)
 
 
@@ -34,13 +35,14 @@ def add_features(
   The features of the measurement are computed here, and not at each step.
 
   Args:
-    problem: of one lane, without features.
+    problem: the problem of one lane, without features.
     features: a function of a prediction that gives an array of floats, such as
-      `features.Features`; for several problems one of `share_features`.
-    weight: of the error, >= 0.
+      `features.Features`; for several problems what `share_features` returned.
+    weight: weight of the perceptual error in the loss, >= 0.
 
   Raises:
-    ValueError: a weight that is none, a measurement without such features.
+    ValueError: a weight that is no number >= 0, or a measurement from which the
+      features cannot be computed.
   """
   if not (math.isfinite(weight) and weight >= 0):
     raise ValueError(

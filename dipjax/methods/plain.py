@@ -1,4 +1,4 @@
-"""Plain errors: the mean over a function of the differences."""
+"""Methods that minimise the mean of a function of the differences."""
 
 import dataclasses
 
@@ -12,10 +12,10 @@ Array = jax.Array
 
 
 class _Plain(base.Method):
-  """The mean of `measure` over operator(image) - measurement."""
+  """The mean of `measure` over all values of operator(image) - measurement."""
 
   def measure(self, difference: Array) -> Array:
-    """Returns the error of each difference."""
+    """Returns the error of each difference, in the same shape."""
     raise NotImplementedError
 
   def make_objective(

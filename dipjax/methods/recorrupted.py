@@ -1,4 +1,4 @@
-"""Recorrupted-to-Recorrupted: two measurements made out of one."""
+"""Recorrupted-to-Recorrupted: two measurements made from one measurement."""
 
 import dataclasses
 
@@ -12,13 +12,14 @@ from dipjax.methods import base, known_noise
 class Recorrupted(known_noise.KnownNoise):
   """The squared error against a measurement of independent noise.
 
-  The network sees y + j w, w ~ N(0, 1), as its code; its image is compared with
-  y - v w / j, where v is the variance of the noise of y: sigma^2 but where that
-  noise was clipped. The two noises are independent. So the loss is the squared
-  error against the truth, plus a constant, for parameters that do not depend on
-  y: the network learns the noise later, and less of it, than from y alone.
+  The network sees y + j w, w ~ N(0, 1), as its code. Its image is compared with
+  y - v w / j, where v is the variance of the noise of y: sigma^2, or less
+  where the noise was clipped. The two noises are independent. So the loss is
+  the squared error against the truth, plus a constant, for parameters that do
+  not depend on y: the network learns the noise later, and learns less noise,
+  than from y alone.
 
-  The noise must be Gaussian, of a known sigma, clipped or not. Pang et al.,
+  The noise must be Gaussian with a known sigma, clipped or not. Pang et al.,
   Recorrupted-to-Recorrupted, CVPR 2021.
   """
 
@@ -30,8 +31,9 @@ class Recorrupted(known_noise.KnownNoise):
     def objective(params, problem, key):
       image, code = base.draw_image(network, params, problem, key)
       predicted = problem.operator(image)
-      # What the jitter added to y is taken from it, so that the noises of the
-      # code and of what is expected have no correlation.
+      # The code has the noises n + j w, the expectation n - v w / j. Their
+      # covariance is v - j v / j = 0: the scale v / j^2 of the added noise
+      # takes the correlation away.
       added = problem.crop(code - problem.code)
       variance = known_noise.find_variance(problem, image)
       expected = problem.measurement - variance / problem.jitter**2 * added

@@ -15,20 +15,20 @@ from dipjax.methods import base, known_noise
 class Stein(known_noise.KnownNoise):
   """An unbiased estimate of the denoised image's squared error to the truth.
 
-  mean((f(y) - y)^2) + 2 sigma^2 div f(y) / n - sigma^2 for a measurement y with
-  Gaussian noise of deviation problem.sigma. The divergence is that of fixed
-  parameters, along one random direction b over the code: b . (f(y + distance b)
-  - f(y)) / distance. A step takes two passes of the network. Where the code had
-  to be extended beyond y, the estimate leaves out what the extension depends
-  on.
+  The estimate is mean((f(y) - y)^2) + 2 sigma^2 div f(y) / n - sigma^2 for a
+  measurement y of n values with Gaussian noise of deviation problem.sigma. The
+  divergence holds the parameters fixed and is taken along one random direction
+  b over the code: b . (f(y + distance b) - f(y)) / distance. A step takes two
+  passes of the network. Where the code had to be extended beyond y, the
+  estimate leaves out what the extension depends on.
 
   The estimate is unbiased for parameters that do not depend on y: a network
-  that is fitted long enough makes it smaller than the error, and below 0. See
-  `monitors.SURE`. Jo et al., Rethinking Deep Image Prior for Denoising, ICCV
-  2021.
+  that is fitted long enough makes the estimate smaller than the error, and
+  below 0. See `monitors.SURE`. Jo et al., Rethinking Deep Image Prior for
+  Denoising, ICCV 2021.
 
   Attributes:
-    distance: between the two codes in units of b, which is N(0, 1).
+    distance: how far the two codes are apart in units of b, which is N(0, 1).
   """
 
   takes_terms: ClassVar[bool] = False
@@ -53,6 +53,7 @@ class Stein(known_noise.KnownNoise):
         raise ValueError(
           f"Stein's risk needs float32, got {problem.code.dtype}"
         )
+      # Both passes have the same jitter: they differ by the probe alone.
       jitter_key, probe_key = jax.random.split(key)
       code = codes.jitter_code(jitter_key, problem.code, problem.jitter)
       probe = jax.random.normal(probe_key, code.shape, code.dtype)
@@ -62,9 +63,13 @@ class Stein(known_noise.KnownNoise):
       image = denoise(code)
       predicted = problem.operator(image)
       other = problem.operator(denoise(code + self.distance * probe))
-      # Only the real pixels count: elsewhere the probe is no noise of y.
+      # A finite difference along the probe estimates the divergence, because
+      # the probe's entries are independent with variance 1. Only the real
+      # pixels count: elsewhere the probe stands for no noise of y.
       moved = (other - predicted) / self.distance
       divergence = problem.crop(probe) * moved
+      # The terms are summed value by value: the variance of clipped noise is
+      # another at each value.
       residual = jnp.square(predicted - problem.measurement)
       variance = known_noise.find_variance(problem, image)
       return jnp.mean(residual + variance * (2 * divergence - 1)), image

@@ -1,6 +1,6 @@
 """Monitors: when to stop, and which image to return.
 
-`MONITORS` has each rule by the name that a config uses: another one is a class
+`MONITORS` has each rule by the name that a config uses: another rule is a class
 in a file here and a row of this table.
 """
 

@@ -1,9 +1,10 @@
 """The contract of a monitor: when a fit stops, and which image it returns.
 
 A monitor is a frozen value with two pure functions over a `MonitorState`.
-Several watch one fit side by side, each with its own image. They see the
-network's output and the running average of the outputs, never the clean image;
-only `Oracle` does, and it has no say in when a fit stops.
+Several monitors watch one fit side by side, each with its own image. Monitors
+see the network's output and the running average of the outputs, never the clean
+image. Only `Oracle` sees the clean image, and `Oracle` never decides when a fit
+stops.
 """
 
 import dataclasses
@@ -21,34 +22,34 @@ WATCHED = ('estimate', 'output')
 class Observation(NamedTuple):
   """What a step shows to the monitors."""
 
-  step: Array  # From 0.
+  step: Array  # The step's number, from 0.
   loss: Array
   output: Array  # [H, W, C], the network's output at this step.
   estimate: Array  # [H, W, C], the average of the outputs so far.
-  # The Problem: its operator, measurement, reference, sigma and steps.
+  # The `Problem`, with operator, measurement, reference, sigma and steps.
   problem: Any = None
 
 
 class MonitorState(struct.PyTreeNode):
-  """A monitor's state; every monitor has this one."""
+  """The state of a monitor, with the same fields for every monitor."""
 
-  done: Array  # Whether it needs no further step.
-  spent: Array  # Steps it has watched until it was done.
-  step: Array  # The step whose image it would return.
-  image: Array  # [H, W, C], the image it would return.
-  score: Array  # What it judged the last step by.
+  done: Array  # Whether the monitor needs no further step.
+  spent: Array  # Steps that the monitor has watched until it was done.
+  step: Array  # The step whose image the monitor would return.
+  image: Array  # [H, W, C], the image that the monitor would return.
+  score: Array  # The number by which the monitor judged the last step.
   best: Array  # The score at `step`.
-  memory: Any  # Arrays of the rule's own.
+  memory: Any  # Arrays that only this monitor reads.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Monitor:
-  """A monitor; a hashable value, equal where its fields are.
+  """A monitor: a hashable value, equal where its fields are.
 
   Attributes:
-    needs: what must be known for it: 'sigma', 'reference', 'risk' (a method
-      whose loss estimates the risk) or 'clean'.
-    waits: whether it ends a fit by itself, once patience has run out.
+    needs: what the monitor needs to know: 'sigma', 'reference', 'risk' (a
+      method whose loss estimates the risk) or 'clean'.
+    waits: whether the monitor ends a fit by itself, once patience has run out.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset()
@@ -59,7 +60,7 @@ class Monitor:
 
     Args:
       image: [H, W, C], gives the shape only.
-      clean: [H, W, C] or None, for the oracle's eyes only.
+      clean: [H, W, C] or None; only the oracle reads it.
     """
     raise NotImplementedError
 
@@ -67,25 +68,26 @@ class Monitor:
     """Returns the state after a step.
 
     A monitor that is done stays as it is, however long the others go on: its
-    image, step and `spent` are those of a fit that it had to itself.
+    image, step and `spent` are the same as in a fit without other monitors.
     """
     raise NotImplementedError
 
   def list_needs(self) -> frozenset[str]:
-    """Returns what must be known for it and for monitors within it."""
+    """Returns the needs of the monitor and of the monitors within it."""
     return self.needs
 
   def find_deviation(self, state: MonitorState) -> Array | None:
-    """Returns the deviation at each pixel of what its image is a mean of.
+    """Returns the deviation of the samples whose mean is the monitor's image.
 
-    None for a monitor whose image is no mean of samples.
+    The deviation is [..., H, W, C]; None for a monitor whose image is no mean
+    of samples.
     """
     del state
     return None
 
 
 class Rule(Monitor):
-  """A monitor that stops: it counts its steps, and rests when it is done."""
+  """A monitor that counts its steps and changes no more once it is done."""
 
   def init(self, image: Array, clean: Array | None) -> MonitorState:
     """See `Monitor.init`."""
@@ -102,7 +104,7 @@ class Rule(Monitor):
     return jax.lax.cond(state.done, lambda state: state, count, state)
 
   def watch(self, state: MonitorState, seen: Observation) -> MonitorState:
-    """Returns the state after a step, of a rule that is not done."""
+    """Returns the state after a step, where the rule was not done before it."""
     raise NotImplementedError
 
 
@@ -111,24 +113,27 @@ def update_average(
 ) -> tuple[Array, Array]:
   """Returns the exponential average with `image` added, and its unbiased value.
 
-  With weights decay^age: average <- decay * average + (1 - decay) * image from
-  zero, unbiased by 1 / (1 - decay^(step + 1)). A decay of 0 is no averaging.
+  The weights are decay^age: average <- decay * average + (1 - decay) * image
+  from zero, unbiased by 1 / (1 - decay^(step + 1)). A decay of 0 is no
+  averaging.
 
   Args:
-    average: [H, W, C], zero before step 0.
-    image: [H, W, C], of this step.
-    step: of the image, from 0.
+    average: [H, W, C], the biased average so far; zero before step 0.
+    image: [H, W, C], the image of this step.
+    step: the image's step, from 0.
     decay: in [0, 1).
 
   Returns:
-    The biased average, for the next call, and the unbiased one, to be used.
+    The biased average, for the next call, and the unbiased average, to be used.
   """
+  # The biased average begins at zero, and after n steps its weights add up to
+  # 1 - decay^n: the division makes them add up to 1.
   average = decay * average + (1 - decay) * image
   return average, unbias_average(average, step + 1, decay=decay)
 
 
 def unbias_average(average: Array, steps: Array, *, decay: float) -> Array:
-  """Returns the value of a biased average of so many steps, at least one."""
+  """Returns the unbiased value of a biased average of `steps` >= 1 images."""
   return average / (1 - decay ** (steps + 0.0))
 
 
@@ -145,9 +150,9 @@ def start(
 
   Args:
     image: [H, W, C], gives the shape only.
-    done: whether it asks for no step at all.
-    best: the score that any other beats.
-    memory: arrays of the rule's own.
+    done: whether the monitor asks for no step at all.
+    best: a score that any other score beats.
+    memory: arrays that only this monitor reads.
   """
   return MonitorState(
     done=jnp.array(done),
@@ -161,7 +166,7 @@ def start(
 
 
 def get_known(seen: Observation, name: str, rule: str) -> Array:
-  """Returns what a rule needs of the problem; ValueError where it has none."""
+  """Returns a field of the problem; ValueError, naming the rule, for None."""
   value = getattr(seen.problem, name)
   if value is None:
     raise ValueError(f'{rule} needs the {name} of the measurement: got none')
@@ -169,7 +174,7 @@ def get_known(seen: Observation, name: str, rule: str) -> Array:
 
 
 def predict(seen: Observation, of: str) -> Array:
-  """Returns what the operator makes of the 'estimate' or of the 'output'."""
+  """Returns the operator's prediction for the 'estimate' or the 'output'."""
   return seen.problem.operator(getattr(seen, of))
 
 
@@ -177,8 +182,8 @@ def measure_error(seen: Observation, of: str, measurement: Array) -> Array:
   """Returns the mean squared error of an image's prediction.
 
   Args:
-    seen: of the step.
-    of: 'estimate' or 'output'.
+    seen: what the step shows.
+    of: which image is predicted from, 'estimate' or 'output'.
     measurement: what the prediction is compared with.
   """
   return jnp.mean(jnp.square(predict(seen, of) - measurement))
@@ -200,15 +205,17 @@ def keep_least(
   counts: Array,
   patience: int,
 ) -> MonitorState:
-  """Returns the state at the least score; done when that stays the least.
+  """Returns the state at the least score, done once the patience has run out.
 
   Args:
-    state: before the step.
-    seen: in the step.
-    score: of the step.
+    state: the state before the step.
+    seen: what the step shows.
+    score: the step's score.
     counts: whether the score of this step counts.
     patience: steps without a smaller score after which the rule is done.
   """
+  # An infinite score is never the least, so that a step that does not count
+  # selects no image and starts no wait.
   score = jnp.where(counts, score, jnp.inf)
   state = keep_best(state, seen, score, score < state.best)
   return state.replace(done=counts & (seen.step - state.step >= patience))
@@ -221,7 +228,9 @@ def keep_best(
   better: Array,
   of: str = 'estimate',
 ) -> MonitorState:
-  """Returns the state at the seen image if it is better, or the first one."""
+  """Returns the state at the seen image if it is better or none is kept yet."""
+  # As long as no score is finite, the latest image is kept: a fit that ends
+  # early still returns an image.
   better = better | ~jnp.isfinite(state.best)
   return state.replace(
     score=score,

@@ -1,4 +1,4 @@
-"""Rules that know the noise: its level, or a second look at the picture."""
+"""Rules that know the noise: its level, or a second measurement."""
 
 import dataclasses
 from typing import ClassVar
@@ -16,17 +16,18 @@ Array = jax.Array
 class Discrepancy(base.Rule):
   """The estimate where the residual has come down to the noise.
 
-  Done at the first step whose mean((operator(image) - measurement)^2) is at
-  most factor * problem.sigma^2 (Morozov's principle). A measurement that lies
-  in [0, 1] was clipped, and part of its noise with it: what is expected of such
-  noise around the prediction then takes the place of sigma^2.
+  The rule is done at the first step whose mean((operator(image) -
+  measurement)^2) is at most factor * problem.sigma^2 (Morozov's principle). A
+  measurement that lies in [0, 1] was clipped, and clipping removes part of the
+  noise: the expected square of the clipped noise around the prediction then
+  takes the place of sigma^2.
 
   Attributes:
-    of: whose residual, 'estimate' or 'output'.
-    factor: above 1 is sooner.
+    of: the image whose residual is watched, 'estimate' or 'output'.
+    factor: multiplies the level; a factor above 1 stops sooner.
 
   Raises:
-    ValueError: factor not above 0, or `of` is neither; in the first step, a
+    ValueError: factor not above 0, or an unknown `of`; in the first step, a
       problem without sigma.
   """
 
@@ -47,6 +48,8 @@ class Discrepancy(base.Rule):
     sigma = base.get_known(seen, 'sigma', 'discrepancy')
     measurement = seen.problem.measurement
     prediction = base.predict(seen, self.of)
+    # The expected square of clipped noise differs between dark and bright
+    # pixels: the prediction, the best guess at the truth, tells them apart.
     error = jnp.mean(jnp.square(prediction - measurement))
     square = noise.expect_square(prediction, sigma)
     level = self.factor * jnp.where(
@@ -59,10 +62,11 @@ class Discrepancy(base.Rule):
 class SURE(base.Rule):
   """The estimate where the loss, an estimated risk, falls to zero.
 
-  For the method `methods.Stein`, whose loss is an unbiased estimate of the
-  squared error of a network that is not fitted to this noise: below 0 it is no
-  longer one. The zero crossing of Jo et al., Rethinking Deep Image Prior for
-  Denoising, ICCV 2021 (gistvision/DIP-denosing).
+  The rule is for the method `methods.Stein`. The loss of `methods.Stein` is an
+  unbiased estimate of the squared error of a network that is not fitted to the
+  noise: a loss below 0 shows that the network is fitted to the noise. Source:
+  the zero crossing of Jo et al., Rethinking Deep Image Prior for Denoising,
+  ICCV 2021 (gistvision/DIP-denosing).
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'risk'})
@@ -78,13 +82,14 @@ class SURE(base.Rule):
 class PseudoReference(base.Rule):
   """The estimate closest to problem.reference, a second measurement.
 
-  The noise of the reference must be independent of that of the measurement that
-  is fitted: another exposure, or one split in two by `noise.split_measurement`.
-  The squared error against it is that against the truth plus a constant.
+  The noise of the reference must be independent of the noise of the fitted
+  measurement: the reference is another exposure, or `noise.split_measurement`
+  splits one exposure in two. The squared error against the reference is then on
+  average the squared error against the truth plus a constant.
 
   Attributes:
     patience: steps to wait for a smaller error.
-    warmup: steps that do not count.
+    warmup: steps at the beginning that do not count.
     tau: how a caller with one measurement splits it, see
       `noise.split_measurement`; the rule itself does not use it.
 
@@ -125,9 +130,10 @@ class PseudoReference(base.Rule):
 class ReachNoise(base.Monitor):
   """The estimate at the first step whose squared error is the known noise.
 
-  Done there: at an error of at most problem.sigma^2. Where sigma is 0, not
-  known, it does what `otherwise` does. The level is a part of the problem, so
-  that all stages of a fit have one program.
+  The monitor is done at the first step whose output has a mean squared error to
+  the measurement of at most problem.sigma^2. Where sigma is 0, which stands for
+  not known, the monitor does what `otherwise` does. The level is a part of the
+  problem, so that all stages of a fit have one program.
 
   Attributes:
     otherwise: the monitor where sigma is 0.
@@ -147,6 +153,8 @@ class ReachNoise(base.Monitor):
     self, state: base.MonitorState, seen: base.Observation
   ) -> base.MonitorState:
     """See `base.Monitor.update`."""
+    # Both cases are computed and one is chosen: sigma is an array, and the
+    # program is the same for stages with known and with unknown noise.
     ruled = self.otherwise.update(state, seen)
     level = jnp.square(seen.problem.sigma)
     error = base.measure_error(seen, 'output', seen.problem.measurement)

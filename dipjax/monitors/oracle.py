@@ -16,8 +16,9 @@ Array = jax.Array
 class Oracle(base.Monitor):
   """The image of the highest PSNR against the clean image.
 
-  Ground truth: for comparison with the other monitors, never to stop or select.
-  Always done, so that it never asks for a step.
+  The oracle knows the ground truth: it is for comparison with the other
+  monitors, never to stop or select. The oracle is always done, so that it never
+  asks for a step.
 
   Attributes:
     of: which image is judged and kept, 'estimate' or 'output'.
@@ -44,5 +45,5 @@ class Oracle(base.Monitor):
     return base.keep_best(state, seen, score, score > state.best, self.of)
 
 
-# What a fit with a known clean image reports beside its own monitors.
+# A fit with a known clean image has the oracles beside its own monitors.
 ORACLES = {'oracle': Oracle(), 'oracle_output': Oracle(of='output')}

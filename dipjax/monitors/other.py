@@ -12,13 +12,14 @@ Array = jax.Array
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Last(base.Rule):
-  """The estimate after `steps` steps, for those who know how many.
+  """The estimate after a fixed number of steps.
 
   Attributes:
-    steps: at least 1; None is all that the problem allows.
+    steps: after how many steps, at least 1; None is all that the problem
+      allows.
 
   Raises:
-    ValueError: fewer.
+    ValueError: fewer than 1 step.
   """
 
   steps: int | None = None
@@ -39,10 +40,11 @@ class Last(base.Rule):
 class Mean(base.Rule):
   """The mean of every `every`-th output from step `warmup` on.
 
-  For samples of a posterior (`optimizers.langevin`) that is the posterior's
-  mean; `memory` holds their number and the sum of the squared deviations from
-  it, [H, W, C], see `find_deviation`. Never done: a fit with it takes all of
-  its steps. Before the first sample the image is the estimate.
+  For samples of a posterior (`optimizers.langevin`) the image is the
+  posterior's mean. `memory` holds the number of samples and the sum of their
+  squared deviations from the mean, [H, W, C], see `find_deviation`. The rule is
+  never done: a fit with it takes all of its steps. Before the first sample the
+  image is the estimate.
 
   Attributes:
     warmup: the first step that counts, the burn-in.
@@ -73,12 +75,14 @@ class Mean(base.Rule):
     count, squares = state.memory
     since = seen.step - self.warmup
     sampled = (seen.step >= self.warmup) & (since % self.every == 0)
-    # Welford's update: the sum of squares without a difference of large sums.
+    # Welford's update keeps the sum of squares without a difference of large
+    # sums, which would lose digits. Steps without a sample add nothing.
     count = count + sampled
     before = jnp.where(count > 1, state.image, 0)
     difference = seen.output - before
     after = before + difference / jnp.maximum(count, 1)
     squares += jnp.where(sampled, difference * (seen.output - after), 0)
+    # A fit that ends before the first sample returns the running average.
     kept = jnp.where(count > 0, state.image, seen.estimate)
     return state.replace(
       step=seen.step,
@@ -89,7 +93,7 @@ class Mean(base.Rule):
   def find_deviation(self, state: base.MonitorState) -> Array:
     """Returns the standard deviation of the samples, [..., H, W, C].
 
-    The state may be that of one lane or of many; the deviation of fewer than
+    The state belongs to one lane or to many lanes; the deviation of fewer than
     two samples is 0.
     """
     count, squares = state.memory
@@ -98,17 +102,17 @@ class Mean(base.Rule):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AtHorizon(base.Monitor):
-  """A monitor that sees an average of a decay of its own.
+  """A monitor that sees an average with a decay of its own.
 
-  Its images are those of `monitor` in a fit with that decay, so that one fit
-  shows averages over several horizons; the state holds one image more.
+  Its images equal the images of `monitor` in a fit with this decay, so that one
+  fit shows averages over several horizons; the state holds one image more.
 
   Attributes:
-    monitor: any.
-    decay: of the average, in [0, 1).
+    monitor: any monitor.
+    decay: weight of the older outputs in the average, in [0, 1).
 
   Raises:
-    ValueError: a decay outside of that.
+    ValueError: a decay outside [0, 1).
   """
 
   monitor: base.Monitor

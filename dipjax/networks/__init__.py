@@ -1,12 +1,13 @@
-"""Networks: the image is the output of one of them.
+"""Networks: the image is the output of a network.
 
-`NETWORKS` has each by the name that a config uses, with the settings that its
-authors published: another one is a file here and a row of this table.
+`NETWORKS` has each network by the name that a config uses, with the settings
+that its authors published: another network is a file here and a row of this
+table.
 
 A network is a linen module over one code [H, W, C] with the fields `outputs`,
 the channels of its image, and `remat`; all its fields have defaults. Its method
-`code_size(height, width)` returns the size of a code for such an image, large
-enough for every padding by reflection.
+`code_size(height, width)` returns the size of a code for an image of this
+height and width, large enough for every padding by reflection.
 """
 
 from collections.abc import Mapping
@@ -23,16 +24,16 @@ from dipjax.networks.unet import UNet
 
 
 class Row(NamedTuple):
-  """A network, how it is fitted, and how it is made small."""
+  """A network, the settings of its fit, and its smaller sizes."""
 
   module: type[nn.Module]
   quick: Mapping[str, Any] = {}  # Fields for minutes on a laptop.
   smoke: Mapping[str, Any] = {}  # Fields for seconds, code_channels too.
-  code_channels: int = 32  # Of the noise that is its code.
+  code_channels: int = 32  # Channels of the noise that is the network's code.
   learning_rate: float = 0.01
-  jitter: float | None = None  # None: that of the task.
-  # How long a rule waits; None: as the rule has it. Where steps are ten times
-  # smaller, the usual 300 steps can end in an early valley.
+  jitter: float | None = None  # None: the jitter of the task.
+  # Steps that a rule waits; None: the rule's own patience. Where steps are ten
+  # times smaller, the usual 300 steps can end in an early valley.
   patience: int | None = None
 
 
@@ -49,7 +50,7 @@ NETWORKS = {
     learning_rate=0.001,
     patience=1000,
   ),
-  # Never published as a prior: it is fitted as the ResNet.
+  # Nobody published DnCNN as a prior: it has the settings of the ResNet.
   'dncnn': Row(
     DnCNN,
     quick={'depth': 9, 'channels': 32},

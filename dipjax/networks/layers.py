@@ -24,13 +24,13 @@ DOWNSAMPLINGS = ('stride', 'average', 'max', 'lanczos2')
 UPSAMPLINGS = ('nearest', 'bilinear')
 PADDINGS = tuple(conv.PADDINGS)
 
-upsample = conv.upsample  # Beside `downsample`.
+upsample = conv.upsample  # Networks find it here, beside `downsample`.
 
 
 class Conv(nn.Module):
   """A convolution with bias that keeps the size, or halves it (rounded up).
 
-  Kernel and bias start as PyTorch's, U(-b, b) with b = 1 / sqrt(fan in).
+  Kernel and bias start as in PyTorch: U(-b, b) with b = 1 / sqrt(fan in).
 
   Attributes:
     features: channels of the result.
@@ -39,7 +39,7 @@ class Conv(nn.Module):
     padding: 'reflect' or 'zero'.
     add_bias: False where a normalisation follows, which takes every constant
       away. Then the bias is a parameter, as in the paper, without effect.
-    has_bias: whether there is such a parameter.
+    has_bias: whether the bias is a parameter at all.
   """
 
   features: int
@@ -71,7 +71,7 @@ class Conv(nn.Module):
 
 
 def make_init(fan_in: int) -> Callable[..., Array]:
-  """Returns (key, shape) -> U(-b, b), b = 1 / sqrt(fan in), as PyTorch's."""
+  """Returns (key, shape) -> U(-b, b), b = 1 / sqrt(fan in), as in PyTorch."""
   bound = 1 / math.sqrt(fan_in)
   return lambda key, shape: jax.random.uniform(
     key, shape, minval=-bound, maxval=bound
@@ -79,13 +79,14 @@ def make_init(fan_in: int) -> Callable[..., Array]:
 
 
 class Norm(nn.Module):
-  """Each channel to mean 0 and variance 1, scale and bias, an activation.
+  """Normalises each channel, then applies scale, bias and an activation.
 
-  This is batch normalisation in training mode for a batch of one image, with
-  statistics over its pixels in float32.
+  A normalised channel has mean 0 and variance 1. The layer is batch
+  normalisation in training mode for a batch of one image, with statistics over
+  the image's pixels in float32.
 
   Attributes:
-    activation: of ACTIVATIONS.
+    activation: a name of ACTIVATIONS.
     epsilon: added to the variance.
   """
 
@@ -105,20 +106,23 @@ class Norm(nn.Module):
 
 
 def make_image(x: Array, sigmoid: bool) -> Array:
-  """Returns x in float32, squeezed into (0, 1) if `sigmoid`: the last layer."""
+  """Returns x in float32, squeezed into (0, 1) if `sigmoid`.
+
+  It is the last layer of a network.
+  """
   x = conv.widen(x)
   return jax.nn.sigmoid(x) if sigmoid else x
 
 
-# The normalisation has gradients of its own, because those of automatic
-# differentiation read and write the image twice as often.
+# The normalisation has gradients of its own, because automatic differentiation
+# would read and write the image twice as often.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def _normalize(x, scale, bias, epsilon, activation):
   return _normalize_forward(x, scale, bias, epsilon, activation)[0]
 
 
 def _normalize_forward(x, scale, bias, epsilon, activation):
-  # The only image that is kept is x: the others are cheap to make again.
+  # The backward pass keeps x alone: the other images are cheap to make again.
   mean, variance = conv.compute_moments(x)
   residuals = x, mean, jax.lax.rsqrt(variance + epsilon), scale, bias
   _, affine = _whiten(residuals)
@@ -129,21 +133,22 @@ def _whiten(residuals):
   """Returns x with mean 0 and variance 1, and the same with scale and bias."""
   x, mean, factor, scale, bias = residuals
   whitened = (conv.widen(x) - mean[None, None]) * factor[None, None]
-  # In PyTorch's order of operations rounding agrees with the authors' numbers.
+  # The order of operations is PyTorch's, so that rounding agrees with the
+  # authors' numbers.
   return whitened, whitened * scale[None, None] + bias[None, None]
 
 
 def _normalize_backward(epsilon, activation, residuals, gradient):
   del epsilon
-  # Back through the activation, in float32.
+  # The gradient goes back through the activation, in float32.
   x, _, factor, scale, _ = residuals
   whitened, affine = _whiten(residuals)
   _, pull_back = jax.vjp(ACTIVATIONS[activation], affine)
   (gradient,) = pull_back(conv.widen(gradient))
-  # The two sums over the image are gradients of parameters, and what the
-  # gradient in x needs of mean and variance: it is centred, and has no part
-  # along the whitened image, because neither a constant nor a factor in x
-  # changes the result.
+  # The two sums over the image are the gradients of the parameters. The sums
+  # also give the gradient in x its dependence on mean and variance: neither a
+  # constant nor a factor in x changes the result, so that the gradient in x is
+  # centred and has no part along the whitened image.
   bias_gradient = jnp.sum(gradient, axis=(0, 1))
   scale_gradient = jnp.sum(gradient * whitened, axis=(0, 1))
   pixels = x.shape[0] * x.shape[1]
@@ -157,7 +162,7 @@ _normalize.defvjp(_normalize_forward, _normalize_backward)
 
 
 def apply_to_pixels(function: Callable[[Array], Array], blocks: Array) -> Array:
-  """Applies a function that knows no neighbours to blocks [h, w, p, q, C]."""
+  """Applies a function of single pixels to blocks [h, w, p, q, C]."""
   pixels = blocks.reshape(blocks.shape[0], -1, blocks.shape[-1])
   return function(pixels).reshape(*blocks.shape[:-1], -1)
 
@@ -168,21 +173,21 @@ def merge_doubled(
   """Returns convolution(norm(concat(skip, upsample(x, mode)))), in blocks.
 
   A normalisation must follow. A large image is never doubled, see
-  `choose.prefers_blocks`; its result lacks a constant in each channel, which
-  the normalisation that follows takes away.
+  `choose.prefers_blocks`; the result of a large image lacks a constant in each
+  channel, which the normalisation that follows takes away.
 
   Args:
-    norm: without an activation.
-    convolution: with a stride of 1, without a bias that is added.
+    norm: a normalisation without an activation.
+    convolution: a convolution with a stride of 1 that adds no bias.
     skip: [H, W, S], or None. Both images are cropped as `concatenate` does.
     x: [h, w, C].
-    mode: of UPSAMPLINGS.
+    mode: a name of UPSAMPLINGS.
 
   Returns:
-    [h', w', p, q, features], of which `conv.join_blocks` makes the image.
+    [h', w', p, q, features]; `conv.join_blocks` makes the image from it.
 
   Raises:
-    ValueError: an activation, a bias or a stride that is none of these.
+    ValueError: an activation, an added bias, or a stride other than 1.
   """
   if norm.activation != 'none' or convolution.add_bias:
     raise ValueError('merge_doubled takes no activation and adds no bias')
@@ -233,7 +238,7 @@ def downsample(x: Array, mode: str) -> Array:
   return resampling.reduce_image(x, kernel, 2)
 
 
-# What the networks have in common when they are made.
+# Checks and sizes that all networks share.
 
 
 def round_up(
@@ -242,9 +247,9 @@ def round_up(
   """Returns the smallest size that covers an image and can be halved exactly.
 
   Args:
-    height, width: of the image.
-    multiple: of each side.
-    least: how many of these each side has at least.
+    height, width: the image's sides, in pixels.
+    multiple: divides each side of the result.
+    least: each side of the result is at least `least` times `multiple`.
   """
   up = lambda side: multiple * max(-(-side // multiple), least)
   return up(height), up(width)

@@ -25,8 +25,8 @@ class Skip(nn.Module):
 
   Attributes:
     outputs: channels of the image.
-    down, up, skip: channels of each level on the way in, on the way out, and of
-      its skip (0: none); three tuples of one length.
+    down, up, skip: channels of each level on the way in, on the way out, and in
+      the skip (0: no skip); three tuples of one length.
     down_size, up_size: sides of the kernels, one for all levels or a tuple;
       skips and the last layer are 1x1.
     upsampling: 'nearest' or 'bilinear', one for all levels or a tuple.
@@ -41,7 +41,8 @@ class Skip(nn.Module):
   The network computes in the precision of the code; the image is float32.
 
   Raises:
-    ValueError: an argument that is none of these.
+    ValueError: an unknown name, tuples of different lengths, or channels below
+      their least.
   """
 
   outputs: int = 3

@@ -33,15 +33,16 @@ from experiments.lib.task import Result
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   """Fits all arms, one group after the other; returns numbers and arrays.
 
-  A finished arm is a line of arms.jsonl: the same command goes on after it.
+  A finished arm is a line of arms.jsonl: the same command goes on after the
+  finished arms.
 
   Args:
     config: as configs/ablation.py.
-    workdir: the folder for all that the run leaves.
+    workdir: the folder for all files of the run.
 
   Raises:
-    ValueError: bad input, all arms that cannot run among it, in one line;
-      nothing is left behind.
+    ValueError: bad input, in one line that also names all arms that cannot run;
+      no file is left behind.
   """
   data, sigma, told = load(config)
   _check_rule(config)
@@ -88,7 +89,7 @@ def _check_rule(config):
 def load(
   config: ml_collections.ConfigDict,
 ) -> tuple[Data, float, str]:
-  """Returns the picture, the deviation of its noise, and how that is known."""
+  """Returns the data, the noise's deviation, and how the deviation is known."""
   data = load_denoising(config.data)
   if data.clean is None:
     raise ValueError(
@@ -104,16 +105,17 @@ def load(
 def fit_arms(
   config: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: str
 ) -> tuple[list[dict], dict[str, np.ndarray]]:
-  """Fits arms of one program at once, each seed a lane.
+  """Fits arms of one program at once, each seed of each arm in a lane.
 
-  Leaves ARM.png, what the first seed gave.
+  The first seed's image of each arm becomes the file ARM.png.
 
   Returns:
-    The rows of the arms, and what the first seed gave by the arm's name.
+    The rows of the arms, and by the arm's name the first seed's image.
   """
   setups = [arms_lib.make_setup(config, arm) for arm in arms]
   print(f'{", ".join(arm.name for arm in arms)}:')
-  # Each stage lasts as long as its longest.
+  # Arms go from stage to stage together: a stage lasts as long as in the arm
+  # that takes the most steps.
   together = zip(*(setup.plan for setup in setups), strict=True)
   steps = sum(max(stage.steps for stage in alike) for alike in together)
   seeds = setups[0].seeds * len(arms)
@@ -135,7 +137,10 @@ def fit_arms(
 def make_rows(
   arm: Arm, setup: stages.Setup, result: Restoration, seconds: float
 ) -> list[dict]:
-  """Returns the row of a staged arm, or both of a plain fit."""
+  """Returns the one row of a staged arm, or the two rows of a plain fit.
+
+  A plain fit has a row for its fixed steps and a row for the stopping rule.
+  """
   row = {
     'arm': arm.name,
     **arm._asdict(),
@@ -181,7 +186,11 @@ def write(
   beside: list[dict],
   rows: list[dict],
 ) -> dict:
-  """Writes table.md, table.csv, arms.png and result.json; returns the last."""
+  """Writes table.md, table.csv, arms.png and result.json.
+
+  Returns:
+    The content of result.json.
+  """
   budget = config.fit.steps
   lines = [table.summarize_row(r, budget) for r in (*beside, *rows)]
   judged = claims.judge_claims(rows)
@@ -198,7 +207,8 @@ def write(
   folders.write_atomic(path('table.csv'), csv.encode())
   if not plots.draw_arms(path('arms.png'), lines):
     print("for arms.png: pip install 'dipjax[plots]'")
-  # A plain fit that was stopped is a part of that with fixed steps.
+  # The stopped plain fit is the first part of the plain fit with fixed steps:
+  # to count its steps would count them twice.
   fits = [row for row in rows if row['method'] != table.STOPPED]
   summary = {
     'experiment': 'ablation',

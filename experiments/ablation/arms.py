@@ -1,6 +1,6 @@
 """The arms of an ablation: their configs, their budget, what they share.
 
-All checks are here: an arm that is planned can run.
+This module makes all checks, so that every planned arm can run.
 """
 
 import itertools
@@ -15,14 +15,15 @@ from experiments.ablation import table
 from experiments.ablation.table import Arm
 from experiments.lib import fields, stages
 
-_ENOUGH = 10**9  # Steps, so many that rounding is no share of them.
+_ENOUGH = 10**9  # Steps; so many that rounding to whole steps does not matter.
 
 
 def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
-  """Returns the steps that each arm has at most, for each seed.
+  """Returns the most steps that each arm can take, for each seed.
 
   Raises:
-    ValueError: no arms; or all that cannot run and why, in one line.
+    ValueError: there are no arms, or arms that cannot run; one line names all
+      of them and says why.
   """
   arms = config.arms
   crossed = table.cross_arms(
@@ -58,7 +59,7 @@ def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
 
 
 def make_setup(config: ml_collections.ConfigDict, arm: Arm) -> stages.Setup:
-  """Returns what an arm's stages share; a plain fit is a stage without noise.
+  """Returns what an arm's stages share; a plain fit is one stage without noise.
 
   Raises:
     ValueError: an arm that cannot run.
@@ -75,13 +76,14 @@ def make_setup(config: ml_collections.ConfigDict, arm: Arm) -> stages.Setup:
 def make_config(
   config: ml_collections.ConfigDict, arm: Arm
 ) -> ml_collections.ConfigDict:
-  """Returns the config of one arm, as configs/staged.py has it.
+  """Returns the config of one arm, with the fields of configs/staged.py.
 
-  Its fit.steps is the largest with which all stages keep to the ablation's.
+  Its fit.steps is the largest with which all stages together take at most the
+  ablation's fit.steps.
   """
   case = fields.choose(config.cases, arm.network, 'arms.networks')
   own = ml_collections.ConfigDict(config.to_dict())
-  # What follows is a config of staged fitting, and no more.
+  # Without the ablation's sections it is a config of staged fitting.
   del own.arms, own.baselines, own.cases
   own.network = case.network
   own.fit.update(case.fit)
@@ -104,6 +106,8 @@ def _spend_budget(own):
     own.fit.steps = most
     return sum(stage.steps for stage in stages.make_plan(own))
 
+  # Stages take fixed shares of fit.steps, up to rounding. The shares give a
+  # first value; rounding down may leave room for a few steps more.
   most = int(budget * _ENOUGH / count(_ENOUGH))
   while count(most + 1) <= budget:
     most += 1
@@ -111,12 +115,12 @@ def _spend_budget(own):
 
 
 def count_steps(setup: stages.Setup) -> int:
-  """Returns the steps that an arm has at most, for each seed."""
+  """Returns the most steps that an arm can take, for each seed."""
   return sum(stage.steps for stage in setup.plan)
 
 
 def _trace_fit(setup):
-  """Raises what a fit would before its first step; computes nothing."""
+  """Raises the errors that a fit has before its first step; fits nothing."""
 
   def begin(key):
     recipe, problem = stages.pose_stage(setup, key, 0, setup.first_code)
@@ -130,7 +134,7 @@ def describe_budget(
   planned: Mapping[Arm, int],
   done: Collection[str],
 ) -> str:
-  """Returns how many arms there are and what they may spend, in one line."""
+  """Returns the number of arms and the steps they can take, in one line."""
   steps, lanes = list(planned.values()), config.lanes
   finished = sum(arm.name in done for arm in planned)
   return (
@@ -142,9 +146,9 @@ def describe_budget(
 
 
 def group_arms(arms: Collection[Arm], together: int) -> Iterator[list[Arm]]:
-  """Yields the arms, up to `together` of one program at a time.
+  """Yields groups of at most `together` arms that share one program.
 
-  Networks keep their order; plain fits come before the staged ones.
+  Networks keep their order; plain fits come before staged fits.
   """
   networks = list(dict.fromkeys(arm.network for arm in arms))
   program = lambda arm: (

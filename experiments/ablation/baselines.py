@@ -1,4 +1,4 @@
-"""Denoisers that are told the noise, to compare a deep image prior with."""
+"""Denoisers that know the noise, to compare a deep image prior with."""
 
 import json
 import os
@@ -20,13 +20,14 @@ class Trained(NamedTuple):
 
   model: ddpm.Model
   params: Any
-  steps: int  # Of its training so far.
+  steps: int  # Steps of training so far.
 
 
 def denoise_bm3d(noisy: np.ndarray, sigma: float) -> np.ndarray | None:
   """Returns the image without its noise, or None without the package bm3d.
 
-  BM3D (Dabov et al. 2007), that for colour in the opponent space.
+  The denoiser is BM3D (Dabov et al. 2007); for colour it works in the opponent
+  space.
 
   Args:
     noisy: [H, W, 1 or 3] in [0, 1].
@@ -48,11 +49,12 @@ def load_ddpm(workdir: str, shape: tuple[int, int, int]) -> Trained:
   """Returns the latest checkpoint of a run of `experiments.ddpm`.
 
   Args:
-    workdir: of that run.
-    shape: (H, W, C) of the images that it is to denoise.
+    workdir: the folder of the run.
+    shape: (H, W, C) of the images that the model is to denoise.
 
   Raises:
-    ValueError: no such run, no checkpoint in it, or images that do not fit.
+    ValueError: the folder has no run or no checkpoint, or the images do not
+      fit.
   """
   wrong = f'{workdir!r} is no folder of a run of experiments.ddpm'
   try:
@@ -63,7 +65,7 @@ def load_ddpm(workdir: str, shape: tuple[int, int, int]) -> Trained:
   if not {'schedule', 'network', 'train', 'sample'} <= set(config):
     raise ValueError(wrong)
   ddpm.check_config(config, (1, *shape))
-  # Opened where there is none, it would be made.
+  # Opening checkpoints makes the folder where there is none.
   if not os.path.isdir(os.path.join(workdir, 'checkpoints')):
     raise ValueError(f'{workdir!r} has no checkpoint yet')
   model = ddpm.make_model(config, shape[-1])
@@ -87,7 +89,8 @@ def denoise_ddpm(
 ) -> np.ndarray:
   """Returns the image without its noise, [H, W, C] in [0, 1].
 
-  From the step of the diffusion that has this noise, without any of its own.
+  The diffusion runs back from the step that has as much noise as the image, and
+  adds no noise of its own.
   """
   (restored,) = diffusion.denoise(
     trained.model.network,
@@ -103,7 +106,7 @@ def denoise_ddpm(
 def make_rows(
   data: Data, sigma: float, told: str, trained: Trained | None
 ) -> list[dict]:
-  """Returns the rows of what is no fit: the measurement, DDPM, BM3D."""
+  """Returns the rows that no fit gives: the measurement, DDPM and BM3D."""
   noisy, ddpm, how = data.measurement, None, 'no baselines.ddpm is given'
   if trained:
     ddpm = denoise_ddpm(trained, noisy, sigma)

@@ -1,6 +1,6 @@
-"""What the arms of an ablation say of the source's claims, and of stopping.
+"""Judges the source's claims and the stopping by the arms of an ablation.
 
-No fits and no files: rows and lines are those of `table`.
+The module fits nothing and reads no file; `table` defines rows and lines.
 """
 
 import itertools
@@ -23,12 +23,14 @@ from experiments.ablation.table import (
 
 
 class Claim(NamedTuple):
-  """That an arm is better than one that differs from it in `factor` alone."""
+  """The claim that an arm beats an arm that differs in `factor` alone."""
 
   text: str
-  factor: str  # Of FACTORS, or 'method'.
-  is_better: Callable[[Any, Any], bool]  # Whether the claim prefers the first.
-  # Its mean in the source's table in dB, of targets made of the clean image.
+  factor: str  # One of FACTORS, or 'method'.
+  # (value of factor, another value) -> whether the claim prefers the first.
+  is_better: Callable[[Any, Any], bool]
+  # Mean difference in the source's table, in dB, with targets made from the
+  # clean image.
   published: float | None = None
 
 
@@ -58,7 +60,7 @@ CLAIMS = (
     0.84,
   ),
 )
-# Not the source's: its plain DIP was not stopped.
+# The source does not claim this: its plain DIP was not stopped.
 OWN_CLAIM = Claim(
   'staged fitting beats plain DIP with our stopping',
   'method',
@@ -67,12 +69,12 @@ OWN_CLAIM = Claim(
 
 
 def judge_claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
-  """Returns what the rows say of each claim, in each protocol.
+  """Returns a verdict on each claim, in each protocol that the rows have.
 
-  Each has a `text`, and in numbers the mean over pairs of arms and over seeds
-  of the difference in PSNR, its deviation over seeds, and how many pairs agree.
-  Equal seeds of two arms share the noise, and networks of equal shapes begin
-  as the same.
+  A verdict has a `text` and numbers: the mean over pairs of arms and over seeds
+  of the difference in PSNR, in dB, the deviation of the difference over seeds,
+  and how many pairs agree. Equal seeds of two arms share the noise, and
+  networks of equal shapes begin with the same parameters.
   """
   judged = []
   for reference in (MEASUREMENT, CLEAN):
@@ -85,6 +87,8 @@ def judge_claims(rows: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def _judge(claim, staged, plain):
+  # Seeds are compared one by one, because two arms share a seed's noise: the
+  # difference spreads less than the scores.
   others = plain if claim.factor == 'method' else staged
   pairs = [
     _subtract_lanes(a, b)
@@ -123,14 +127,17 @@ def _judge(claim, staged, plain):
 
 
 def _differ_in(factor, a, b):
-  """Whether nothing else tells them apart; a plain fit has but its loss."""
+  """Returns whether two rows differ in nothing but `factor`.
+
+  A plain fit has a network and a loss, but no other factor to compare.
+  """
   if factor == 'method':
     return all(a[name] == b[name] for name in ('network', 'perceptual'))
   return all(a[name] == b[name] for name in FACTORS if name != factor)
 
 
 def _subtract_lanes(a, b):
-  """Difference in PSNR by seed."""
+  """Returns by seed the difference in PSNR, in dB, where both rows have it."""
   scores = {lane['seed']: lane['psnr'] for lane in b['lanes']}
   both = {
     lane['seed']: subtract(lane['psnr'], scores.get(lane['seed']))
@@ -140,10 +147,10 @@ def _subtract_lanes(a, b):
 
 
 def describe_stopping(lines: Sequence[Row]) -> list[str]:
-  """Returns for each method how far its final images are from the best ones.
+  """Returns a line on each method: how far its images are from the best ones.
 
   Args:
-    lines: of `summarize_row`.
+    lines: what `table.summarize_row` returned, one for each row.
   """
   texts = []
   known = [line for line in lines if line['gap'] is not None]

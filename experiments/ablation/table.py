@@ -1,7 +1,8 @@
 """The arms of an ablation, and their results as a table.
 
-No fits and no files: a row is what one line of arms.jsonl holds, a dict with
-`arm`, `method` and, in `lanes`, the scores of each seed.
+The module fits nothing and reads no file. A row is the content of one line of
+arms.jsonl: a dict with `arm`, `method` and, in `lanes`, the scores of each
+seed.
 """
 
 import csv
@@ -19,16 +20,16 @@ STOPPED = 'plain, stopped'
 MEASUREMENT, CLEAN = 'measurement', 'clean'
 ORACLE = 'oracle protocol'
 
-# What makes two arms differ, in the order of the table's columns.
+# The fields in which two arms can differ, in the order of the table's columns.
 FACTORS = ('network', 'perceptual', 'reference', 'schedule', 'beta_max')
 
 
 class Arm(NamedTuple):
-  """One combination; a plain fit has no schedule, it is fitted as one stage."""
+  """One combination of factors; a plain fit has no schedule and one stage."""
 
   network: str
-  perceptual: float  # Weight; 0: squared error alone.
-  reference: str = MEASUREMENT  # Or CLEAN, the oracle protocol.
+  perceptual: float  # Weight of the perceptual error; 0: squared error alone.
+  reference: str = MEASUREMENT  # Or CLEAN, which is the oracle protocol.
   schedule: str = ''
   beta_max: float = 0.0
 
@@ -38,7 +39,7 @@ class Arm(NamedTuple):
 
   @property
   def name(self) -> str:
-    """A name for files and records, another for each arm."""
+    """The arm's name in files and records; no two arms have the same name."""
     loss = f'{self.network}-perceptual{self.perceptual:g}'
     if self.is_plain:
       return f'plain-{loss}'
@@ -53,9 +54,9 @@ def cross_arms(
   schedules: Iterable[str],
   beta_max: Iterable[float],
 ) -> list[Arm]:
-  """Returns all arms, those that share a program next to each other.
+  """Returns all arms: for each network and weight a plain fit, then stages.
 
-  For each network and weight a plain fit, then the staged ones.
+  Arms that share a program are next to each other.
   """
   staged = list(itertools.product(references, schedules, map(float, beta_max)))
   losses = itertools.product(networks, map(float, perceptual))
@@ -69,9 +70,9 @@ def cross_arms(
 def summarize_row(row: Row, budget: int) -> dict[str, Any]:
   """Returns the row's line of the table: means and deviations over its seeds.
 
-  Deviations are those of a sample; None for one seed, as is all that the row
-  does not have. `gap` is how much the best image of the run, which only an
-  oracle finds, is above the final one.
+  Deviations are sample deviations, None for one seed. Entries that the row does
+  not have are None too. `gap` is by how many dB the best image of the run,
+  which only an oracle finds, is above the final image.
   """
   lanes = row['lanes']
   best = [(lane.get('oracle') or {}).get('psnr') for lane in lanes]
@@ -95,7 +96,7 @@ def summarize_row(row: Row, budget: int) -> dict[str, Any]:
 
 
 def get_protocol(row: Row) -> str:
-  """Returns 'blind', or ORACLE where targets are made of the clean image."""
+  """Returns 'blind', or ORACLE where targets are made from the clean image."""
   return ORACLE if row.get('reference') == CLEAN else 'blind'
 
 
@@ -109,12 +110,15 @@ def _find_notes(row, budget):
 
 
 def subtract(a: float | None, b: float | None) -> float | None:
-  """Returns a - b, None where one is."""
+  """Returns a - b, or None where a or b is None."""
   return None if a is None or b is None else a - b
 
 
 def _average(values):
-  """Mean and deviation; None where a value is missing, or they are too few."""
+  """Returns mean and sample deviation.
+
+  Both are None where a value is missing; the deviation of one value is None.
+  """
   if not values or None in values:
     return None, None
   deviation = statistics.stdev(values) if len(values) > 1 else None
@@ -122,7 +126,7 @@ def _average(values):
 
 
 def format_csv(lines: Sequence[Row]) -> str:
-  """Returns the lines of `summarize_row` with a header; missing is empty."""
+  """Returns the lines of `summarize_row` as CSV; missing entries are empty."""
   file = io.StringIO()
   writer = csv.DictWriter(file, list(lines[0]), lineterminator='\n')
   writer.writeheader()
@@ -131,7 +135,7 @@ def format_csv(lines: Sequence[Row]) -> str:
 
 
 def format_markdown(lines: Sequence[Row]) -> str:
-  """Returns the lines of `summarize_row` as a table for people."""
+  """Returns the lines of `summarize_row` as a Markdown table."""
   columns: dict[str, Callable[[Row], str]] = {
     'method': lambda line: _show(line['method']),
     **{name: lambda line, name=name: _show(line[name]) for name in FACTORS},
@@ -159,7 +163,7 @@ def _show_spread(line, name, form):
 
 
 def describe_table(seeds: int, budget: int) -> str:
-  """Returns what the numbers of the table are, a paragraph."""
+  """Returns a paragraph that explains the numbers of the table."""
   return (
     f'A budget of {budget} steps for each seed of every arm, whatever its '
     'stages: `planned` is what whole stages take of it, `spent` what was taken '

@@ -1,1 +1,1 @@
-"""What experiments share: command line, data, recipes, what a run leaves."""
+"""What experiments share: command line, data, recipes, the files of a run."""

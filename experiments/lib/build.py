@@ -1,7 +1,7 @@
-"""From a config to the `Recipe` of a fit; configs end here.
+"""Makes the `Recipe` of a fit from a config; no later module reads configs.
 
-Every field is read or refused: what a config sets and nothing reads is an error
-that names the field.
+Every field is read or refused: a field that a config sets and nothing reads is
+an error that names the field.
 """
 
 import dataclasses
@@ -32,12 +32,12 @@ from dipjax import (
 from dipjax.networks import NETWORKS
 from experiments.lib import fields, weights
 
-_LEAST_SIGMA = 0.1 / 255  # Less than what 8 bits leave behind is no noise.
+_LEAST_SIGMA = 0.1 / 255  # Less than the rounding to 8 bits is no noise.
 
 # Sections of the config, and fields of config.fit, that every fit reads.
 _SECTIONS = {'seed', 'data', 'network', 'method', 'fit', 'record'}
 _FIT = {'steps', 'optimizer', 'learning_rate', 'clip', 'precision', 'remat'}
-# And those of fits that stop and average, and of terms beside the error.
+# Only fits that stop and average read the following sections and terms.
 _STOPPING = {'lanes', 'stop', 'average'}
 _TERMS = {
   'tv',
@@ -57,11 +57,11 @@ def make_recipe(
   stops: bool = True,
   told: bool = True,
 ) -> Recipe:
-  """Returns how to fit by a config.
+  """Returns the recipe that a config describes, or refuses the config.
 
   Args:
     config: of any experiment that fits a network to a picture.
-    channels: of the image.
+    channels: number of the image's channels.
     own: sections of the config that the experiment itself reads.
     stops: whether the experiment stops and averages its fits and adds terms to
       the loss. If not, the recipe has the monitor `Last`, and no average.
@@ -71,6 +71,7 @@ def make_recipe(
     ValueError: a value that no network, method, fit or rule can have, or a
       field that nothing reads.
   """
+  # Which fields are read depends on the method and on the rule.
   sections = _SECTIONS | set(own) | (_STOPPING if stops else set())
   fields.refuse_unread(config, sections)
   method = make_method(config.method)
@@ -90,6 +91,7 @@ def make_recipe(
     read |= {'sigma'}
   fields.refuse_unread(config.fit, read, 'fit')
   _check_numbers(config)
+  # A method that makes its own code takes neither a code nor a jitter.
   drawn = (
     {}
     if method.makes_code
@@ -127,31 +129,34 @@ def make_seeds(config: ml_collections.ConfigDict) -> list[int]:
 
 
 def find_memory() -> int | None:
-  """Returns the machine's memory for a CPU; a GPU is asked by dipjax itself."""
+  """Returns the machine's memory in bytes for a CPU, else None.
+
+  dipjax itself asks a GPU for its memory.
+  """
   if jax.default_backend() != 'cpu' or not hasattr(os, 'sysconf'):
     return None
   return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def make_method(method: ml_collections.ConfigDict) -> methods.Method:
-  """Returns the method by its name, with its fields as arguments."""
+  """Returns the method that a section names, made from the section's fields."""
   return _make_choice('method', method, methods.METHODS)
 
 
 def make_monitors(
   stop: ml_collections.ConfigDict,
 ) -> dict[str, monitors.Monitor]:
-  """Returns the stopping rule by its name, under its name."""
+  """Returns {name: rule} for the stopping rule that a section names."""
   return {stop.name: _make_choice('stop', stop, monitors.MONITORS)}
 
 
 def _make_choice(kind, chosen, table):
-  """The value of a section that `kind=NAME` behind the colon makes."""
+  """Returns the method or rule of a section that `kind=NAME` made."""
   given = chosen.to_dict()
   cls = fields.choose(table, given.pop('name', ''), f'{kind}.name')
   own = dataclasses.fields(cls)
   _refuse_foreign(kind, chosen, {field.name for field in own})
-  # None stands for what no config decides.
+  # A default of None stands for a field that no config decides.
   needed = {field.name for field in own if field.default is not None}
   if needed - given.keys():
     raise ValueError(f'{kind}.name is {chosen.name!r}: {_advise(kind, chosen)}')
@@ -159,7 +164,7 @@ def _make_choice(kind, chosen, table):
 
 
 def _refuse_foreign(kind, chosen, known):
-  """Refuses fields of another network, method or rule."""
+  """Raises a ValueError for a field of another network, method or rule."""
   for name in chosen:
     old = f'{kind}.{name}'
     if old in fields.RENAMED:
@@ -182,16 +187,17 @@ def make_network(
   remat: bool = False,
   coded: bool = True,
 ) -> nn.Module:
-  """Returns the network by its name, with its fields as arguments.
+  """Returns the network that a section names, made from the section's fields.
 
   Args:
     network: a section of a config.
-    channels: of the image.
-    remat: see the networks.
-    coded: whether the section also says what the network's code is.
+    channels: number of the image's channels.
+    remat: the network's field `remat`.
+    coded: whether the section also has the fields of the network's code.
 
   Raises:
-    ValueError: a name, a field or a value that no network, or not this, has.
+    ValueError: an unknown name, a field that this network does not have, or a
+      value that the field cannot have.
   """
   cls: Any = fields.choose(NETWORKS, network.name, 'network.name').module
   own = {field.name for field in dataclasses.fields(cls)}
@@ -204,7 +210,7 @@ def make_network(
 
 
 def make_code(network: ml_collections.ConfigDict):
-  """Returns the maker of the input code by its name."""
+  """Returns the function that makes the input code, by its name."""
   makers = {
     'noise': codes.UniformNoise(channels=network.code_channels),
     'meshgrid': codes.Meshgrid(),
@@ -213,7 +219,7 @@ def make_code(network: ml_collections.ConfigDict):
 
 
 def make_optimizer(fit: ml_collections.ConfigDict):
-  """Returns the optimiser by its name; equal fields give the same one."""
+  """Returns the optimiser by its name; equal fields give the same optimiser."""
   fields.choose(optimizers.OPTIMIZERS, fit.optimizer, 'fit.optimizer')
   return optimizers.make_optimizer(fit.optimizer, fit.learning_rate, fit.clip)
 
@@ -221,7 +227,7 @@ def make_optimizer(fit: ml_collections.ConfigDict):
 def make_penalties(
   fit: ml_collections.ConfigDict,
 ) -> list[tuple[methods.Penalty, float]]:
-  """Returns what is added to the error, with weights."""
+  """Returns the penalties with their weights, see `Recipe.penalties`."""
   weight = fit.get('tv', 0.0)
   return [(methods.total_variation, weight)] if weight else []
 
@@ -229,7 +235,7 @@ def make_penalties(
 def make_perceptual(
   fit: ml_collections.ConfigDict,
 ) -> tuple[features.Features, float] | None:
-  """Returns the features that are compared, and the weight; None without."""
+  """Returns the features to compare and their weight, or None at weight 0."""
   if not fit.get('perceptual', 0.0):
     return None
   network = make_features(
@@ -247,16 +253,16 @@ def make_features(
 ) -> features.Features:
   """Returns a feature network with the parameters of a file, on the device.
 
-  Equal arguments give the same one, so that many fits share the parameters.
+  Equal arguments give the same network, so that many fits share the parameters.
 
   Args:
-    path: as of `weights.load_weights`.
-    layers: of `features.LAYERS`.
-    field: of the config that names them, for the error.
-    factor: of `features.Features`.
+    path: the file, see `weights.load_weights`.
+    layers: names of `features.LAYERS`.
+    field: the config's field that names the layers, for the error.
+    factor: see `features.Features`.
 
   Raises:
-    ValueError: no layers, unknown ones, a factor below 1, or the file.
+    ValueError: no layers, unknown layers, a factor below 1, or a wrong file.
   """
   for layer in layers:
     fields.choose(dict.fromkeys(features.LAYERS), layer, field)
@@ -272,9 +278,12 @@ def make_features(
 def scale_features(
   network: features.Features, image: np.ndarray
 ) -> tuple[np.ndarray, jax.tree_util.Partial]:
-  """Returns the features of an image, and what makes their largest 1.
+  """Returns an image's features, and a function that scales the largest to 1.
 
-  Features without a scale would have no PSNR. ValueError where all are 0.
+  Features without a scale would have no PSNR.
+
+  Raises:
+    ValueError: all features are 0.
   """
   found = jax.jit(lambda network, image: network(image))(network, image)
   if not np.any(found):
@@ -284,7 +293,7 @@ def scale_features(
 
 
 class Noisy(NamedTuple):
-  """What is fitted, and what the method and the rule know of its noise."""
+  """A measurement, and what the method and the rule know of its noise."""
 
   measurement: np.ndarray
   sigma: float | None = None
@@ -294,15 +303,15 @@ class Noisy(NamedTuple):
 def prepare_noise(
   config: ml_collections.ConfigDict, recipe: Recipe, measurement: np.ndarray
 ) -> Noisy:
-  """Returns the arguments of `dipjax.restore` that tell of the noise.
+  """Returns the arguments of `dipjax.restore` that describe the noise.
 
-  For a rule that needs a reference the measurement is split in two; nothing
-  else changes what is fitted.
+  For a rule that needs a reference the function splits the measurement in two;
+  otherwise the measurement stays as it is.
 
   Args:
-    config: of any restoration.
-    recipe: by that config.
-    measurement: of the problem, an image where fit.sigma is 0.
+    config: the config of any restoration.
+    recipe: the recipe by this config.
+    measurement: what is to be fitted; an image where fit.sigma is 0.
 
   Raises:
     ValueError: a fit.sigma that cannot be, or a measurement whose noise cannot
@@ -320,6 +329,7 @@ def prepare_noise(
   rule = recipe.monitors[recipe.rule]
   if 'reference' not in rule.list_needs():
     return Noisy(measurement, sigma)
+  # Splitting adds noise of tau times sigma to the part that is fitted.
   fitted, reference = noise.split_measurement(
     measurement, sigma, tau=config.stop.tau, seed=config.seed
   )
@@ -327,6 +337,6 @@ def prepare_noise(
 
 
 def _needs_sigma(method, rules):
-  """Whether the noise's sigma must be known, or estimated."""
+  """Returns whether the noise's sigma must be known or estimated."""
   needs = method.needs.union(*(rule.list_needs() for rule in rules.values()))
   return bool({'sigma', 'reference'} & needs)

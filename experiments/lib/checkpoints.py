@@ -1,4 +1,4 @@
-"""States on disk, to go on from; no other module knows their format."""
+"""Checkpoints: states on disk; no other module knows their format."""
 
 import os
 from typing import Any
@@ -8,11 +8,11 @@ import orbax.checkpoint as ocp
 
 
 def open_checkpoints(workdir: str) -> ocp.CheckpointManager:
-  """Returns what keeps the latest checkpoint in workdir/checkpoints.
+  """Returns the manager of the latest checkpoint in workdir/checkpoints.
 
-  To be closed, as a context manager, so that the last one is whole.
+  Use it as a context manager: closing it completes the last checkpoint.
   """
-  # Orbax takes no other than absolute paths.
+  # Orbax takes absolute paths only.
   path = os.path.abspath(os.path.join(workdir, 'checkpoints'))
   return ocp.CheckpointManager(
     path, options=ocp.CheckpointManagerOptions(max_to_keep=1)
@@ -20,12 +20,12 @@ def open_checkpoints(workdir: str) -> ocp.CheckpointManager:
 
 
 def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
-  """Writes a state, whole or not at all; returns before it is written."""
+  """Writes a state, whole or not at all; returns before the disk has it."""
   manager.save(step, args=ocp.args.StandardSave(state))
 
 
 def restore_latest(manager: ocp.CheckpointManager, state: Any) -> Any:
-  """Returns the latest state that was saved, or the given one without any."""
+  """Returns the latest saved state, or the given state if none was saved."""
   step = manager.latest_step()
   if step is None:
     return state

@@ -32,8 +32,9 @@ _WORKDIR = flags.DEFINE_string(
 def launch(run: Run) -> None:
   """Runs run(config, workdir) with the flags of the command line, and exits.
 
-  Bad input, that is a ValueError or an OSError, is one line on standard error
-  and exit code 2; with DIPJAX_DEBUG=1 in the environment it is a traceback.
+  Bad input, that is a ValueError or an OSError, gives one line on standard
+  error and exit code 2; with DIPJAX_DEBUG=1 in the environment it gives a
+  traceback.
   """
   app.run(lambda argv: _main(run), flags_parser=_parse_flags)
 
@@ -46,7 +47,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     if _CONFIG.value is None:
       raise ValueError('name a config, as --config=configs/req2.py')
     return rest
-  # The config's own code runs here: it can raise anything.
+  # The code of the config file runs here and can raise anything.
   except Exception as error:
     _fail(error)
 
@@ -64,18 +65,18 @@ def _main(run: Run) -> None:
 
 
 def _make_workdir() -> str:
-  """Returns runs/EXPERIMENT-TIME, EXPERIMENT the module that was run."""
+  """Returns runs/EXPERIMENT-TIME; EXPERIMENT is the module that was run."""
   path = pathlib.Path(sys.argv[0])
   name = path.parent.name if path.stem == '__main__' else path.stem
   return os.path.join('runs', f'{name}-{time.strftime("%Y%m%d-%H%M%S")}')
 
 
 def _enable_compilation_cache() -> None:
-  """Keeps compiled programs between runs, unless JAX is told where already."""
+  """Keeps compiled programs between runs, unless JAX has a folder for them."""
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     folder = os.path.join(folders.find_cache(), 'compiled')
     jax.config.update('jax_compilation_cache_dir', folder)
-    # The many small programs of a start too.
+    # A start compiles many small programs, which the cache keeps too.
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
@@ -87,7 +88,7 @@ def _fail(error: Exception) -> NoReturn:
 
 
 def _explain(error: Exception) -> str:
-  """Returns one line: of a config's traceback in a message, only its end."""
+  """Returns an error in one line, with only the end of a config's traceback."""
   if isinstance(error, KeyError | AttributeError):
     return _explain_field() or type(error).__name__
   lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -95,8 +96,8 @@ def _explain(error: Exception) -> str:
 
 
 def _explain_field() -> str:
-  """Returns what is wrong with the first field that no config has."""
-  # Read once more, without what is set in it.
+  """Returns a line about the first field that the config does not have."""
+  # The config is read once more, without the fields of the command line.
   bare = [a for a in sys.argv if a.lstrip('-').startswith('config=')]
   holder = flags.FlagValues()
   config = config_flags.DEFINE_config_file(
@@ -115,7 +116,7 @@ def _explain_field() -> str:
 
 
 def _list_fields(config: Mapping[str, Any]) -> list[str]:
-  """The names of all fields, as `fit.steps`."""
+  """Returns the names of all fields, written as `fit.steps`."""
   names = []
   for name, value in config.items():
     names.append(name)

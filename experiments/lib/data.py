@@ -1,4 +1,4 @@
-"""What is to be restored: a measurement, and what it may be compared with."""
+"""Data of a restoration: a measurement, and images to compare results with."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -13,28 +13,31 @@ _DENOISING = ('image', 'crop', 'sigma', 'noise_seed', 'clip', 'clean')
 
 
 class Data(NamedTuple):
-  """What is to be restored, and what it may be compared with."""
+  """A measurement to restore, and images to compare the result with."""
 
   measurement: np.ndarray  # What the operator gave, of any shape.
-  clean: np.ndarray | None  # [H, W, C]
+  clean: np.ndarray | None  # [H, W, C], None where it is not known.
   operator: operators.Operator | None = None  # None: the identity.
-  size: tuple[int, int, int] | None = None  # None: the measurement's.
-  shown: np.ndarray | None = None  # [H, W, C], where that is of another.
+  size: tuple[int, int, int] | None = None  # (H, W, C); None: measurement's.
+  # [H, W, C], the picture of a measurement that is no image of this size.
+  shown: np.ndarray | None = None
   baselines: Mapping[str, np.ndarray] = {}  # Simpler restorations, by name.
-  shave: int | None = None  # Edge that the PSNR of Y, if wanted, leaves out.
-  caption: str = 'measurement'  # What `picture` is.
+  # Pixels at each edge that the PSNR of Y leaves out; None: no PSNR of Y.
+  shave: int | None = None
+  caption: str = 'measurement'  # What `picture` shows.
 
   @property
   def picture(self) -> np.ndarray:
-    """The measurement as an image of the size of the restored one."""
+    """The measurement as an image of the restored image's size."""
     return self.measurement if self.shown is None else self.shown
 
 
 def load_denoising(data: ml_collections.ConfigDict) -> Data:
-  """Returns the noisy image, and the clean one if it is known.
+  """Returns the noisy image, and the clean image if it is known.
 
-  With data.sigma > 0 the image is the clean one and noise is added; with 0 it
-  is the measurement, and data.clean, if given, what it is compared with.
+  With data.sigma > 0, data.image is the clean image and noise is added. With
+  data.sigma = 0, data.image is the measurement, and data.clean, if given, is
+  the clean image.
 
   Raises:
     ValueError: files, sizes or numbers that do not fit, in one line.
@@ -57,7 +60,7 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
 
 
 def read(source: str, crop: Sequence[int]) -> np.ndarray:
-  """Returns the box of an image that `crop` names, see `images`."""
+  """Returns the part of an image that `crop` names, see `images.crop_image`."""
   return images.crop_image(images.read_image(source), tuple(crop))
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
-# Fields that had another name, and what each is called now.
+# By a field's old name, its name today.
 RENAMED = {
   'fit.error': 'method.name: write method=NAME behind the colon of the config',
   'stop.rule': 'stop.name: write stop=NAME behind the colon of the config',
@@ -16,19 +16,19 @@ RENAMED = {
 
 
 def choose(known: Mapping[str, Any], name: str, field: str) -> Any:
-  """Returns what a name stands for; ValueError with the known ones."""
+  """Returns the value of a known name; ValueError, with the known names."""
   if name not in known:
     raise ValueError(f'{field} {name!r} is not one of {", ".join(known)}')
   return known[name]
 
 
 def check_sigma(sigma: float, field: str = 'data.sigma') -> float:
-  """Returns the standard deviation of a field, or raises a ValueError."""
+  """Returns a field's standard deviation, or raises a ValueError."""
   return check_least(sigma, 0, field)
 
 
 def check_least(value: float, least: float, field: str) -> float:
-  """Returns a finite number of at least so much, or raises a ValueError."""
+  """Returns a finite value >= `least`, or raises a ValueError."""
   if not (math.isfinite(value) and value >= least):
     raise ValueError(f'{field} must be a number >= {least}, got {value}')
   return value
@@ -37,12 +37,13 @@ def check_least(value: float, least: float, field: str) -> float:
 def describe_unknown(
   field: str, known: Collection[str], chosen: str = ''
 ) -> str:
-  """Returns what is said of a field that a config does not have, in one line.
+  """Returns the error, in one line, for a field that a config does not have.
 
   Args:
-    field: as typed, as 'fit.steps'.
+    field: the field as typed, such as 'fit.steps'.
     known: all fields of the config.
-    chosen: the choices that decide which fields there are, as 'method=stein'.
+    chosen: the choices that decide which fields there are, such as
+      'method=stein'.
   """
   if field in RENAMED:
     return f'{field} is now {RENAMED[field]}'
@@ -67,9 +68,9 @@ def refuse_unread(
   """Raises a ValueError for the first field that nothing reads.
 
   Args:
-    fields: of a section of a config.
-    known: those that are read.
-    section: its name; '' is the config itself.
+    fields: a section of a config, or the config.
+    known: the names of the fields that are read.
+    section: the section's name; '' is the config itself.
   """
   for name in fields:
     field = f'{section}.{name}' if section else name

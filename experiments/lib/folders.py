@@ -1,11 +1,11 @@
-"""Where dipjax keeps what it can make again, and files that are whole."""
+"""The folder of dipjax's cache, and writing of whole files."""
 
 import os
 from pathlib import Path
 
 
 def find_cache() -> str:
-  """Returns the user's folder for it, which may not exist yet."""
+  """Returns the user's folder for the cache, which may not exist yet."""
   home = os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')
   return os.path.join(home, 'dipjax')
 

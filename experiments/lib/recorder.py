@@ -1,4 +1,4 @@
-"""What a run writes and shows while it goes on, chunk after chunk.
+"""Writes records of a run and shows its progress, chunk after chunk.
 
 A `Recorder` is the `watch` of `dipjax.restore`: it appends to metrics.jsonl and
 moves the progress bar.
@@ -19,14 +19,15 @@ from dipjax.engine.fit import FitState, Trace
 from experiments.lib import folders
 from experiments.lib import workdir as workdirs
 
-# Of JAX's events those that do not contain each other, as those of tracing do.
+# Durations that JAX reports. None of them contains another; the durations of
+# tracing would.
 _COMPILING = (
   '/jax/core/compile/jaxpr_to_mlir_module_duration',
   '/jax/core/compile/backend_compile_duration',
 )
 _seconds_compiling = 0.0
 
-# What a monitor's score is called in a record; others keep their names.
+# Monitors whose score has another name in a record.
 _SCORE_KEYS = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
 
 
@@ -44,15 +45,15 @@ class Recorder:
   """Records a run in a folder and shows its progress.
 
   Attributes:
-    seeds: of the lanes.
+    seeds: the seed of each lane.
     records: one dict for each recorded step and lane, as in metrics.jsonl.
-    seconds: {'compile': ., 'fit': .} so far.
+    seconds: {'compile': ., 'fit': .}, the seconds so far.
   """
 
   def __init__(
     self, workdir: str, *, steps: int, seeds: list[int], append: bool = False
   ):
-    """Begins a metrics.jsonl, or goes on with one where `append` is true."""
+    """Begins a new metrics.jsonl, or appends to it where `append` is true."""
     self.records: list[dict] = []
     self.seeds = seeds
     self._metrics, self._append = os.path.join(workdir, 'metrics.jsonl'), append
@@ -69,7 +70,7 @@ class Recorder:
 
   @property
   def seconds(self) -> dict[str, float]:
-    """Seconds since the start that went into compiling, and the others."""
+    """Seconds since the start: the time of compiling, and the other time."""
     compiling = _seconds_compiling - self._compiled
     whole = time.perf_counter() - self._begin
     return {'compile': compiling, 'fit': whole - compiling}
@@ -84,8 +85,8 @@ class Recorder:
 
     Args:
       states: unused.
-      trace: of the chunk, [lanes, steps].
-      notes: what else to record of each lane.
+      trace: the chunk's trace, [lanes, steps].
+      notes: further entries of each lane's record.
     """
     del states
     records = [
@@ -108,11 +109,11 @@ class Recorder:
       self._remove()
 
   def _remove(self):
-    """Leaves nothing of a run that could not begin."""
+    """Removes the files of a run that could not begin."""
     folder = os.path.dirname(self._metrics)
     os.remove(self._metrics)
     os.remove(os.path.join(folder, 'config.json'))
-    with contextlib.suppress(OSError):  # It holds files of the user's.
+    with contextlib.suppress(OSError):  # The folder may hold the user's files.
       os.rmdir(folder)
 
   def _make_record(self, lane: int, trace: Trace) -> dict[str, Any]:
@@ -126,7 +127,7 @@ class Recorder:
     }
     for name, scores in trace.scores.items():
       score = float(scores[lane, last])
-      # JSON has no infinity: a rule without a score yet has none.
+      # JSON has no infinity, which is the score of a rule that has none yet.
       key = _SCORE_KEYS.get(name, name)
       record[key] = score if np.isfinite(score) else None
     return record
@@ -134,7 +135,8 @@ class Recorder:
   def _show(self, records, trace):
     if not self._tqdm:
       return
-    # Only now: the first chunk came with the compilation, its time is no rate.
+    # The bar begins after the first chunk, whose time includes compiling and
+    # would give a wrong rate.
     self._bar = self._bar or self._tqdm(
       total=self._steps, unit='step', dynamic_ncols=True
     )
@@ -157,7 +159,7 @@ def _find_tqdm():
 
 
 def describe_device() -> str:
-  """Returns the kind of the device that computes, and how many there are."""
+  """Returns the kind of the device that computes, and the number of them."""
   devices = jax.devices()
   if devices[0].platform == 'cpu':
     return f'cpu ({os.cpu_count()} cores)'
@@ -165,7 +167,7 @@ def describe_device() -> str:
 
 
 def describe_versions() -> dict[str, str]:
-  """Returns the versions that a result depends on."""
+  """Returns the versions of the packages that a result depends on."""
   import flax
   import jaxlib
   import optax

@@ -1,4 +1,4 @@
-"""What a run leaves behind: pictures and result.json."""
+"""The files at the end of a run: pictures and result.json."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -22,15 +22,15 @@ def list_images(
 ) -> dict[str, np.ndarray]:
   """Returns the pictures of a restoration as floats [H, W, C], by name.
 
-  They are 'measurement' and 'restored'; with several lanes 'deviation' and
-  'restored_seed_N'; and 'posterior_deviation', the mean over the lanes, where
-  the rule returns a mean of samples.
+  The pictures are 'measurement' and 'restored'; with several lanes 'deviation'
+  and 'restored_seed_N'; and 'posterior_deviation', the mean over the lanes,
+  where the rule returns a mean of samples.
 
   Args:
     summary: what `summarize` returned.
     data: what was restored.
-    recipe: how.
-    result: of the restoration.
+    recipe: how the data was restored.
+    result: what the restoration gave.
   """
   listed = {'measurement': data.picture, 'restored': result.image}
   if len(result.images) > 1:
@@ -53,15 +53,15 @@ def write_report(
 ) -> None:
   """Writes the pictures and result.json of a restoration.
 
-  Files: restored.png and the others of `list_images` but the measurement,
-  comparison.png, curves.png (with matplotlib), result.json.
+  The files are restored.png and the other pictures of `list_images` but the
+  measurement, comparison.png, curves.png (with matplotlib) and result.json.
 
   Args:
-    workdir: the folder.
+    workdir: the folder of the run.
     summary: what `summarize` returned.
     data: what was restored.
     listed: what `list_images` returned.
-    records: those of the recorder.
+    records: the recorder's records.
   """
   write = lambda name, image: images.write_image(
     os.path.join(workdir, f'{name}.png'), image
@@ -79,13 +79,15 @@ def write_report(
     title=summary.get('protocol', ''),
   ):
     print("for curves.png: pip install 'dipjax[plots]'")
-  # Last: where it is, the run is whole.
+  # result.json comes last: a folder with this file holds a whole run.
   workdirs.write_json(os.path.join(workdir, 'result.json'), summary)
 
 
 def print_summary(workdir: str, summary: dict) -> None:
-  """Prints where the pictures are, before and after where it is known, and what
-  went wrong on the way."""
+  """Prints the folder of the pictures, the gain and the jumps of a fit.
+
+  The gain is the PSNR before and after, where the clean image is known.
+  """
   psnr = summary['restored'].get('psnr')
   gain = f'{summary["measurement"]["psnr"]:.2f} dB before, ' if psnr else ''
   gain += f'{psnr:.2f} dB after; ' if psnr else ''
@@ -112,7 +114,7 @@ def summarize(
   result: dipjax.Restoration,
   record: recorder.Recorder,
 ) -> dict:
-  """Returns the content of result.json."""
+  """Returns the content of result.json for a restoration."""
   lanes = [
     _summarize_lane(lane, record.seeds[lane], data, result)
     for lane in range(len(result.images))
@@ -122,7 +124,7 @@ def summarize(
   ]
   calibration = {}
   if data.clean is not None and len(lanes) > 1:
-    # How far the deviation between the seeds tells where they are all wrong.
+    # The correlation tells whether the seeds disagree where they are wrong.
     calibration['deviation_correlation'] = _finite(
       metrics.correlate_error(result.deviation, result.image, data.clean)
     )
@@ -149,13 +151,13 @@ def summarize(
 def describe_run(
   experiment: str, params: Any, steps: int, record: recorder.Recorder
 ) -> dict:
-  """Returns what result.json says of a run whatever it was for.
+  """Returns the part of result.json that all experiments have in common.
 
   Args:
-    experiment: its name.
-    params: of the networks, arrays [lanes, ...].
-    steps: that were taken.
-    record: of the run, for the time.
+    experiment: the experiment's name.
+    params: the networks' parameters, arrays [lanes, ...].
+    steps: how many steps the run took.
+    record: the run's recorder, which knows the seconds.
   """
   seconds = record.seconds
   return {
@@ -173,10 +175,11 @@ def describe_run(
 def score_step(
   image: np.ndarray, clean: np.ndarray | None
 ) -> dict[str, float | None]:
-  """Returns what every recorded step can pay for: psnr, ssim from 11 pixels.
+  """Returns the scores that are cheap enough for every recorded step.
 
-  Nothing where the clean image is not known. Infinite, of equal images, is
-  None: JSON has no infinity.
+  The scores are psnr, and ssim for images of at least 11 pixels a side. There
+  are none where the clean image is not known. The infinite PSNR of equal images
+  is None, because JSON has no infinity.
   """
   if clean is None:
     return {}
@@ -187,9 +190,11 @@ def score_step(
 
 
 def score(image: np.ndarray, data: Data) -> dict[str, float | None]:
-  """Returns those of `score_step`, lpips from 16 pixels, psnr_y if wanted.
+  """Returns all scores of an image against the clean image.
 
-  Nothing where the clean image is not known. LPIPS needs dipjax[perceptual].
+  The scores are the scores of `score_step`, lpips for images of at least 16
+  pixels a side, and psnr_y for colour where data.shave is given. There are none
+  where the clean image is not known. LPIPS needs dipjax[perceptual].
   """
   if data.clean is None:
     return {}
@@ -205,7 +210,7 @@ def score(image: np.ndarray, data: Data) -> dict[str, float | None]:
 
 
 def _score_lpips(image, clean) -> float | None:
-  """None where the weights are not installed, or for images of few pixels."""
+  """Returns LPIPS, or None without the weights or below 16 pixels a side."""
   found = weights.find_weights()
   if found is None or min(clean.shape[:2]) < 16:
     return None
@@ -217,7 +222,7 @@ _lpips = jax.jit(features.lpips)
 
 
 def _score_fit(image, data):
-  """PSNR of what the operator makes of the image, against the measurement."""
+  """Returns the PSNR of the image's prediction against the measurement."""
   predicted = data.operator(image) if data.operator else image
   return _finite(metrics.psnr(predicted, data.measurement))
 
@@ -245,13 +250,17 @@ def _summarize_lane(lane, seed, data, result):
 
 
 def _find_returns(returned) -> list[int]:
-  """The steps that jumps of a lane led back to, in order."""
+  """Returns the steps that the jumps of a lane led back to, in order."""
   return returned[returned >= 0].tolist()
 
 
 def _draw_comparison(data, image, summary):
-  """Measurement, restored, and either the clean image and what is wrong with
-  the restored one, or what was removed from the measurement."""
+  """Returns the picture comparison.png.
+
+  Its panels are the measurement, baselines and the restored image. Where the
+  clean image is known, the clean image and the restored image's error follow;
+  otherwise what was removed from the measurement follows.
+  """
   caption = lambda name, scores: (
     f'{name} {scores["psnr"]:.2f} dB' if scores.get('psnr') else name
   )

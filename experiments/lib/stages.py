@@ -1,6 +1,6 @@
 """Stages of a fit, from a config: what they share, their plan, their fits.
 
-What `experiments.staged` and `experiments.ablation` have in common.
+`experiments.staged` and `experiments.ablation` both fit their stages here.
 """
 
 import functools
@@ -28,22 +28,27 @@ ORACLE = 'oracle protocol'
 
 
 class Setup(NamedTuple):
-  """What all stages of a run share."""
+  """All that the stages of a run share."""
 
   config: ml_collections.ConfigDict
-  recipe: Recipe  # But for code, steps and what the method changes.
+  recipe: Recipe  # A stage sets code and steps, then the method prepares it.
   perceptual: lanes.Perceptual | None
   data: data_lib.Data
-  reference: Array  # [H, W, C], what the targets are made of.
+  reference: Array  # [H, W, C], what the targets are made from.
   plan: list[staged.Stage]
   first_code: Any  # (key, (height, width)) -> [height, width, I].
   seeds: list[int]
-  keys: list[Array]  # Of the seeds.
-  marks: dict[str, str]  # That every record has.
+  keys: list[Array]  # The key of each seed.
+  marks: dict[str, str]  # Entries that every record has.
 
 
 def make_setup(config: ml_collections.ConfigDict) -> Setup:
-  """Returns what the stages share; ValueError for what no run can have."""
+  """Returns what the stages of a config share.
+
+  Raises:
+    ValueError: files or fields that do not fit, a method that makes its own
+      code, or a rule that needs a second measurement.
+  """
   data = data_lib.load_denoising(config.data)
   channels = data.measurement.shape[-1]
   recipe = build.make_recipe(
@@ -110,9 +115,9 @@ def watch_stages(recipe: Recipe, residual: bool, with_oracle: bool) -> Recipe:
   """Returns the recipe of every stage: one program serves them all.
 
   Args:
-    recipe: by the config.
-    residual: whether a stage whose noise is known ends where its error is that
-      noise, and by the rule only where it is not known.
+    recipe: the recipe by the config.
+    residual: whether a stage whose noise is known ends where its error has come
+      down to the noise; a stage whose noise is not known ends by the rule.
     with_oracle: whether the clean image is known.
   """
   if residual:
@@ -123,10 +128,10 @@ def watch_stages(recipe: Recipe, residual: bool, with_oracle: bool) -> Recipe:
 
 
 def make_first_code(config: ml_collections.ConfigDict, image: np.ndarray):
-  """Returns the maker of the first stage's code."""
+  """Returns the function that makes the first stage's code."""
   makers = {
     'measurement': codes.use_image(image),
-    # As many channels as the image that takes its place has.
+    # The next stage's code is an image: the noise has as many channels.
     'noise': functools.partial(
       codes.draw_uniform_noise, channels=image.shape[-1]
     ),
@@ -136,7 +141,7 @@ def make_first_code(config: ml_collections.ConfigDict, image: np.ndarray):
 
 
 def describe_plan(setup: Setup) -> str:
-  """Returns what will be done, with the budget, in one line."""
+  """Returns the plan and its budget of steps in one line."""
   config, steps = setup.config, [stage.steps for stage in setup.plan]
   first, last = setup.plan[0].level, setup.plan[-1].level
   how = 'all at once' if config.staged.parallel else 'one after the other'
@@ -152,12 +157,16 @@ def describe_plan(setup: Setup) -> str:
 def fit_chain(
   setups: Sequence[Setup], record: recorder.Recorder
 ) -> list[list[Restoration]]:
-  """Fits one stage after the other; returns what each gave, for each setup.
+  """Fits one stage after the other; returns each stage's result, by setup.
 
   Args:
-    setups: all fitted at once, lanes setup by setup and in each seed by seed;
-      of one fit, as many stages and seeds, and problems of the same shapes.
+    setups: all are fitted at once, in lanes setup by setup, and seed by seed in
+      each setup. The setups have one fit, equally many stages and seeds, and
+      problems of the same shapes.
     record: called after each chunk.
+
+  Returns:
+    For each setup a list with a Restoration for each stage.
   """
   config = setups[0].config.staged
   makers = [setup.first_code for setup in setups for _ in setup.keys]
@@ -176,6 +185,8 @@ def fit_chain(
     )
     for own, result in zip(results, fitted, strict=True):
       own.append(result)
+    # Records count steps on from stage to stage. Each lane's image becomes the
+    # code of its next stage, unless the code is fixed.
     taken = taken + np.concatenate([result.stopped for result in fitted])
     if config.code != 'fixed':
       makers = [
@@ -185,20 +196,20 @@ def fit_chain(
 
 
 def fit_parallel(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
-  """Fits all stages at once, each with networks of its own."""
+  """Fits all stages at once, each stage with its own networks."""
   pairs = [(setup, index) for index in range(len(setup.plan))]
   makers = [setup.first_code] * len(pairs) * len(setup.keys)
   return _fit_stages(pairs, makers, record)[1]
 
 
 def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
-  """Fits some stages at once, lanes pair by pair and in each seed by seed.
+  """Fits some stages at once, in lanes pair by pair, seed by seed in a pair.
 
   Args:
-    pairs: of a setup and the index of a stage.
-    makers: of the code, one for each lane.
+    pairs: (setup, index of a stage) for each stage.
+    makers: functions that make the code, one for each lane.
     before: steps that each lane has taken in earlier stages.
-    start: as of `run_lanes`.
+    start: see `run_lanes`.
 
   Returns:
     The states of all lanes, and a Restoration for each pair.
@@ -237,10 +248,10 @@ def pose_stage(
   """Returns the recipe and the problem of a stage, for the key of a seed.
 
   Args:
-    setup: of the stages.
-    key: of the seed: a code that is drawn is the same in all stages.
-    index: of the stage.
-    maker: of the code, see Setup.first_code.
+    setup: what the stages share.
+    key: the seed's key: a code that is drawn is the same in all stages.
+    index: the stage's place in the plan.
+    maker: the function that makes the code, see Setup.first_code.
   """
   stage, target = setup.plan[index], make_target(setup, key, index)
   recipe = setup.recipe.replace(code=maker, steps=stage.steps)
@@ -264,7 +275,10 @@ def make_target(setup: Setup, key: Array, index: int) -> Array:
 
 
 def _make_watch(own, problems, before, record):
-  """Records each chunk, with the scores of the average against the targets."""
+  """Returns a watch that records each chunk with the scores of the averages.
+
+  The scores are against the stages' targets and the clean image.
+  """
   targets = [np.asarray(problem.measurement) for problem in problems]
   decay = own[0][0].recipe.decay
 
@@ -304,9 +318,11 @@ def join_stages(
   """Returns the cleanest stage's result, with the best oracles of all stages.
 
   Args:
-    results: of the stages.
+    results: one Restoration for each stage, the cleanest stage last.
     chained: whether steps count on from stage to stage.
   """
+  # Each lane's oracle is the best one of all its stages, at a step that counts
+  # the steps of the stages before.
   last = results[-1]
   stopped = np.stack([result.stopped for result in results])
   before = (np.cumsum(stopped, axis=0) - stopped) * chained

@@ -1,4 +1,4 @@
-"""What every restoration does with its data, whatever the task."""
+"""`run` restores the data of any task and writes the files of the run."""
 
 from typing import Any, NamedTuple
 
@@ -12,13 +12,13 @@ from experiments.lib.data import Data
 
 
 class Result(NamedTuple):
-  """What a run gives: the numbers, and the arrays behind its pictures."""
+  """The result of a run: the numbers, and the arrays behind its pictures."""
 
-  summary: dict[str, Any]  # What result.json holds.
+  summary: dict[str, Any]  # The content of result.json.
   # Floats [H, W, C], not rounded to 8 bits, by the names of the pictures:
   # 'measurement', 'restored' and what else the experiment makes.
   images: dict[str, np.ndarray]
-  restoration: dipjax.Restoration | None = None  # Of one fit, all it gave.
+  restoration: dipjax.Restoration | None = None  # For an experiment of one fit.
 
 
 def run(
@@ -29,18 +29,18 @@ def run(
   *,
   code: Any = None,
 ) -> Result:
-  """Restores one picture, and leaves the files of a run.
+  """Restores one picture, and writes the files of the run.
 
   Args:
-    experiment: its name.
+    experiment: the experiment's name.
     data: what is restored.
-    config: of the fit.
-    workdir: the folder for all that the run leaves.
+    config: the config of the fit.
+    workdir: the folder for all files of the run.
     code: (key, (height, width)) -> the network's input, in place of the
-      config's.
+      config's code.
 
   Raises:
-    ValueError: bad input, in one line; nothing is left behind.
+    ValueError: bad input, in one line; no file is left behind.
   """
   channels = (data.size or data.measurement.shape)[-1]
   recipe = build.make_recipe(config, channels)

@@ -36,7 +36,7 @@ class Weights(NamedTuple):
   """The parameters of a feature network, as `dipjax.features` takes them."""
 
   params: Params
-  linear: dict[str, np.ndarray]  # Of LPIPS; empty where the file has none.
+  linear: dict[str, np.ndarray]  # LPIPS's layers; empty if the file has none.
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""The folder of a run: its config, and its files of JSON."""
+"""The folder of a run: its config and its JSON files."""
 
 import contextlib
 import json
@@ -12,10 +12,10 @@ from experiments.lib import folders
 
 
 def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> str:
-  """Returns the folder of a run, made and written to: it holds config.json.
+  """Returns the folder of a run, which exists and holds config.json.
 
-  A folder with a run of the same config is started again; one of another config
-  is left alone.
+  In a folder of the same config the run starts again; a folder of another
+  config stays as it is.
 
   Raises:
     ValueError: the folder cannot be written, or holds another config, with the
@@ -29,7 +29,7 @@ def open_workdir(workdir: str, config: ml_collections.ConfigDict) -> str:
       with open(path) as file:
         _check_same(json.load(file), given, workdir)
     write_json(path, given)
-    # It is written last: while a run goes on there is none.
+    # result.json is written last: while a run goes on there is none.
     with contextlib.suppress(FileNotFoundError):
       os.remove(os.path.join(workdir, 'result.json'))
   except OSError as error:
@@ -52,23 +52,23 @@ def _check_same(there: Any, given: Any, workdir: str, field: str = '') -> None:
 
 
 def write_json(path: str, value: Any) -> None:
-  """Writes indented JSON, whole or not at all."""
+  """Writes a value as indented JSON, the whole file or nothing."""
   folders.write_atomic(path, (json.dumps(value, indent=2) + '\n').encode())
 
 
 def append_lines(path: str, records: Sequence[Mapping[str, Any]]) -> None:
   """Appends records to a file, one line of JSON each."""
   lines = ''.join(json.dumps(record) + '\n' for record in records)
-  # One write of whole lines: a kill leaves no half of one.
+  # All lines are one write, so that a killed run leaves no half line.
   with open(path, 'ab', buffering=0) as file:
     file.write(lines.encode())
 
 
 def read_lines(path: str) -> list[dict[str, Any]]:
-  """Returns the records of a file, none where there is no file.
+  """Returns the records of a file, an empty list where there is no file.
 
   Raises:
-    ValueError: a line that is no JSON, with the file named.
+    ValueError: a line that is no JSON; the message names the file.
   """
   if not os.path.exists(path):
     return []
@@ -82,7 +82,7 @@ def read_lines(path: str) -> list[dict[str, Any]]:
 def keep_lines(
   path: str, keep: Callable[[dict[str, Any]], bool]
 ) -> list[dict[str, Any]]:
-  """Returns the records to keep; the file, made anew, holds no others."""
+  """Returns the records to keep, and rewrites the file without the others."""
   records = [record for record in read_lines(path) if keep(record)]
   folders.write_atomic(path, b'')
   append_lines(path, records)
