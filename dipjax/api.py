@@ -184,8 +184,8 @@ def restore(
   )
   problem = lanes.take_lane(problems, 0)
   _check_prediction(recipe.network, problem, size)
-  available = memory or _find_memory()
-  if available:
+  available = _find_memory() if memory is None else memory
+  if available is not None:
     memory_lib.check_memory(recipe, problem, available, lanes=len(seeds))
 
   cleans = None

@@ -149,6 +149,7 @@ MONITORS = {name: case[0] for name, case in CASES.items()} | {
   'wmv_subset': monitors.WMV(window=5, patience=8, pixels=7),
   'oracle': monitors.Oracle(),
   'oracle_output': monitors.Oracle(of='output'),
+  'reach_noise': monitors.ReachNoise(otherwise=monitors.Last(steps=30)),
 }
 
 
@@ -321,6 +322,17 @@ def test_oracle_finds_the_best_image():
     np.testing.assert_allclose(states.score, scores, rtol=1e-5)
     assert int(states.step[-1]) == int(np.argmax(scores))
     np.testing.assert_array_equal(states.image[-1], images[np.argmax(scores)])
+
+
+def test_the_oracle_keeps_an_image_without_any_error():
+  fit = _make_fit(0)
+  estimates = fit.estimates.copy()
+  estimates[7] = fit.clean
+  states = _watch(
+    monitors.Oracle(), fit._replace(estimates=estimates), fit.clean
+  )
+  assert int(states.step[-1]) == 7 and np.isinf(states.best[-1])
+  np.testing.assert_array_equal(states.image[-1], fit.clean)
 
 
 @pytest.mark.parametrize('name', MONITORS)

@@ -447,6 +447,7 @@ def test_the_examples_of_the_documentation_run():
     ({'operator': operators.make_blur(np.ones((9, 9)))}, 'too small'),
     ({'size': (8, 8, 3)}, 'the operator turns'),
     ({'size': (8, 8)}, r'\[H, W, C\]'),
+    ({'memory': 0}, 'takes about .* there are 0 GB'),
     ({'sigma': -1}, 'sigma must be a number >= 0, got -1'),
     ({'reference': np.zeros((4, 5, 3))}, 'the reference must be'),
     (

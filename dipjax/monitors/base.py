@@ -217,7 +217,10 @@ def keep_least(
   # An infinite score is never the least, so that a step that does not count
   # selects no image and starts no wait.
   score = jnp.where(counts, score, jnp.inf)
-  state = keep_best(state, seen, score, score < state.best)
+  # As long as no score is finite, the latest image is kept: a fit that ends
+  # early still returns an image.
+  better = (score < state.best) | ~jnp.isfinite(state.best)
+  state = keep_best(state, seen, score, better)
   return state.replace(done=counts & (seen.step - state.step >= patience))
 
 
@@ -228,10 +231,7 @@ def keep_best(
   better: Array,
   of: str = 'estimate',
 ) -> MonitorState:
-  """Returns the state at the seen image if it is better or none is kept yet."""
-  # As long as no score is finite, the latest image is kept: a fit that ends
-  # early still returns an image.
-  better = better | ~jnp.isfinite(state.best)
+  """Returns the state at the seen image where that image is better."""
   return state.replace(
     score=score,
     best=jnp.where(better, score, state.best),

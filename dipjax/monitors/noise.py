@@ -153,6 +153,11 @@ class ReachNoise(base.Monitor):
     self, state: base.MonitorState, seen: base.Observation
   ) -> base.MonitorState:
     """See `base.Monitor.update`."""
+    watch = lambda state: self._watch(state, seen)
+    return jax.lax.cond(state.done, lambda state: state, watch, state)
+
+  def _watch(self, state, seen):
+    """The state after a step, of a monitor that is not done."""
     # Both cases are computed and one is chosen: sigma is an array, and the
     # program is the same for stages with known and with unknown noise.
     ruled = self.otherwise.update(state, seen)

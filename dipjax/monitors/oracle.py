@@ -42,7 +42,10 @@ class Oracle(base.Monitor):
   ) -> base.MonitorState:
     """See `base.Monitor.update`."""
     score = metrics.psnr(getattr(seen, self.of), state.memory)
-    return base.keep_best(state, seen, score, score > state.best, self.of)
+    # The first image is kept whatever its score; one without any error, whose
+    # score is infinite, is never replaced.
+    better = (score > state.best) | (state.best == -jnp.inf)
+    return base.keep_best(state, seen, score, better, self.of)
 
 
 # A fit with a known clean image has the oracles beside its own monitors.
