@@ -28,7 +28,7 @@ from benchmarks import stopping
 from configs import req2
 from dipjax import corruptions, metrics, noise
 from experiments.ablation import baselines
-from experiments.lib import build, report
+from experiments.lib import build, machine, report
 from experiments.lib.data import Data
 
 
@@ -123,7 +123,7 @@ def _restore(cell, noisy, clean):
     sigma=known.sigma,
     reference=known.reference,
     perceptual=build.make_perceptual(config.fit),
-    memory=build.find_memory(),
+    memory=machine.find_memory(),
     chunk=config.record.every,
   )
   lanes = range(1, len(result.images) + 1)

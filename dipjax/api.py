@@ -162,31 +162,28 @@ def restore(
     recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
   recipe, operator = recipe.prepare(measurement, operator, sigma=sigma)
 
-  # Each seed has a problem. Features, which all lanes share, go to the device
-  # once.
+  # Features, which all lanes share, go to the device once.
   if perceptual:
     perceptual = perceptual_lib.share_features(perceptual[0]), perceptual[1]
-  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
-  problems = lanes.stack_lanes(
-    [
-      lanes.pose_problem(
-        recipe,
-        key,
-        measurement,
-        operator,
-        size,
-        sigma=sigma,
-        reference=reference,
-        perceptual=perceptual,
-      )
-      for key in keys
-    ]
+  pose = lambda key, measurement: lanes.pose_problem(
+    recipe,
+    key,
+    measurement,
+    operator,
+    size,
+    sigma=sigma,
+    reference=reference,
+    perceptual=perceptual,
   )
-  problem = lanes.take_lane(problems, 0)
-  _check_prediction(recipe.network, problem, size)
+  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  # Shapes alone come first, so that a picture that does not fit is refused
+  # before any code is drawn.
+  shapes = jax.eval_shape(pose, keys[0], measurement)
+  _check_prediction(recipe.network, shapes, size)
   available = _find_memory() if memory is None else memory
   if available is not None:
-    memory_lib.check_memory(recipe, problem, available, lanes=len(seeds))
+    memory_lib.check_memory(recipe, shapes, available, lanes=len(seeds))
+  problems = lanes.stack_lanes([pose(key, measurement) for key in keys])
 
   cleans = None
   if clean is not None:
@@ -261,13 +258,15 @@ def _find_memory():
 
 
 def _check_prediction(network, problem, size):
-  def predict(output):
+  """Refuses a network or an operator of other shapes; shapes are enough."""
+
+  def predict(problem, output):
     image = problem.crop(output)
     return image, problem.operator(image)
 
   output = find_output(network, problem.code.shape)
   output = jax.ShapeDtypeStruct(output, jnp.float32)
-  image, prediction = jax.eval_shape(predict, output)
+  image, prediction = jax.eval_shape(predict, problem, output)
   if image.shape != size:
     raise ValueError(f'the network gives {image.shape}, not {size}')
   if prediction.shape != problem.measurement.shape:

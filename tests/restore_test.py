@@ -472,6 +472,24 @@ def test_bad_arguments_are_refused(changes, message):
     _restore(arguments.pop('measurement'), **arguments)
 
 
+def test_memory_is_judged_before_any_code_is_drawn():
+  _, noisy = _make_noisy(64, 64)
+  drawn = []
+
+  def code(key, size):
+    drawn.append(isinstance(key, jax.core.Tracer))
+    return codes.draw_uniform_noise(key, size, 8)
+
+  message = '64x64 in 2 lanes takes about .* fit: one lane'
+  with pytest.raises(ValueError, match=message):
+    _restore(noisy, code=code, memory=45 * 10**5, seeds=(0, 1))
+  assert drawn == [True]
+  message = 'fit: .*one lane with bfloat16 and remat'
+  aimed = choose.aim(choose.Target('gpu'))
+  with aimed, pytest.raises(ValueError, match=message):
+    _restore(noisy, code=code, memory=45 * 10**5, seeds=(0, 1))
+
+
 def test_a_fit_needs_a_monitor():
   with pytest.raises(ValueError, match='monitor'):
     dipjax.Recipe(network=NETWORK, monitors={})

@@ -30,7 +30,7 @@ from experiments import (
   staged,
   super_resolution,
 )
-from experiments.lib import build, images, report, weights
+from experiments.lib import build, images, machine, report, weights
 from experiments.lib.data import Data
 
 KEYS = {'experiment', 'parameters', 'steps', 'seconds', 'seconds_per_step'}
@@ -505,6 +505,6 @@ def test_a_mask_of_another_size(photograph, tmp_path):
 
 
 def test_a_size_that_cannot_fit(photograph, tmp_path, monkeypatch):
-  monkeypatch.setattr(build, 'find_memory', lambda: 100_000)
+  monkeypatch.setattr(machine, 'find_memory', lambda: 100_000)
   config = _make_config(req2, photograph)
   _refuse(denoise, config, tmp_path, 'takes about .* there are 0.0001 GB')

@@ -6,6 +6,7 @@ import jax
 from flax import linen as nn
 
 from dipjax.conv import choose
+from dipjax.device import packing
 from dipjax.engine import fit as fit_lib
 from dipjax.engine.problem import Problem
 from dipjax.recipe import PRECISIONS, Recipe
@@ -33,30 +34,40 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
     problem: the problem of one lane; its shapes are enough.
     lanes: how many are fitted at once; a CPU fits one after the other.
   """
+  state, activations = _measure(recipe, problem)
+  return lanes * state + _count_at_once(lanes) * activations
+
+
+def _count_at_once(lanes: int) -> int:
+  return 1 if choose.runs_in_turn() else lanes
+
+
+def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
+  """The bytes of one lane's state and gradient, and those of its activations.
+
+  Every lane holds its state all the time; activations exist only for the lanes
+  that run at once.
+  """
   # On a CPU the estimate must not promise what remat and bfloat16 do not save.
   if not choose.saves_memory():
     recipe = _set_remat(recipe, False).replace(precision='float32')
   dtype, _ = PRECISIONS[recipe.precision]
   fit = fit_lib.make_fit(recipe)
   objective = fit_lib.make_objective(recipe)
-  network: Any = recipe.network
 
   # The pull-back of `jax.vjp` is a tree of the very arrays that the backward
   # pass needs, so that its leaves are what the gradient keeps.
   def keep(key, problem):
-    params = network.init(key, problem.code)['params']
+    state = fit.init(key, problem)
+    params = packing.unpack(state.params)
     seen = problem.replace(code=problem.code.astype(dtype))
     lose = lambda params: objective(params, seen, key)[0]
-    return fit.init(key, problem), params, jax.vjp(lose, params)[1]
+    return state, params, jax.vjp(lose, params)[1]
 
-  # Every lane holds its state and gradient all the time; activations exist only
-  # for the lanes that run at once.
   shapes = jax.eval_shape(keep, jax.random.key(0), problem)
   state, gradient, kept = ([*map(_count_bytes, _list(part))] for part in shapes)
   at_work = recipe.method.passes * _WORKING * max(kept)
-  activations = sum(kept) + at_work
-  at_once = 1 if choose.runs_in_turn() else lanes
-  return lanes * (sum(state) + sum(gradient)) + at_once * activations
+  return sum(state) + sum(gradient), sum(kept) + at_work
 
 
 def _list(tree):
@@ -89,24 +100,24 @@ def check_memory(
     recipe, problem, lanes: see `estimate_bytes`.
     available: bytes that the fit may take.
   """
-  estimate = lambda recipe, lanes: estimate_bytes(recipe, problem, lanes=lanes)
-  needed = estimate(recipe, lanes)
+  measured = _measure(recipe, problem)
+  total = lambda measured, lanes: (
+    lanes * measured[0] + _count_at_once(lanes) * measured[1]
+  )
+  needed = total(measured, lanes)
   if needed <= available:
     return
   # Settings that save memory, from the least change to the largest; the error
-  # names those that are small enough. Methods without bfloat16 have fewer.
-  frugal = _set_remat(recipe, True)
-  options = {'remat': (frugal, lanes), 'one lane': (recipe, 1)}
-  if recipe.method.allows('bfloat16'):
-    half, least = (r.replace(precision='bfloat16') for r in (recipe, frugal))
-    options = {
-      'bfloat16': (half, lanes),
-      'remat': (frugal, lanes),
-      'bfloat16 with remat': (least, lanes),
-      'one lane': (recipe, 1),
-      'one lane in bfloat16 with remat': (least, 1),
-    }
-  sizes = {name: estimate(*option) for name, option in options.items()}
+  # names those that are small enough.
+  sizes = {}
+  if choose.saves_memory():
+    for name, saving in _list_savings(recipe).items():
+      measured_saving = _measure(saving, problem)
+      sizes[name] = total(measured_saving, lanes)
+      if lanes > 1:
+        sizes[f'one lane with {name}'] = total(measured_saving, 1)
+  if lanes > 1:
+    sizes['one lane'] = total(measured, 1)
   fitting = [
     f'{name} ({_format(size)})'
     for name, size in sizes.items()
@@ -118,6 +129,15 @@ def check_memory(
     f'{_format(needed)}, there are {_format(available)}; '
     + (f'what would fit: {", ".join(fitting)}' if fitting else 'crop the image')
   )
+
+
+def _list_savings(recipe: Recipe) -> dict[str, Recipe]:
+  """The recipes that save memory; methods without bfloat16 have fewer."""
+  frugal = _set_remat(recipe, True)
+  if not recipe.method.allows('bfloat16'):
+    return {'remat': frugal}
+  half, least = (r.replace(precision='bfloat16') for r in (recipe, frugal))
+  return {'bfloat16': half, 'remat': frugal, 'bfloat16 and remat': least}
 
 
 def _format(count: int) -> str:

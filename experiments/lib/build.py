@@ -7,7 +7,6 @@ an error that names the field.
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -126,16 +125,6 @@ def make_seeds(config: ml_collections.ConfigDict) -> list[int]:
   """Returns the seed of each lane; ValueError for fewer than one lane."""
   fields.check_least(config.lanes, 1, 'lanes')
   return list(range(config.seed, config.seed + config.lanes))
-
-
-def find_memory() -> int | None:
-  """Returns the machine's memory in bytes for a CPU, else None.
-
-  dipjax itself asks a GPU for its memory.
-  """
-  if jax.default_backend() != 'cpu' or not hasattr(os, 'sysconf'):
-    return None
-  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
 
 
 def make_method(method: ml_collections.ConfigDict) -> methods.Method:

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 
 import dipjax
-from experiments.lib import build, recorder, report
+from experiments.lib import build, machine, recorder, report
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
 
@@ -61,7 +61,7 @@ def run(
       sigma=noisy.sigma,
       reference=noisy.reference,
       perceptual=perceptual,
-      memory=build.find_memory(),
+      memory=machine.find_memory(),
       chunk=config.record.every,
       watch=record,
     )
