@@ -482,12 +482,12 @@ def test_memory_is_judged_before_any_code_is_drawn():
 
   message = '64x64 in 2 lanes takes about .* fit: one lane'
   with pytest.raises(ValueError, match=message):
-    _restore(noisy, code=code, memory=45 * 10**5, seeds=(0, 1))
+    _restore(noisy, code=code, memory=43 * 10**5, seeds=(0, 1))
   assert drawn == [True]
   message = 'fit: .*one lane with bfloat16 and remat'
   aimed = choose.aim(choose.Target('gpu'))
   with aimed, pytest.raises(ValueError, match=message):
-    _restore(noisy, code=code, memory=45 * 10**5, seeds=(0, 1))
+    _restore(noisy, code=code, memory=43 * 10**5, seeds=(0, 1))
 
 
 def test_a_fit_needs_a_monitor():
