@@ -54,7 +54,7 @@ def _assert_same(a, b, **tolerance):
 
 
 def test_restored_image_is_closer_to_the_clean_one():
-  clean, noisy = _make_noisy(32, 40)
+  clean, noisy = _make_noisy(24, 30)
   rule = {'last': monitors.Last(steps=300)}
   result = _restore(noisy, monitors=rule, clean=clean, seeds=(0, 1))
   before = metrics.psnr(noisy, clean)
@@ -71,7 +71,7 @@ def test_restored_image_is_closer_to_the_clean_one():
 @functools.cache
 def _fit_plainly(damaged):
   """What the squared error gives of a damaged picture, after each of STEPS."""
-  clean, noisy = _make_noisy(32, 40)
+  clean, noisy = _make_noisy(24, 30)
   if damaged:
     noisy = corruptions.add_impulse_noise(clean, 0.1, seed=0)
   ends = STEPS if damaged else STEPS[:2]
@@ -86,7 +86,7 @@ def _fit_plainly(damaged):
   'method, steps', [(methods.Absolute(), 300), (methods.Outliers(), 1200)]
 )
 def test_pixels_that_are_wrong_altogether_are_ignored(method, steps):
-  clean, _ = _make_noisy(32, 40)
+  clean, _ = _make_noisy(24, 30)
   damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
   rule = {'last': monitors.Last(steps=steps)}
   result = _restore(damaged, monitors=rule, method=method)
@@ -96,7 +96,7 @@ def test_pixels_that_are_wrong_altogether_are_ignored(method, steps):
 
 @pytest.mark.parametrize('method', OF_KNOWN_NOISE)
 def test_a_method_that_knows_the_noise_learns_less_of_it(method):
-  clean, noisy = _make_noisy(32, 40)
+  clean, noisy = _make_noisy(24, 30)
   rule = {'last': monitors.Last(steps=600)}
   result = _restore(noisy, monitors=rule, method=method(), sigma=0.1)
   plain = metrics.psnr(_fit_plainly(damaged=False)[600], clean)
