@@ -25,10 +25,8 @@ from dipjax import (
   noise,
   optimizers,
 )
-from dipjax import (
-  recipe as recipes,
-)
 from dipjax.networks import NETWORKS
+from dipjax.recipe import PRECISIONS
 from experiments.lib import fields, weights
 
 _LEAST_SIGMA = 0.1 / 255  # Less than the rounding to 8 bits is no noise.
@@ -115,7 +113,7 @@ def _check_numbers(config):
       fields.check_least(config.fit[name], 0, f'fit.{name}')
   fields.check_least(config.fit.steps, 1, 'fit.steps')
   fields.check_least(config.record.every, 1, 'record.every')
-  fields.choose(recipes.PRECISIONS, config.fit.precision, 'fit.precision')
+  fields.choose(PRECISIONS, config.fit.precision, 'fit.precision')
   decay = config.average.decay if 'average' in config else 0
   if not 0 <= decay < 1:
     raise ValueError(f'average.decay must be in [0, 1), got {decay}')
