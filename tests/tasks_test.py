@@ -90,6 +90,7 @@ def test_the_baselines_of_zebra_are_the_papers(data_dir):
 
 def test_inpainting_leaves_what_was_seen(photograph, tmp_path):
   config = _make_config(inpaint_config, photograph)
+  config.data.crop = (0, 0, 32, 32)
   config.fit.steps = 200
   result = _run(inpaint, config, tmp_path)
   assert result['restored']['psnr'] > result['measurement']['psnr'] + 3
@@ -136,6 +137,7 @@ def test_the_networks_of_the_papers_cases(case):
 def test_deblurring(photograph, tmp_path):
   config = _make_config(deblur_config, photograph, 'motion,smoke')
   config.data.kernel.length = 5.0
+  config.data.crop = (0, 0, 32, 32)
   config.fit.steps = 300
   result = _run(deblur, config, tmp_path)
   assert result['restored']['psnr'] > 15
@@ -269,6 +271,7 @@ def test_no_lpips_without_the_extra(photograph, monkeypatch):
 
 def test_pictures_are_fitted_before_noise(photograph, tmp_path):
   config = _make_config(req1, photograph)
+  config.data.crop = (0, 0, 32, 32)
   config.fit.steps = 300
   config.snapshots = (20, 300)
   config.levels = (0.02,)
