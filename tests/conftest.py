@@ -1,7 +1,6 @@
 """Where real images and golden numbers are, and how strict JAX is."""
 
 import dataclasses
-import gc
 import json
 import os
 import pathlib
@@ -59,13 +58,6 @@ def _keep_the_users_cache_as_it_is():
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(folders, 'find_cache', lambda: _CACHE)
     yield
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _spare_the_collector():
-  """What a module has compiled lives on: no collection need look at it."""
-  yield
-  gc.freeze()
 
 
 @pytest.fixture(params=['products', 'slices'])
