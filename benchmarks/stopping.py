@@ -33,8 +33,7 @@ from PIL import Image
 import dipjax
 from dipjax import Recipe, corruptions, methods, metrics, monitors, noise
 from dipjax.networks import skip
-from experiments.lib import images
-from experiments.lib import workdir as workdirs
+from experiments.lib import images, records
 
 SAMPLES = ['astronaut', 'chelsea', 'coffee', 'rocket', 'camera', 'brick']
 # One of each; Gaussian noise comes with --sigmas.
@@ -112,14 +111,14 @@ def run_missing(
     run: of a cell, what its row holds besides it.
     show: called with each new row.
   """
-  rows = workdirs.read_lines(str(path))
+  rows = records.read_lines(str(path))
   is_of = lambda row, cell: all(
     row.get(name) == value for name, value in cell.items()
   )
   for cell in cells:
     if not any(is_of(row, cell) for row in rows):
       rows.append(cell | run(cell))
-      workdirs.append_lines(str(path), rows[-1:])
+      records.append_lines(str(path), rows[-1:])
       show(rows[-1])
   return [row for row in rows if any(is_of(row, cell) for cell in cells)]
 

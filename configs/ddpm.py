@@ -50,7 +50,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   denoise.sigma = 25.5  # Standard deviation of the added noise, of 255.
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()
-  checkpoint.every = 1000  # Steps of the training between two checkpoints.
+  # How often the training is saved: '60s', or '500' steps; '0': never.
+  checkpoint.every = '60s'
   config.record = record = ml_collections.ConfigDict()
   record.every = 50  # Steps of the training between two records.
   words = {'quick': _make_quick, 'smoke': _make_smoke}
@@ -65,7 +66,6 @@ def _make_quick(config):
   config.train.learning_rate = 1e-3
   config.train.decay = 0.99
   config.sample.every = 500
-  config.checkpoint.every = 500
 
 
 def _make_smoke(config):
@@ -78,5 +78,4 @@ def _make_smoke(config):
   config.sample.every = 20
   config.sample.count = 4
   config.sample.steps = 5
-  config.checkpoint.every = 20
   config.record.every = 10

@@ -35,6 +35,7 @@ def restore(
   memory: int | None = None,
   chunk: int = 10,
   watch: loop.Watch | None = None,
+  store: loop.Store | None = None,
 ) -> loop.Restoration:
   """Returns the image behind one measurement, without any training data.
 
@@ -67,10 +68,15 @@ def restore(
     memory: bytes that the fit may take; None is what the device says it has.
       Where the device says nothing, as a CPU does, any size is tried.
     chunk: steps between two calls of `watch`; never changes a result.
-    watch: called with the states and the traces [lanes, chunk] of each chunk.
+    watch: called with the states and the traces [lanes, chunk] of each chunk;
+      where it returns True the fit ends with the best images so far.
+    store: loads the progress of a fit that was interrupted, and saves it; the
+      arguments must be those of the interrupted fit. See `loop.Store`.
 
   Raises:
     ValueError: arguments that do not fit each other, named with their values.
+    DivergedError: every lane diverged for good; the error, a ValueError, has
+      the last good images.
 
   Examples:
     Here `photo` is an image, NumPy floats [H, W, 3] in [0, 1], from which each
@@ -191,7 +197,13 @@ def restore(
     cleans = jnp.stack([clean] * len(seeds))
     recipe = recipe.watch(**monitors.ORACLES)
   states, trace = loop.run_lanes(
-    make_fit(recipe), keys, problems, cleans, chunk=chunk, watch=watch
+    make_fit(recipe),
+    keys,
+    problems,
+    cleans,
+    chunk=chunk,
+    watch=watch,
+    store=store,
   )
   return loop.collect(states, trace, recipe.rule)
 

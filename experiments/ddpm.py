@@ -6,7 +6,8 @@ python -m experiments.ddpm --config=configs/ddpm.py --workdir=DIR
 import math
 import os
 import time
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,9 +21,13 @@ from experiments.lib import (
   checkpoints,
   cli,
   fields,
+  folders,
   images,
   pictures,
   recorder,
+  records,
+  stopping,
+  task,
 )
 from experiments.lib import workdir as workdirs
 from experiments.lib.task import Result
@@ -43,33 +48,49 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   model = make_model(config, data.shape[-1])
   check_config(config, data.shape)
   noisy, clean = load_noisy(config, data.shape)
-  workdir = workdirs.open_workdir(workdir, config)
-  print(
-    f'{len(data)} images of {data.shape[2]}x{data.shape[1]}: '
-    f'{config.train.steps} steps on {recorder.describe_device()}',
-    flush=True,
-  )
-  state, losses, samples = fit_model(config, model, jnp.asarray(data), workdir)
-  arrays = {'samples': samples}
-  summary = {
-    'experiment': 'ddpm',
-    'parameters': sum(x.size for x in jax.tree.leaves(state.params)),
-    'images': len(data),
-    **describe_losses(losses),
-    'device': jax.devices()[0].platform,
-    'hardware': recorder.describe_device(),
-    'versions': recorder.describe_versions(),
-  }
-  if clean is not None:
-    restored = _denoise(config, model, state.average, noisy, clean, workdir)
-    summary |= restored.summary
-    arrays |= restored.images
-  workdirs.write_json(os.path.join(workdir, 'result.json'), summary)
-  print(
-    f'loss {summary["loss"]["first"]:.3f} to {summary["loss"]["last"]:.3f}; '
-    f'samples in {os.path.abspath(workdir)}'
-  )
-  return Result(summary, arrays)
+  digest = checkpoints.digest_arrays(data, *([] if clean is None else [noisy]))
+  with workdirs.open_workdir(workdir, config, data=digest) as folder:
+    if folder.finished:
+      return task.recall(folder)
+    print(
+      f'{len(data)} images of {data.shape[2]}x{data.shape[1]}: '
+      f'{config.train.steps} steps on {recorder.describe_device()}',
+      flush=True,
+    )
+    fitted = fit_model(config, model, jnp.asarray(data), folder)
+    arrays = {'samples': fitted.samples}
+    summary = {
+      'experiment': 'ddpm',
+      'parameters': sum(x.size for x in jax.tree.leaves(fitted.state.params)),
+      'images': len(data),
+      **describe_losses(fitted.records),
+      'seconds': {'fit': fitted.seconds},
+      'device': jax.devices()[0].platform,
+      'hardware': recorder.describe_device(),
+      'versions': recorder.describe_versions(),
+      **({'stopped': True} if fitted.signal else {}),
+    }
+    if clean is not None:
+      restored = _denoise(config, model, fitted.state.average, noisy, clean)
+      summary |= restored.summary
+      arrays |= restored.images
+    summary = folder.write(summary, lambda path: _write(path, arrays))
+    print(
+      f'loss {summary["loss"]["first"]:.3f} to {summary["loss"]["last"]:.3f}; '
+      f'samples in {folders.show(os.path.abspath(workdir))}'
+    )
+  shown = {name: arrays[name] for name in arrays if name != 'comparison'}
+  return Result(summary, shown, signal=fitted.signal)
+
+
+def _write(path, arrays) -> list[str]:
+  names = [name for name in ('comparison', 'restored') if name in arrays]
+  for name in names:
+    images.write_image(os.path.join(path, f'{name}.png'), arrays[name])
+  if len(arrays['samples']):
+    grid = pictures.draw_grid(arrays['samples'])
+    images.write_image(os.path.join(path, 'samples.png'), grid)
+  return [*(f'{name}.png' for name in names), 'samples.png']
 
 
 def load_images(source: str) -> np.ndarray:
@@ -147,7 +168,6 @@ def check_config(
     'train.batch': config.train.batch,
     'sample.every': config.sample.every,
     'sample.count': config.sample.count,
-    'checkpoint.every': config.checkpoint.every,
     'record.every': config.record.every,
   }
   for name, value in counts.items():
@@ -167,11 +187,7 @@ def check_config(
       f'images of {shape[2]}x{shape[1]} must have sides that are multiples of '
       f'{multiple} for {len(channels)} levels'
     )
-  if config.checkpoint.every % config.record.every:
-    raise ValueError(
-      f'checkpoint.every={config.checkpoint.every} must be a multiple of '
-      f'record.every={config.record.every}'
-    )
+  checkpoints.parse_interval(config.checkpoint.every)
   diffusion.choose_steps(config.schedule.steps, config.sample.steps)
 
 
@@ -223,41 +239,49 @@ def make_model(config: ml_collections.ConfigDict, outputs: int) -> Model:
   return Model(network, levels, training)
 
 
+class Fitted(NamedTuple):
+  """What a training leaves."""
+
+  state: diffusion.TrainState
+  records: Sequence[Mapping[str, Any]]  # Of metrics.jsonl, thinned.
+  samples: np.ndarray  # [N, H, W, C], the last ones of this start, if any.
+  seconds: float  # Of training and sampling, earlier starts included.
+  signal: int  # That ended the training; 0 for none.
+
+
 def fit_model(
   config: ml_collections.ConfigDict,
   model: Model,
   data: jax.Array,
-  workdir: str,
-) -> tuple[diffusion.TrainState, list[dict], np.ndarray]:
-  """Trains to the end, from the last checkpoint if there is one.
-
-  Returns:
-    The last state, all records of metrics.jsonl, and the last samples,
-    [N, H, W, C], which are none where nothing was left to train.
-  """
+  folder: workdirs.Workdir,
+) -> Fitted:
+  """Trains to the end, from the last checkpoint if there is one."""
   key = jax.random.key(config.seed)
   state = diffusion.begin(model.training, key, data)
-  path = os.path.join(workdir, 'metrics.jsonl')
+  record = records.Records(folder.find(workdirs.METRICS))
   drawn = np.zeros((0, *data.shape[1:]), np.float32)
-  with checkpoints.open_checkpoints(workdir) as manager:
-    state = checkpoints.restore_latest(manager, state)
-    step = int(state.step)
-    records = workdirs.keep_lines(path, lambda record: record['step'] < step)
-    begun, waiting = time.perf_counter(), []
-    while step < config.train.steps:
+  with (
+    stopping.catch_signals() as stop,
+    checkpoints.Checkpoints(
+      folder.find(workdirs.CHECKPOINTS),
+      every=config.checkpoint.every,
+      data=folder.data,
+    ) as saved,
+  ):
+    notes, earlier = saved.find_latest(), 0.0
+    if notes:
+      state, earlier = saved.load(state), notes['seconds']
+      record.rewind(notes['records'])
+    else:
+      record.begin(None)
+    step, begun, waiting = int(state.step), time.perf_counter(), []
+    while step < config.train.steps and not (stop and not waiting):
       state, loss = diffusion.train(model.training, state, data)
       waiting.append(loss)
       step += 1
       due = lambda every, step=step: (
         step % every == 0 or step == config.train.steps
       )
-      if due(config.record.every):
-        seconds = time.perf_counter() - begun
-        record = {'step': step - 1, 'loss': float(np.mean(waiting))}
-        records.append(record | {'seconds': seconds})
-        waiting = []
-        workdirs.append_lines(path, records[-1:])
-        print(f'step {step}: loss {record["loss"]:.4f}', flush=True)
       if due(config.sample.every):
         drawn = model.draw(
           state.average,
@@ -266,21 +290,29 @@ def fit_model(
           config.sample,
         )
         grid = pictures.draw_grid(drawn)
-        images.write_image(os.path.join(workdir, 'samples.png'), grid)
-      if due(config.checkpoint.every):
-        checkpoints.save(manager, step, state)
-  return state, records, drawn
+        images.write_image(folder.find('samples.png'), grid)
+      # A checkpoint has no losses that wait for their record.
+      if due(config.record.every):
+        mean = float(np.mean(waiting))
+        record.add([{'step': step - 1, 'loss': mean}])
+        waiting = []
+        print(f'step {step}: loss {mean:.4f}', flush=True)
+        seconds = earlier + time.perf_counter() - begun
+        if saved.is_due(step) or stop or step == config.train.steps:
+          end = record.find_end()
+          saved.save(state, step, records=end, seconds=seconds)
+    seconds = earlier + time.perf_counter() - begun
+  return Fitted(state, record.kept, drawn, seconds, stop.signal)
 
 
-def describe_losses(records: list[dict]) -> dict:
-  """Returns the steps, the seconds, the first and the last recorded loss.
+def describe_losses(records: Sequence[Mapping[str, Any]]) -> dict:
+  """Returns the steps, the first and the last recorded loss.
 
   `factor` is the first loss divided by the last.
   """
   first, last = records[0]['loss'], records[-1]['loss']
   return {
     'steps': records[-1]['step'] + 1,
-    'seconds': {'fit': records[-1]['seconds']},
     'loss': {'first': first, 'last': last, 'factor': first / last},
   }
 
@@ -304,8 +336,8 @@ def load_noisy(
   return noisy, clean
 
 
-def _denoise(config, model, params, noisy, clean, workdir):
-  """Writes measurement, restored and clean; returns scores and arrays."""
+def _denoise(config, model, params, noisy, clean):
+  """Returns the scores, and the arrays with a comparison of them."""
   sigma = config.denoise.sigma / 255
   key = jax.random.fold_in(jax.random.key(config.seed), 2)
   (restored,) = diffusion.denoise(
@@ -321,14 +353,15 @@ def _denoise(config, model, params, noisy, clean, workdir):
     f'restored {psnrs["restored"]:.2f} dB': restored,
     'clean': clean,
   }
-  picture = pictures.draw_comparison(panels)
-  images.write_image(os.path.join(workdir, 'comparison.png'), picture)
-  images.write_image(os.path.join(workdir, 'restored.png'), restored)
   summary: dict[str, Any] = {
     name: {'psnr': psnr} for name, psnr in psnrs.items()
   }
   summary['from_step'] = diffusion.find_step(model.levels, sigma)
-  return Result(summary, {'measurement': noisy, 'restored': restored})
+  compared = pictures.draw_comparison(panels)
+  return Result(
+    summary,
+    {'measurement': noisy, 'restored': restored, 'comparison': compared},
+  )
 
 
 if __name__ == '__main__':

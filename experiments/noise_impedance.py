@@ -11,19 +11,21 @@ import ml_collections
 import numpy as np
 
 from dipjax import Recipe, corruptions
-from dipjax.engine import lanes
+from dipjax.engine import guard, lanes, loop
 from dipjax.engine.fit import make_fit
-from dipjax.engine.loop import run_lanes
 from dipjax.engine.problem import Problem
 from experiments.lib import (
   build,
+  checkpoints,
   cli,
   fields,
+  folders,
   images,
   pictures,
   plots,
   recorder,
   report,
+  task,
 )
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import read
@@ -46,45 +48,64 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   targets = make_targets(config.data)
   snapshots = _check_snapshots(config)
   recipe, key, problems = pose_targets(config, list(targets.values()))
-  workdir = workdirs.open_workdir(workdir, config)
   seeds = [config.seed] * len(targets)
-  shown: dict[int, np.ndarray] = {}
-  with recorder.Recorder(
-    workdir, steps=config.fit.steps, seeds=seeds
-  ) as record:
+  with workdirs.open_workdir(
+    workdir, config, data=checkpoints.digest_arrays(*targets.values())
+  ) as folder:
+    if folder.finished:
+      return task.recall(folder)
+    shown: dict[int, np.ndarray] = {}
+    record = recorder.Recorder(
+      folder, config, steps=config.fit.steps, seeds=seeds
+    )
 
     def watch(states, trace):
-      record(states, trace)
-      if int(states.step[0]) in snapshots:
-        shown[int(states.step[0])] = np.asarray(states.average)
+      step = int(states.step[0])
+      if step in snapshots:
+        shown[step] = np.asarray(states.average)
+        record.checkpoints.keep(f'step-{step}', shown[step])
+      return record(states, trace)
 
-    states, trace = run_lanes(
-      make_fit(recipe),
-      jnp.stack([key] * len(targets)),
-      lanes.stack_lanes(problems),
-      chunk=config.record.every,
-      watch=watch,
+    with record:
+      states, trace = loop.run_lanes(
+        make_fit(recipe),
+        jnp.stack([key] * len(targets)),
+        lanes.stack_lanes(problems),
+        chunk=config.record.every,
+        watch=watch,
+        store=record,
+      )
+      if np.all(guard.has_given_up(states.guard)):
+        raise ValueError(loop.describe_divergence(int(states.step.max())))
+      taken = np.asarray(trace.step[0])  # All lanes take the same steps.
+      steps = int(states.step[0])
+      # Pictures of a run before this one.
+      like = np.asarray(states.average)
+      for step in sorted(snapshots - shown.keys()):
+        picture = record.checkpoints.recall(f'step-{step}', like)
+        if step <= steps and picture is not None:
+          shown[step] = picture
+    losses = dict(zip(targets, trace.loss, strict=True))
+    summary = {
+      **report.describe_run('noise_impedance', states.params, steps, record),
+      'stop': {'rule': 'last'},
+      'measurement': {},
+      'restored': {},
+      'baselines': {},
+      'levels': find_levels(losses, taken, config.levels),
+      'lanes': [
+        {'target': name, 'seed': config.seed, 'loss': float(loss[-1])}
+        for name, loss in losses.items()
+      ],
+    }
+    summary = folder.write(
+      summary,
+      lambda path: _write(path, targets, shown, losses, taken, record),
     )
-  taken = trace.active[0]  # All lanes take the same steps.
-  losses = dict(zip(targets, trace.loss[:, taken], strict=True))
-  summary = {
-    **report.describe_run(
-      'noise_impedance', states.params, config.fit.steps, record
-    ),
-    'stop': {'rule': 'last'},
-    'measurement': {},
-    'restored': {},
-    'baselines': {},
-    'levels': find_levels(losses, config.levels),
-    'lanes': [
-      {'target': name, 'seed': config.seed, 'loss': float(loss[-1])}
-      for name, loss in losses.items()
-    ],
-  }
-  _write(workdir, targets, shown, losses, summary)
-  print(f'pictures in {os.path.abspath(workdir)}')
+    record.finish()
+    print(f'pictures in {folders.show(os.path.abspath(workdir))}')
   fitted = dict(zip(targets, np.asarray(states.average), strict=True))
-  return Result(summary, fitted)
+  return Result(summary, fitted, signal=int(record.stop.signal))
 
 
 def make_targets(data: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
@@ -130,14 +151,19 @@ def pose_targets(
 
 
 def find_levels(
-  losses: dict[str, np.ndarray], levels: tuple[float, ...]
+  losses: dict[str, np.ndarray], steps: np.ndarray, levels: tuple[float, ...]
 ) -> list[dict]:
   """Returns for each level the first step at which each loss is below it.
 
   The step counts from 0; it is None where the loss never falls below the level.
+
+  Args:
+    losses: by target, [n].
+    steps: the step of each loss, [n].
+    levels: losses.
   """
   first = lambda loss, level: (
-    int(np.argmax(loss < level)) if np.any(loss < level) else None
+    int(steps[np.argmax(loss < level)]) if np.any(loss < level) else None
   )
   return [
     {
@@ -162,18 +188,19 @@ def _check_snapshots(config):
   return set(config.snapshots)
 
 
-def _write(workdir, targets, shown, losses, summary):
+def _write(path, targets, shown, losses, taken, record) -> list[str]:
   rows = [pictures.draw_comparison(targets)]
   for step, outputs in sorted(shown.items()):
     captions = [f'{name}, step {step}' for name in targets]
     rows.append(pictures.draw_comparison(dict(zip(captions, outputs))))
   width = max(row.shape[1] for row in rows)
   rows = [pictures.widen(row, width) for row in rows]
-  path = lambda name: os.path.join(workdir, name)
-  images.write_image(path('fits.png'), np.concatenate(rows))
-  if not plots.draw_losses(path('curves.png'), losses):
-    print("for curves.png: pip install 'dipjax[plots]'")
-  workdirs.write_json(path('result.json'), summary)
+  images.write_image(os.path.join(path, 'fits.png'), np.concatenate(rows))
+  record.records.write_kept(os.path.join(path, workdirs.METRICS))
+  if plots.draw_losses(os.path.join(path, 'curves.png'), losses, taken):
+    return ['fits.png', 'curves.png']
+  print("for curves.png: pip install 'dipjax[plots]'")
+  return ['fits.png']
 
 
 if __name__ == '__main__':

@@ -5,11 +5,13 @@ python -m experiments.prior_effect --config=configs/prior_effect.py
 
 import copy
 import os
+from typing import Any
 
 import ml_collections
 
 from experiments import super_resolution
-from experiments.lib import build, cli, images, pictures, task
+from experiments.lib import build, cli, folders, images, pictures, task
+from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 
 
@@ -33,26 +35,42 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   arms = make_arms(config)
   for arm in arms.values():  # Errors come before the first file is written.
     build.make_recipe(arm, channels)
-  workdir = workdirs.open_workdir(workdir, config)
-  results, panels = {}, {'measurement': data.picture}
-  for name, arm in arms.items():
-    print(f'{name}:')
-    folder = os.path.join(workdir, name)
-    results[name] = task.run('prior_effect', data, arm, folder)
-    caption = _make_caption(name, results[name].summary)
-    panels[caption] = results[name].images['restored']
+  with workdirs.open_workdir(
+    workdir, config, data=data_lib.digest(data)
+  ) as folder:
+    if folder.finished:
+      return task.recall(folder)
+    results = {}
+    for name, arm in arms.items():
+      print(f'{name}:')
+      results[name] = task.run('prior_effect', data, arm, folder.find(name))
+      if results[name].signal:
+        break
+    signal = results[name].signal
+    summary: dict[str, Any] = {
+      'experiment': 'prior_effect',
+      'arms': {name: result.summary for name, result in results.items()},
+      **({'stopped': True} if signal else {}),
+    }
+    summary = folder.write(summary, lambda path: _write(path, data, results))
+    print(f'side by side in {folders.show(os.path.abspath(workdir))}')
+  restored = {name: one.images['restored'] for name, one in results.items()}
+  return task.Result(
+    summary, {'measurement': data.picture, **restored}, signal=signal
+  )
+
+
+def _write(path, data, results) -> list[str]:
+  panels = {'measurement': data.picture}
+  for name, result in results.items():
+    caption = _make_caption(name, result.summary)
+    panels[caption] = result.images['restored']
   if data.clean is not None:
     panels['clean'] = data.clean
   picture = pictures.draw_comparison(panels)
-  images.write_image(os.path.join(workdir, 'comparison.png'), picture)
-  summary = {
-    'experiment': 'prior_effect',
-    'arms': {name: result.summary for name, result in results.items()},
-  }
-  workdirs.write_json(os.path.join(workdir, 'result.json'), summary)
-  print(f'all three side by side in {os.path.abspath(workdir)}')
-  restored = {name: one.images['restored'] for name, one in results.items()}
-  return task.Result(summary, {'measurement': data.picture, **restored})
+  images.write_image(os.path.join(path, 'comparison.png'), picture)
+  # The folders of the arms were written before.
+  return ['comparison.png', *results]
 
 
 def make_arms(

@@ -10,7 +10,8 @@ import ml_collections
 import numpy as np
 
 from dipjax import Restoration
-from experiments.lib import cli, plots, recorder, report, stages
+from experiments.lib import cli, plots, recorder, report, stages, task
+from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.task import Result
 
@@ -31,21 +32,34 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   parallel = config.staged.parallel
   seeds = seeds * len(steps) if parallel else seeds
   budget = max(steps) if parallel else sum(steps)
-  workdir = workdirs.open_workdir(workdir, config)
-  print(stages.describe_plan(setup))
-  with recorder.Recorder(workdir, steps=budget, seeds=seeds) as record:
-    if parallel:
-      results = stages.fit_parallel(setup, record)
-    else:
-      (results,) = stages.fit_chain([setup], record)
-  result = stages.join_stages(results, chained=not parallel)
-  summary = summarize(setup, results, result, record)
-  path = os.path.join(workdir, 'stages.png')
-  plots.draw_stages(path, record.records, title=summary.get('protocol', ''))
-  listed = report.list_images(summary, setup.data, setup.recipe, result)
-  report.write_report(workdir, summary, setup.data, listed, record.records)
-  report.print_summary(workdir, summary)
-  return Result(summary, listed, result)
+  with workdirs.open_workdir(
+    workdir, config, data=data_lib.digest(setup.data)
+  ) as folder:
+    if folder.finished:
+      return task.recall(folder)
+    print(stages.describe_plan(setup))
+    with recorder.Recorder(folder, config, steps=budget, seeds=seeds) as record:
+      if parallel:
+        results = stages.fit_parallel(setup, record)
+      else:
+        (results,) = stages.fit_chain([setup], record)
+    result = stages.join_stages(results, chained=not parallel)
+    summary = summarize(setup, results, result, record)
+    listed = report.list_images(summary, setup.data, setup.recipe, result)
+
+    def write(path):
+      names = report.write_report(path, summary, setup.data, listed, record)
+      drawn = plots.draw_stages(
+        os.path.join(path, 'stages.png'),
+        record.records.kept,
+        title=summary.get('protocol', ''),
+      )
+      return [*names, *['stages.png'] * drawn]
+
+    summary = folder.write(summary, write)
+    record.finish()
+    report.print_summary(workdir, summary)
+  return Result(summary, listed, result, int(record.stop.signal))
 
 
 def summarize(

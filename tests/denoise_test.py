@@ -17,6 +17,7 @@ from experiments.lib import build, images, report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {
+  'checkpoints',
   'comparison.png',
   'config.json',
   'curves.png',

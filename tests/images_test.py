@@ -1,6 +1,7 @@
 """Images: what is read is what was written, and what is broken is refused."""
 
 import os
+import pathlib
 import struct
 import sys
 import zlib
@@ -125,6 +126,7 @@ def test_the_target_changes_only_once_the_data_is_complete(
   replace = os.replace
 
   def watch(source, destination):
+    source = pathlib.Path(source)
     seen.append((source.parent, source.name[0], source.read_bytes()))
     seen.append(target.read_bytes())
     replace(source, destination)

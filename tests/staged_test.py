@@ -2,6 +2,7 @@
 
 import json
 import os
+import tempfile
 import types
 
 import jax
@@ -15,7 +16,8 @@ from dipjax import codes, metrics, monitors, operators
 from dipjax.engine import lanes, staged
 from dipjax.engine.loop import run_lanes
 from experiments import staged as experiment
-from experiments.lib import build, images, stages
+from experiments.lib import build, images, recorder, stages
+from experiments.lib import workdir as workdirs
 from experiments.lib.data import load_denoising
 
 LEVELS = [0.001, 0.004, 0.01]
@@ -206,11 +208,20 @@ def test_targets_never_depend_on_the_clean_image(photograph, tmp_path):
 
 
 def _fit(config):
-  """The Restorations of the stages, recorded nowhere."""
-  setup, record = stages.make_setup(config), lambda *chunk: None
-  if config.staged.parallel:
-    return setup, stages.fit_parallel(setup, record)
-  (results,) = stages.fit_chain([setup], record)
+  """The Restorations of the stages, whose records nobody reads."""
+  setup = stages.make_setup(config)
+  config.checkpoint.every = '0'
+  lanes = len(setup.plan) if config.staged.parallel else 1
+  with tempfile.TemporaryDirectory() as path:
+    record = recorder.Recorder(
+      workdirs.Workdir(path, {}, '', None),
+      config,
+      steps=1,
+      seeds=setup.seeds * lanes,
+    )
+    if config.staged.parallel:
+      return setup, stages.fit_parallel(setup, record)
+    (results,) = stages.fit_chain([setup], record)
   return setup, results
 
 

@@ -289,8 +289,9 @@ def test_pictures_are_fitted_before_noise(photograph, tmp_path):
 
 def test_levels_are_first_steps():
   losses = {'a': np.array([0.5, 0.2, 0.3, 0.1]), 'b': np.array([0.9] * 4)}
-  assert noise_impedance.find_levels(losses, (0.25, 0.05)) == [
-    {'loss': 0.25, 'steps': {'a': 1, 'b': None}},
+  steps = np.array([0, 2, 4, 6])
+  assert noise_impedance.find_levels(losses, steps, (0.25, 0.05)) == [
+    {'loss': 0.25, 'steps': {'a': 2, 'b': None}},
     {'loss': 0.05, 'steps': {'a': None, 'b': None}},
   ]
 

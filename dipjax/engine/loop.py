@@ -1,19 +1,47 @@
 """The one host loop over the steps of all lanes, and its result."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 
 from dipjax.device import packing
-from dipjax.engine import lanes
+from dipjax.engine import guard, history, lanes
 from dipjax.engine.fit import Fit, FitState, Trace
+from dipjax.engine.history import History
 from dipjax.engine.problem import Problem
 from dipjax.monitors import MonitorState
 
 Array = jax.Array
-Watch = Callable[[FitState, Trace], None]
+# Called after each chunk; the fit ends where the watch returns True.
+Watch = Callable[[FitState, Trace], bool | None]
+
+
+class Progress(NamedTuple):
+  """All that a fit needs to go on; arrays only."""
+
+  states: FitState
+  history: History
+
+
+class Store(Protocol):
+  """Keeps a fit's progress, so that another process can go on."""
+
+  def load(self, like: Progress) -> Progress | None:
+    """Returns what was saved, its arrays like these; None for nothing.
+
+    The history of `like` has no steps; one that was saved has any number.
+    """
+    ...
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether to save the progress after so many steps."""
+    ...
+
+  def save(self, progress: Progress) -> None:
+    """Saves the progress. The arrays are only borrowed."""
+    ...
 
 
 class Restoration(NamedTuple):
@@ -26,8 +54,12 @@ class Restoration(NamedTuple):
   selected: np.ndarray  # [lanes], the step of each selected image.
   stopped: np.ndarray  # [lanes], steps until the end; see Trace.returned.
   rule: str  # The monitor that selected.
+  # [lanes], whether the lane diverged for good: its image is the last good one.
+  diverged: np.ndarray
   monitors: dict[str, MonitorState]  # Arrays [lanes, ...].
-  trace: Trace  # Arrays [lanes, steps]; see Trace.active.
+  # Arrays [lanes, steps]; see Trace.active. More than `history.MOST` steps are
+  # thinned.
+  trace: Trace
   # Arrays [lanes, ...]. With the method `Outliers` the network's parameters are
   # under 'network'.
   params: Any
@@ -42,10 +74,13 @@ def run_lanes(
   start: Callable[[FitState], FitState] | None = None,
   chunk: int = 10,
   watch: Watch | None = None,
+  store: Store | None = None,
 ) -> tuple[FitState, Trace]:
   """Steps all lanes, chunk after chunk, until every lane is finished.
 
-  Every fit goes through this loop: nothing else calls `lanes.advance`.
+  Every fit goes through this loop: nothing else calls `lanes.advance`. A fit
+  that goes on from what `store` has saved ends equal, to the last bit, to one
+  that was never interrupted.
 
   Args:
     fit: the fit of one lane.
@@ -56,39 +91,81 @@ def run_lanes(
       None starts from the fresh states.
     chunk: steps in one call of the device.
     watch: called after each chunk with the states, which are only borrowed, and
-      the chunk's trace.
+      the chunk's trace. Where it returns True the fit ends.
+    store: loads and saves the progress; None does neither.
 
   Returns:
-    The states, and the trace of all steps, [lanes, steps], as NumPy arrays.
+    The states, and the trace, [lanes, steps], as NumPy arrays; a trace of more
+    than `history.MOST` steps is thinned.
   """
   states = lanes.init(fit, keys, problems, cleans)
   states = start(states) if start else states
-  traces = []
-  while not np.all(lanes.find_finished(states, problems)):
+  progress = Progress(states, history.begin(states))
+  progress = (store.load(progress) if store else None) or progress
+  states, parts, stopped = progress.states, [progress.history], False
+  while not (stopped or np.all(lanes.find_finished(states, problems))):
     states, trace = lanes.advance(fit, chunk, states, problems)
-    traces.append(jax.device_get(trace))
-    if watch:
-      watch(states, traces[-1])
-  return states, jax.tree.map(lambda *t: np.concatenate(t, axis=1), *traces)
+    trace = jax.device_get(trace)
+    parts = history.add(parts, trace)
+    stopped = bool(watch and watch(states, trace))
+    if store and store.is_due(int(parts[-1].taken)):
+      store.save(Progress(states, history.join(parts)))
+  progress = Progress(states, history.join(parts))
+  if store:
+    store.save(progress)
+  return states, progress.history.trace
+
+
+class DivergedError(ValueError):
+  """Every lane of a fit diverged for good.
+
+  Attributes:
+    restoration: the last good images; black where no step was good.
+  """
+
+  def __init__(self, restoration: Restoration):
+    self.restoration = restoration
+    steps = int(restoration.stopped.max())
+    super().__init__(describe_divergence(steps))
+
+
+def describe_divergence(steps: int) -> str:
+  """Returns what is wrong with a fit that diverged after so many steps."""
+  return (
+    f'the fit diverged for good at step {steps}: its loss, gradient or error '
+    f'was not finite or far too large {guard.MOST} times; look for an operator '
+    'or a penalty that gives NaN, or take a lower learning rate'
+  )
 
 
 def collect(states: FitState, trace: Trace, rule: str) -> Restoration:
   """Returns the images that the monitor `rule` selected, one from each lane.
 
+  Lanes that diverged for good do not count for the mean and the deviation.
+
   Args:
     states, trace: what `run_lanes` returned.
     rule: the monitor's name.
+
+  Raises:
+    DivergedError: every lane diverged for good; the error has the restoration.
   """
+  diverged = np.asarray(guard.has_given_up(states.guard))
   states = jax.device_get(states.replace(opt_state=(), key=(), guard=None))
   images = np.clip(states.monitors[rule].image, 0, 1)
-  return Restoration(
-    image=images.mean(axis=0),
-    deviation=images.std(axis=0),
+  good = images if diverged.all() else images[~diverged]
+  result = Restoration(
+    image=good.mean(axis=0),
+    deviation=good.std(axis=0),
     images=images,
     selected=np.asarray(states.monitors[rule].step),
     stopped=np.asarray(states.step),
     rule=rule,
+    diverged=diverged,
     monitors=states.monitors,
     trace=trace,
     params=packing.unpack(states.params),
   )
+  if diverged.all():
+    raise DivergedError(result)
+  return result

@@ -4,7 +4,8 @@ python -m experiments.ablation --config=configs/ablation.py --workdir=DIR
 """
 
 import os
-from collections.abc import Sequence
+import shutil
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax
@@ -22,12 +23,17 @@ from experiments.lib import (
   images,
   plots,
   recorder,
+  records,
   report,
   stages,
+  task,
 )
+from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data, load_denoising
 from experiments.lib.task import Result
+
+ARMS = 'arms.jsonl'  # One line for each row of a finished arm.
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
@@ -51,25 +57,41 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     shape = data.measurement.shape
     trained = baselines.load_ddpm(config.baselines.ddpm, shape)
   planned = arms_lib.plan_arms(config)
-  workdir = workdirs.open_workdir(workdir, config)
-  path = os.path.join(workdir, 'arms.jsonl')
-  rows: list[Any] = workdirs.read_lines(path)
-  done = {row['arm'] for row in rows}
-  workdirs.keep_lines(
-    os.path.join(workdir, 'metrics.jsonl'), lambda record: record['arm'] in done
-  )
-  print(arms_lib.describe_budget(config, planned, done), flush=True)
-  beside = baselines.make_rows(data, sigma, told, trained)
-  waiting = [arm for arm in planned if arm.name not in done]
-  arrays = {'measurement': data.measurement}
-  for group in arms_lib.group_arms(waiting, config.arms.together):
-    added, restored = fit_arms(config, group, workdir)
-    workdirs.append_lines(path, added)
-    rows += added
-    arrays |= restored
-  order = [arm.name for arm in planned]
-  rows.sort(key=lambda row: order.index(row['arm']))
-  return Result(write(config, workdir, beside, rows), arrays)
+  with workdirs.open_workdir(
+    workdir, config, data=data_lib.digest(data)
+  ) as folder:
+    if folder.finished:
+      return task.recall(folder)
+    rows: list[Any] = records.read_lines(folder.find(ARMS))
+    done = {row['arm'] for row in rows}
+    print(arms_lib.describe_budget(config, planned, done), flush=True)
+    beside = baselines.make_rows(data, sigma, told, trained)
+    waiting = [arm for arm in planned if arm.name not in done]
+    arrays, signal = {'measurement': data.measurement}, 0
+    for group in arms_lib.group_arms(waiting, config.arms.together):
+      done = {row['arm'] for row in rows}
+      added, restored, signal = fit_arms(config, group, folder, done)
+      if signal:
+        break
+      records.append_lines(folder.find(ARMS), added)
+      rows += added
+      arrays |= restored
+    order = [arm.name for arm in planned]
+    rows.sort(key=lambda row: order.index(row['arm']))
+    summary = summarize(config, beside, rows)
+    if signal:
+      summary['stopped'] = True
+    summary = folder.write(
+      summary,
+      lambda path: [
+        *write(config, path, summary),
+        *(f'{name}.png' for name in order),
+        ARMS,
+      ],
+    )
+    if not signal:
+      shutil.rmtree(folder.find(workdirs.CHECKPOINTS), ignore_errors=True)
+  return Result(summary, arrays, signal=signal)
 
 
 def _check_rule(config):
@@ -103,35 +125,50 @@ def load(
 
 
 def fit_arms(
-  config: ml_collections.ConfigDict, arms: Sequence[Arm], workdir: str
-) -> tuple[list[dict], dict[str, np.ndarray]]:
+  config: ml_collections.ConfigDict,
+  arms: Sequence[Arm],
+  folder: workdirs.Workdir,
+  done: Collection[str],
+) -> tuple[list[dict], dict[str, np.ndarray], int]:
   """Fits arms of one program at once, each seed of each arm in a lane.
 
   The first seed's image of each arm becomes the file ARM.png.
 
+  Args:
+    config: the config of the ablation.
+    arms: what to fit.
+    folder: the folder of the run.
+    done: the names of the arms whose records stay.
+
   Returns:
-    The rows of the arms, and by the arm's name the first seed's image.
+    The rows of the arms, by the arm's name the first seed's image, and the
+    number of the signal that ended the fits, which then have no rows.
   """
   setups = [arms_lib.make_setup(config, arm) for arm in arms]
   print(f'{", ".join(arm.name for arm in arms)}:')
   # Arms go from stage to stage together: a stage lasts as long as in the arm
   # that takes the most steps.
   together = zip(*(setup.plan for setup in setups), strict=True)
-  steps = sum(max(stage.steps for stage in alike) for alike in together)
-  seeds = setups[0].seeds * len(arms)
-  with recorder.Recorder(
-    workdir, steps=steps, seeds=seeds, append=True
-  ) as record:
+  record = recorder.Recorder(
+    folder,
+    config,
+    steps=sum(max(stage.steps for stage in alike) for alike in together),
+    seeds=setups[0].seeds * len(arms),
+    name=arms[0].name,
+    keep=lambda row: row['arm'] in done,
+  )
+  with record:
     fitted = stages.fit_chain(setups, record)
+  if record.stop:
+    return [], {}, int(record.stop.signal)
   rows, restored = [], {}
   for arm, setup, results in zip(arms, setups, fitted, strict=True):
     result = stages.join_stages(results, chained=True)
-    path = os.path.join(workdir, f'{arm.name}.png')
     restored[arm.name] = result.images[0]
-    images.write_image(path, restored[arm.name])
+    images.write_image(folder.find(f'{arm.name}.png'), restored[arm.name])
     seconds = record.seconds['fit'] / len(arms)
     rows += make_rows(arm, setup, result, seconds)
-  return rows, restored
+  return rows, restored, 0
 
 
 def make_rows(
@@ -180,37 +217,22 @@ def _score_lanes(setup, result, restored, spent, selected):
   ]
 
 
-def write(
-  config: ml_collections.ConfigDict,
-  workdir: str,
-  beside: list[dict],
-  rows: list[dict],
-) -> dict:
-  """Writes table.md, table.csv, arms.png and result.json.
+def summarize(
+  config: ml_collections.ConfigDict, beside: list[dict], rows: list[dict]
+) -> dict[str, Any]:
+  """Returns the content of result.json.
 
-  Returns:
-    The content of result.json.
+  Args:
+    config: the config of the ablation.
+    beside: the rows that no fit gives.
+    rows: the rows of the arms.
   """
   budget = config.fit.steps
   lines = [table.summarize_row(r, budget) for r in (*beside, *rows)]
-  judged = claims.judge_claims(rows)
-  stopping = claims.describe_stopping(lines)
-  shown = table.format_markdown(lines)
-  said = table.describe_table(config.lanes, budget)
-  texts = [claim['text'] for claim in judged] + stopping
-  listed = ''.join(f'- {text}\n' for text in texts)
-  path = lambda name: os.path.join(workdir, name)
-  folders.write_atomic(
-    path('table.md'), f'{said}\n\n{shown}\n{listed}'.encode()
-  )
-  csv = table.format_csv(lines)
-  folders.write_atomic(path('table.csv'), csv.encode())
-  if not plots.draw_arms(path('arms.png'), lines):
-    print("for arms.png: pip install 'dipjax[plots]'")
   # The stopped plain fit is the first part of the plain fit with fixed steps:
   # to count its steps would count them twice.
   fits = [row for row in rows if row['method'] != table.STOPPED]
-  summary = {
+  return {
     'experiment': 'ablation',
     'budget': budget,
     'steps': sum(lane['spent'] for row in fits for lane in row['lanes']),
@@ -220,12 +242,30 @@ def write(
     'versions': recorder.describe_versions(),
     'table': lines,
     'lanes': {f'{r["arm"]}, {r["method"]}': r['lanes'] for r in rows},
-    'claims': judged,
-    'stopping': stopping,
+    'claims': claims.judge_claims(rows),
+    'stopping': claims.describe_stopping(lines),
   }
-  workdirs.write_json(path('result.json'), summary)
-  print(shown, *texts, f'all in {os.path.abspath(workdir)}', sep='\n')
-  return summary
+
+
+def write(config: ml_collections.ConfigDict, path: str, summary) -> list[str]:
+  """Writes table.md, table.csv and arms.png, and returns the files' names."""
+  shown = table.format_markdown(summary['table'])
+  said = table.describe_table(config.lanes, summary['budget'])
+  texts = [claim['text'] for claim in summary['claims']] + summary['stopping']
+  listed = ''.join(f'- {text}\n' for text in texts)
+  files = {
+    'table.md': f'{said}\n\n{shown}\n{listed}',
+    'table.csv': table.format_csv(summary['table']),
+  }
+  for name, content in files.items():
+    folders.write_atomic(os.path.join(path, name), content.encode())
+  print(
+    shown, *texts, f'all in {folders.show(os.path.abspath(path))}', sep='\n'
+  )
+  if plots.draw_arms(os.path.join(path, 'arms.png'), summary['table']):
+    return [*files, 'arms.png']
+  print("for arms.png: pip install 'dipjax[plots]'")
+  return list(files)
 
 
 if __name__ == '__main__':

@@ -65,21 +65,19 @@ def load_ddpm(workdir: str, shape: tuple[int, int, int]) -> Trained:
   if not {'schedule', 'network', 'train', 'sample'} <= set(config):
     raise ValueError(wrong)
   ddpm.check_config(config, (1, *shape))
-  # Opening checkpoints makes the folder where there is none.
-  if not os.path.isdir(os.path.join(workdir, 'checkpoints')):
-    raise ValueError(f'{workdir!r} has no checkpoint yet')
   model = ddpm.make_model(config, shape[-1])
   blank = jnp.zeros((1, *shape))
   fresh = diffusion.begin(model.training, jax.random.key(0), blank)
-  try:
-    with checkpoints.open_checkpoints(workdir) as manager:
-      state = checkpoints.restore_latest(manager, fresh)
-  except ValueError:
-    raise ValueError(
-      f'the checkpoint in {workdir!r} does not fit images {shape}: train one '
-      'on images of as many channels'
-    ) from None
-  if not int(state.step):
+  folder = os.path.join(workdir, checkpoints.FOLDER)
+  with checkpoints.Checkpoints(folder, data=None) as saved:
+    try:
+      state = saved.load(fresh)
+    except ValueError:
+      raise ValueError(
+        f'the checkpoint in {workdir!r} does not fit images {shape}: train one '
+        'on images of as many channels'
+      ) from None
+  if state is None:
     raise ValueError(f'{workdir!r} has no checkpoint yet')
   return Trained(model, state.average, int(state.step))
 

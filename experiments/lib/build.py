@@ -32,7 +32,15 @@ from experiments.lib import fields, weights
 _LEAST_SIGMA = 0.1 / 255  # Less than the rounding to 8 bits is no noise.
 
 # Sections of the config, and fields of config.fit, that every fit reads.
-_SECTIONS = {'seed', 'data', 'network', 'method', 'fit', 'record'}
+_SECTIONS = {
+  'seed',
+  'data',
+  'network',
+  'method',
+  'fit',
+  'record',
+  'checkpoint',
+}
 _FIT = {'steps', 'optimizer', 'learning_rate', 'clip', 'precision', 'remat'}
 # Only fits that stop and average read the following sections and terms.
 _STOPPING = {'lanes', 'stop', 'average'}

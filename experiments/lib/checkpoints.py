@@ -1,35 +1,359 @@
-"""Checkpoints: states on disk; no other module knows their format."""
+"""Checkpoints: arrays on disk by orbax; no other module knows their format.
 
+A checkpoint has the leaves of a tree by their names, and notes: JSON, with the
+digests of the leaves and of the data of the run. Two checkpoints are kept, so
+that a damaged one has one before it.
+"""
+
+import hashlib
 import os
-from typing import Any
+import shutil
+import time
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments.lib import folders, records
 
-def open_checkpoints(workdir: str) -> ocp.CheckpointManager:
-  """Returns the manager of the latest checkpoint in workdir/checkpoints.
+FOLDER = 'checkpoints'
 
-  Use it as a context manager: closing it completes the last checkpoint.
+_KEEP = 2
+
+_SPARE = 2**22  # Bytes that a disk must have beside a checkpoint.
+
+# A save of t seconds is followed by this many times t without a save: saves
+# then take at most 2 % of a run.
+_REST = 50
+
+
+class Interval(NamedTuple):
+  """How often to save: never for 0 of both."""
+
+  seconds: float = 0.0
+  steps: int = 0
+
+
+def parse_interval(text: str) -> Interval:
+  """Returns the interval that '60s', seconds, or '500', steps, stands for.
+
+  Raises:
+    ValueError: neither, or a negative number.
   """
-  # Orbax takes absolute paths only.
-  path = os.path.abspath(os.path.join(workdir, 'checkpoints'))
-  return ocp.CheckpointManager(
-    path, options=ocp.CheckpointManagerOptions(max_to_keep=1)
+  try:
+    if text.endswith('s'):
+      interval = Interval(seconds=float(text[:-1]))
+    else:
+      interval = Interval(steps=int(text))
+    if 0 <= max(interval) < float('inf') and min(interval) >= 0:
+      return interval
+  except (AttributeError, ValueError):
+    pass
+  raise ValueError(
+    f"checkpoint.every must be seconds, as '60s', or steps, as '500', or '0' "
+    f'for never; got {text!r}'
   )
 
 
-def save(manager: ocp.CheckpointManager, step: int, state: Any) -> None:
-  """Writes a state, whole or not at all; returns before the disk has it."""
-  manager.save(step, args=ocp.args.StandardSave(state))
+class Checkpoints:
+  """The checkpoints of a run.
+
+  A checkpoint that cannot be written never ends a run: the run says so once.
+  Use as a context manager: closing completes the last checkpoint.
+  """
+
+  def __init__(self, folder: str, *, every: str = '60s', data: str | None = ''):
+    """Reads and writes nothing yet.
+
+    Args:
+      folder: the folder of the checkpoints alone, usually FOLDER in a workdir.
+      every: see `parse_interval`.
+      data: the digest of the run's data; a checkpoint of other data is an
+        error. None takes any.
+    """
+    # Orbax takes absolute paths only.
+    self.folder = os.path.abspath(folder)
+    self._interval, self._data = parse_interval(every), data
+    self._manager, self._failed, self._latest = None, False, None
+    self._writing: futures.Future | None = None
+    # One thread, so that a checkpoint is whole before the next begins.
+    self._worker = futures.ThreadPoolExecutor(max_workers=1)
+    self._saved_at, self._saved_step, self._rest = time.monotonic(), 0, 0.0
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *exception):
+    self.close()
+
+  def close(self) -> None:
+    """Completes the last checkpoint."""
+    self.flush()
+    self._worker.shutdown()
+    if self._manager is not None:
+      self._manager.close()
+      self._manager = None
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether it is time to save a state of this step."""
+    seconds, steps = self._interval
+    if steps:
+      return step - self._saved_step >= steps
+    passed = time.monotonic() - self._saved_at
+    return bool(seconds) and passed >= max(seconds, self._rest)
+
+  def save(self, tree: Any, step: int, **notes: Any) -> None:
+    """Writes a checkpoint, whole or not at all; the disk has it later.
+
+    Args:
+      tree: arrays, which are copied before the function returns.
+      step: what `is_due` counts.
+      notes: what else to remember, of JSON.
+    """
+    if not any(self._interval):
+      return
+    self.flush()
+    leaves = name_leaves(tree)
+    self._saved_at, self._saved_step = time.monotonic(), step
+    notes = {'step': step, 'data': self._data, **notes}
+    self._writing = self._worker.submit(self._save, leaves, notes)
+
+  def _save(self, leaves, notes):
+    begin = time.monotonic()
+    self._check_space(leaves)
+    notes['digests'] = _digest_leaves(leaves)
+    # Somebody may have removed the folder under the run.
+    if not os.path.isdir(self.folder):
+      self._manager = None
+    manager = self._open()
+    number = max(manager.all_steps(), default=-1) + 1
+    manager.save(number, args=_save_args(leaves, notes))
+    # Writing goes on beside the fit, and on a CPU it takes the fit's cores.
+    self._rest = _REST * (time.monotonic() - begin)
+
+  def _check_space(self, leaves):
+    """Raises before a disk that is nearly full is full."""
+    os.makedirs(self.folder, exist_ok=True)
+    needed = sum(leaf.nbytes for leaf in leaves.values()) + _SPARE
+    free = shutil.disk_usage(self.folder).free
+    if free < needed:
+      raise OSError(f'{needed >> 20} MiB are needed, {free >> 20} are free')
+
+  def flush(self) -> None:
+    """Returns once the disk has what was saved."""
+    writing, self._writing = self._writing, None
+    if writing is None:
+      return
+    # Orbax raises nearly anything where the disk takes no more.
+    try:
+      writing.result()
+    except Exception as error:
+      self._manager = None
+      self._say_failed(error)
+
+  def _say_failed(self, error):
+    if not self._failed:
+      reason = ' '.join(str(error).split())[:200] or type(error).__name__
+      records.say(
+        f'{folders.show(self.folder)}: no checkpoint was written ({reason}); '
+        'the run goes on'
+      )
+    self._failed = True
+
+  def find_latest(self) -> dict[str, Any] | None:
+    """Returns the notes of the latest good checkpoint, None for no checkpoint.
+
+    A damaged checkpoint is passed over, which the run says.
+
+    Raises:
+      ValueError: all checkpoints are damaged, or the data is not the data of
+        the checkpoint.
+    """
+    if self._latest is None and os.path.isdir(self.folder):
+      self._latest = self._find_latest()
+    return self._latest and self._latest[1]
+
+  def _find_latest(self):
+    manager = self._open()
+    numbers = sorted(manager.all_steps(), reverse=True)
+    for number in numbers:
+      notes = _read_notes(manager, number)
+      leaves = notes and _read_leaves(manager, number, notes['digests'])
+      if notes and leaves is not None:
+        if self._data not in (None, notes['data']):
+          raise ValueError(
+            f'the data has changed since the checkpoint in {self.folder!r}: '
+            'use another workdir, or --overwrite'
+          )
+        return leaves, notes
+      records.say(
+        f'{folders.show(self.folder)}: checkpoint {number} is damaged, the one '
+        'before it is taken'
+      )
+    if numbers:
+      raise ValueError(
+        f'{self.folder!r}: all checkpoints are damaged; --overwrite starts '
+        'again'
+      )
+    return None
+
+  def load(self, like: Any) -> Any:
+    """Returns the tree of the latest good checkpoint, None for no checkpoint.
+
+    Args:
+      like: a tree of arrays or shapes; a size of 0 stands for any size.
+
+    Raises:
+      ValueError: see `find_latest`, or the checkpoint does not fit `like`.
+    """
+    notes = self.find_latest()
+    if self._latest is None or notes is None:
+      return None
+    # The memory of the leaves is the caller's from here on.
+    leaves, self._latest = self._latest[0], None
+    self._saved_step = notes['step']
+    return _fill(like, leaves, self.folder)
+
+  def keep(self, name: str, tree: Any) -> None:
+    """Writes arrays under a name until the run is finished.
+
+    What was saved before is on the disk before.
+    """
+    self.flush()
+    if any(self._interval):
+      self._writing = self._worker.submit(self._keep, name, name_leaves(tree))
+      self.flush()
+
+  def _keep(self, name, leaves):
+    self._check_space(leaves)
+    notes = {'data': self._data, 'digests': _digest_leaves(leaves)}
+    path = os.path.join(self.folder, 'kept', name)
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+      writer.save(path, args=_save_args(leaves, notes), force=True)
+
+  def recall(self, name: str, like: Any) -> Any:
+    """Returns what `keep` has written, None where there is nothing good."""
+    path = os.path.join(self.folder, 'kept', name)
+    if not os.path.isdir(path):
+      return None
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+      found = _read_notes(reader, path)
+      if found is None or found['data'] != self._data:
+        return None
+      leaves = _read_leaves(reader, path, found['digests'])
+      return None if leaves is None else _fill(like, leaves, self.folder)
+
+  def finish(self) -> None:
+    """Removes all but the last checkpoint: the run is finished."""
+    self.flush()
+    shutil.rmtree(os.path.join(self.folder, 'kept'), ignore_errors=True)
+    if os.path.isdir(self.folder):
+      numbers = sorted(int(n) for n in os.listdir(self.folder) if n.isdigit())
+      for number in numbers[:-1]:
+        path = os.path.join(self.folder, str(number))
+        shutil.rmtree(path, ignore_errors=True)
+
+  def _open(self) -> ocp.CheckpointManager:
+    if self._manager is None:
+      options = ocp.CheckpointManagerOptions(
+        max_to_keep=_KEEP,
+        cleanup_tmp_directories=True,
+        # The worker is beside the fit already.
+        enable_async_checkpointing=False,
+      )
+      self._manager = ocp.CheckpointManager(
+        self.folder, options=options, item_names=('leaves', 'notes')
+      )
+    return self._manager
 
 
-def restore_latest(manager: ocp.CheckpointManager, state: Any) -> Any:
-  """Returns the latest saved state, or the given state if none was saved."""
-  step = manager.latest_step()
-  if step is None:
-    return state
-  like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+def name_leaves(tree: Any) -> dict[str, np.ndarray]:
+  """Returns copies of all leaves by their paths; keys become their data."""
+  pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {_name(path): _copy(leaf) for path, leaf in pairs}
+
+
+def _name(path: tuple) -> str:
+  return jax.tree_util.keystr(path, simple=True, separator='.')
+
+
+def _copy(leaf: Any) -> np.ndarray:
+  # The next step overwrites the state in place, so that a view is not enough.
+  if _is_key(leaf):
+    leaf = jax.random.key_data(leaf)
+  return np.array(leaf, copy=True)
+
+
+def _is_key(leaf: Any) -> bool:
+  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _digest_leaves(leaves: dict[str, np.ndarray]) -> dict[str, str]:
+  return {name: digest_arrays(leaf) for name, leaf in leaves.items()}
+
+
+def digest_arrays(*arrays: Any) -> str:
+  """Returns a digest of the types, shapes and values of arrays."""
+  digest = hashlib.sha256()
+  for array in map(np.asarray, arrays):
+    digest.update(f'{array.dtype.str} {array.shape} '.encode())
+    values: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    digest.update(values)
+  return digest.hexdigest()
+
+
+def _save_args(leaves, notes):
+  return ocp.args.Composite(
+    leaves=ocp.args.StandardSave(leaves), notes=ocp.args.JsonSave(notes)
   )
-  return manager.restore(step, args=ocp.args.StandardRestore(like))
+
+
+def _read_notes(source, where) -> dict[str, Any] | None:
+  """Returns the notes of a checkpoint, None for a damaged one."""
+  # Damage gives nearly any error.
+  try:
+    wanted = ocp.args.Composite(notes=ocp.args.JsonRestore())
+    notes = source.restore(where, args=wanted).notes
+    return notes if {'data', 'digests'} <= notes.keys() else None
+  except Exception:
+    return None
+
+
+def _read_leaves(source, where, digests) -> dict[str, np.ndarray] | None:
+  """Returns the leaves of a checkpoint, None for a damaged one."""
+  try:
+    wanted = ocp.args.Composite(leaves=ocp.args.StandardRestore())
+    leaves = source.restore(where, args=wanted).leaves
+    return leaves if _digest_leaves(leaves) == digests else None
+  except Exception:
+    return None
+
+
+def _fill(like: Any, leaves: dict[str, np.ndarray], folder: str) -> Any:
+  """Returns a tree like `like` of the leaves."""
+  pairs, structure = jax.tree_util.tree_flatten_with_path(like)
+  try:
+    filled = [_fit(leaves[_name(path)], one) for path, one in pairs]
+  except (KeyError, ValueError):
+    raise ValueError(
+      f'the checkpoint in {folder!r} is of another network or version: use '
+      'another workdir, or --overwrite'
+    ) from None
+  return jax.tree_util.tree_unflatten(structure, filled)
+
+
+def _fit(leaf: np.ndarray, like: Any) -> Any:
+  """Returns a leaf as `like` has it; NumPy arrays, so that jit finds its way.
+
+  An array of orbax that is bound to a device would compile the step again.
+  """
+  if _is_key(like):
+    # A shape of a key does not name its kind.
+    return jax.random.wrap_key_data(jnp.asarray(leaf))
+  sizes = zip(leaf.shape, like.shape, strict=True)
+  if leaf.dtype != like.dtype or any(a != b for a, b in sizes if b):
+    raise ValueError
+  return leaf

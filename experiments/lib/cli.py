@@ -4,11 +4,15 @@ if __name__ == '__main__':
   cli.launch(run)
 """
 
+import itertools
 import os
 import pathlib
+import shlex
+import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
 import jax
@@ -17,6 +21,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from experiments.lib import fields, folders
+from experiments.lib import workdir as workdirs
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
 
@@ -26,6 +31,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 )
 _WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Folder for what the run leaves; new by default, in runs/.'
+)
+_OVERWRITE = flags.DEFINE_bool(
+  'overwrite', False, 'Replace the run in the workdir, once this one succeeds.'
 )
 
 
@@ -54,21 +62,62 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _main(run: Run) -> None:
   logging.set_verbosity(logging.WARNING)
+  # A terminated run cleans up as an interrupted one does.
+  signal.signal(signal.SIGINT, signal.default_int_handler)
+  signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   _enable_compilation_cache()
+  made = not _WORKDIR.value
   try:
-    run(_CONFIG.value, _WORKDIR.value or _make_workdir())
-  except (ValueError, OSError) as error:
+    workdir = _WORKDIR.value or _make_workdir()
+    try:
+      replacing = _OVERWRITE.value and not made
+      with workdirs.overwrite(workdir) if replacing else nullcontext():
+        result = run(_CONFIG.value, workdir)
+    finally:
+      if made:
+        with suppress(OSError):  # A run has left its files in the folder.
+          os.rmdir(workdir)
+  except (ValueError, OSError, MemoryError) as error:
     _fail(error)
   except KeyboardInterrupt:
-    print('\nstopped before the end: no pictures were written', file=sys.stderr)
-    sys.exit(130)
+    print('\nstopped before the first step', file=sys.stderr)
+    sys.exit(128 + signal.SIGINT)
+  number = getattr(result, 'signal', 0)
+  if number:
+    print(f'to go on: {_repeat(workdir if made else "")}', file=sys.stderr)
+    sys.exit(128 + number)
 
 
 def _make_workdir() -> str:
-  """Returns runs/EXPERIMENT-TIME; EXPERIMENT is the module that was run."""
+  """Makes a new folder runs/EXPERIMENT-TIME; EXPERIMENT is what was run."""
+  name = f'{_find_name()}-{time.strftime("%Y%m%d-%H%M%S")}'
+  os.makedirs('runs', exist_ok=True)
+  # Two runs that start in the same second have two folders.
+  for number in itertools.count(1):
+    workdir = os.path.join('runs', f'{name}-{number}' if number > 1 else name)
+    try:
+      os.mkdir(workdir)
+      return workdir
+    except FileExistsError:
+      continue
+  raise AssertionError
+
+
+def _find_name() -> str:
+  """Returns the name of the module that was run."""
   path = pathlib.Path(sys.argv[0])
-  name = path.parent.name if path.stem == '__main__' else path.stem
-  return os.path.join('runs', f'{name}-{time.strftime("%Y%m%d-%H%M%S")}')
+  return path.parent.name if path.stem == '__main__' else path.stem
+
+
+def _repeat(workdir: str) -> str:
+  """Returns the command that goes on with this run.
+
+  Args:
+    workdir: the folder of the run where the command does not name it, or ''.
+  """
+  given = [a for a in sys.argv[1:] if a.lstrip('-') != 'overwrite']
+  given += [f'--workdir={workdir}'] if workdir else []
+  return shlex.join(['python', '-m', f'experiments.{_find_name()}', *given])
 
 
 def _enable_compilation_cache() -> None:
@@ -91,6 +140,8 @@ def _explain(error: Exception) -> str:
   """Returns an error in one line, with only the end of a config's traceback."""
   if isinstance(error, KeyError | AttributeError):
     return _explain_field() or type(error).__name__
+  if isinstance(error, OSError) and error.filename:
+    return f'{error.filename!r}: {error.strerror}'
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[-1].strip().removeprefix('ValueError: ')
 

@@ -3,11 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import ml_collections
 import numpy as np
 
 from dipjax import corruptions, operators
-from experiments.lib import fields, images
+from experiments.lib import checkpoints, fields, images
 
 _DENOISING = ('image', 'crop', 'sigma', 'noise_seed', 'clip', 'clean')
 
@@ -30,6 +31,12 @@ class Data(NamedTuple):
   def picture(self) -> np.ndarray:
     """The measurement as an image of the restored image's size."""
     return self.measurement if self.shown is None else self.shown
+
+
+def digest(data: Data) -> str:
+  """Returns a digest of all that a restoration and its scores depend on."""
+  leaves = jax.tree.leaves((data.measurement, data.clean, data.operator))
+  return checkpoints.digest_arrays(*(x for x in leaves if hasattr(x, 'dtype')))
 
 
 def load_denoising(data: ml_collections.ConfigDict) -> Data:

@@ -75,7 +75,7 @@ def draw_curves(
 
 
 def draw_losses(
-  path: str | os.PathLike, losses: Mapping[str, np.ndarray]
+  path: str | os.PathLike, losses: Mapping[str, np.ndarray], steps: np.ndarray
 ) -> bool:
   """Writes losses against the step, on a linear and on a logarithmic axis.
 
@@ -83,7 +83,8 @@ def draw_losses(
 
   Args:
     path: the file to write or replace, a PNG.
-    losses: legend -> [steps], from step 0, positive.
+    losses: legend -> [n], positive.
+    steps: [n], the step of each loss, from 0.
 
   Returns:
     True; or False, with nothing written, where matplotlib is not installed.
@@ -93,7 +94,7 @@ def draw_losses(
     return False
   for axis, scale in zip(figure.subplots(1, 2), ('linear', 'log'), strict=True):
     for name, loss in losses.items():
-      axis.plot(np.arange(1, len(loss) + 1), loss, label=name, linewidth=1)
+      axis.plot(steps + 1, loss, label=name, linewidth=1)
     axis.set(xlabel='step', ylabel='loss', xscale=scale, yscale='log')
     axis.grid(alpha=0.3)
     axis.legend(framealpha=1, edgecolor='none')

@@ -1,22 +1,22 @@
-"""Writes records of a run and shows its progress, chunk after chunk.
-
-A `Recorder` is the `watch` of `dipjax.restore`: it appends to metrics.jsonl and
-moves the progress bar.
-"""
+"""What a run does after each chunk of steps: records, progress, checkpoints."""
 
 import contextlib
 import os
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.monitoring
+import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
+from dipjax import monitors
+from dipjax.engine import loop
 from dipjax.engine.fit import FitState, Trace
-from experiments.lib import folders
+from experiments.lib import checkpoints, images, records, stopping
 from experiments.lib import workdir as workdirs
 
 # Durations that JAX reports. None of them contains another; the durations of
@@ -30,6 +30,13 @@ _seconds_compiling = 0.0
 # Monitors whose score has another name in a record.
 _SCORE_KEYS = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
 
+# (key of a record, name, digits, unit) in the progress bar.
+_SHOWN = (
+  ('loss', 'loss', 5, ''),
+  ('psnr_measurement', 'measurement', 2, ' dB'),
+  ('psnr', 'clean', 2, ' dB'),
+)
+
 
 def _add_compiling(event: str, duration_secs: float, **kwargs) -> None:
   del kwargs
@@ -42,79 +49,142 @@ jax.monitoring.register_event_duration_secs_listener(_add_compiling)
 
 
 class Recorder:
-  """Records a run in a folder and shows its progress.
+  """Records a fit in its folder, shows its progress, and keeps checkpoints.
+
+  A recorder is the `watch` and the `store` of `dipjax.restore`. As a context it
+  catches SIGINT and SIGTERM: the fit then ends after the steps in progress. A
+  file that cannot be written never ends a fit.
 
   Attributes:
+    records: the records in memory and in metrics.jsonl.
     seeds: the seed of each lane.
-    records: one dict for each recorded step and lane, as in metrics.jsonl.
-    seconds: {'compile': ., 'fit': .}, the seconds so far.
+    label: what is fitted now, where a run has several fits in a row.
+    checkpoints: the checkpoints of the run.
+    stop: whether somebody asked to stop, inside the context.
   """
 
   def __init__(
-    self, workdir: str, *, steps: int, seeds: list[int], append: bool = False
+    self,
+    workdir: workdirs.Workdir,
+    config: ml_collections.ConfigDict,
+    *,
+    steps: int,
+    seeds: list[int],
+    name: str = '',
+    keep: Callable[[dict[str, Any]], bool] | None = None,
   ):
-    """Begins a new metrics.jsonl, or appends to it where `append` is true."""
-    self.records: list[dict] = []
-    self.seeds = seeds
-    self._metrics, self._append = os.path.join(workdir, 'metrics.jsonl'), append
-    if not append:
-      folders.write_atomic(self._metrics, b'')
-    lanes = f'{len(seeds)} lanes' if len(seeds) > 1 else 'one lane'
+    """Reads and writes nothing yet.
+
+    Args:
+      workdir: the folder of the run.
+      config: has the sections record, checkpoint and average.
+      steps: the most steps of the fit.
+      seeds: the seed of each lane.
+      name: the folder of the fit's checkpoints, where a run has several fits.
+      keep: which records of earlier fits stay; None is none.
+    """
+    self.records = records.Records(workdir.find(workdirs.METRICS))
+    self.seeds, self.label, self.stop = seeds, '', stopping.Stop()
+    folder = os.path.join(workdir.find(workdirs.CHECKPOINTS), name)
+    self.checkpoints = checkpoints.Checkpoints(
+      folder, every=config.checkpoint.every, data=workdir.data
+    )
+    self._workdir, self._config = workdir, config
+    self._keep, self._has_records = keep, False
+    self._tqdm, self._bar, self._steps, self._shown = None, None, steps, 0
+    self._begin, self._compiled = time.perf_counter(), _seconds_compiling
+    self._earlier = {'compile': 0.0, 'fit': 0.0}
+    self._previewed, self._stack = time.monotonic(), contextlib.ExitStack()
+
+  @property
+  def seconds(self) -> dict[str, float]:
+    """Seconds since the start: the time of compiling, and the other time.
+
+    The seconds of earlier starts of the same run count.
+    """
+    compiling = _seconds_compiling - self._compiled
+    whole = time.perf_counter() - self._begin
+    return {
+      'compile': self._earlier['compile'] + compiling,
+      'fit': self._earlier['fit'] + whole - compiling,
+    }
+
+  def __enter__(self):
+    lanes = f'{len(self.seeds)} lanes' if len(self.seeds) > 1 else 'one lane'
     print(
       f'compiling for {lanes} on {describe_device()}: seconds to a minute, '
       'less the next time',
       flush=True,
     )
-    self._tqdm, self._bar, self._steps = _find_tqdm(), None, steps
-    self._begin, self._compiled = time.perf_counter(), _seconds_compiling
+    self._tqdm = _find_tqdm()
+    self.stop = self._stack.enter_context(stopping.catch_signals())
+    self._stack.enter_context(self.checkpoints)
+    return self
 
-  @property
-  def seconds(self) -> dict[str, float]:
-    """Seconds since the start: the time of compiling, and the other time."""
-    compiling = _seconds_compiling - self._compiled
-    whole = time.perf_counter() - self._begin
-    return {'compile': compiling, 'fit': whole - compiling}
+  def __exit__(self, *exception):
+    if self._bar:
+      self._bar.close()
+    self._stack.__exit__(*exception)
+
+  def load(self, like: loop.Progress) -> loop.Progress | None:
+    """Goes back to the last checkpoint of this fit; see `loop.Store`."""
+    notes = self.checkpoints.find_latest()
+    is_first, self._has_records = not self._has_records, True
+    if notes is None or notes['label'] != self.label or not is_first:
+      if is_first:
+        self.records.begin(self._keep)
+      return None
+    self.records.rewind(notes['records'])
+    self._earlier, self._shown = notes['seconds'], notes['shown']
+    print(f'going on after step {notes["shown"]}', flush=True)
+    return self.checkpoints.load(like)
+
+  def finish(self) -> None:
+    """Tidies the checkpoints of a run that nobody stopped."""
+    if not self.stop:
+      self.checkpoints.finish()
+
+  def is_due(self, step: int) -> bool:
+    """Returns whether to save after so many steps of the fit."""
+    return self.checkpoints.is_due(step)
+
+  def save(self, progress: loop.Progress) -> None:
+    """Saves the progress; see `loop.Store`."""
+    self.checkpoints.save(
+      progress,
+      int(progress.history.taken),
+      label=self.label,
+      records=self.records.find_end(),
+      seconds=self.seconds,
+      shown=self._shown,
+    )
 
   def __call__(
     self,
     states: FitState,
     trace: Trace,
     notes: Sequence[Mapping[str, Any]] | None = None,
-  ) -> None:
-    """Records the last step of each lane in a chunk; see dipjax.restore.
+  ) -> bool:
+    """Records the last step of each lane in a chunk; see `loop.Watch`.
 
     Args:
-      states: unused.
+      states: shown in the preview.
       trace: the chunk's trace, [lanes, steps].
       notes: further entries of each lane's record.
+
+    Returns:
+      Whether the fit is to end here.
     """
-    del states
-    records = [
+    made = [
       self._make_record(lane, trace) | (dict(notes[lane]) if notes else {})
       for lane in range(len(self.seeds))
       if trace.active[lane].any()
     ]
-    self.records += records
-    workdirs.append_lines(self._metrics, records)
-    self._show(records, trace)
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, kind, *exception):
-    if self._bar:
-      self._bar.close()
-    failed = kind and issubclass(kind, ValueError)
-    if failed and not self.records and not self._append:
-      self._remove()
-
-  def _remove(self):
-    """Removes the files of a run that could not begin."""
-    folder = os.path.dirname(self._metrics)
-    os.remove(self._metrics)
-    os.remove(os.path.join(folder, 'config.json'))
-    with contextlib.suppress(OSError):  # The folder may hold the user's files.
-      os.rmdir(folder)
+    self.records.add(made)
+    self._shown += int(trace.active.any(axis=0).sum())
+    self._show(made)
+    self._preview(states)
+    return bool(self.stop)
 
   def _make_record(self, lane: int, trace: Trace) -> dict[str, Any]:
     last = np.flatnonzero(trace.active[lane])[-1]
@@ -122,31 +192,50 @@ class Recorder:
       'step': int(trace.step[lane, last]),
       'lane': lane,
       'seed': self.seeds[lane],
-      'loss': float(trace.loss[lane, last]),
-      'psnr_measurement': float(trace.psnr_measurement[lane, last]),
+      'loss': _finite(trace.loss[lane, last]),
+      'psnr_measurement': _finite(trace.psnr_measurement[lane, last]),
     }
     for name, scores in trace.scores.items():
-      score = float(scores[lane, last])
-      # JSON has no infinity, which is the score of a rule that has none yet.
-      key = _SCORE_KEYS.get(name, name)
-      record[key] = score if np.isfinite(score) else None
+      record[_SCORE_KEYS.get(name, name)] = _finite(scores[lane, last])
     return record
 
-  def _show(self, records, trace):
-    if not self._tqdm:
+  def _show(self, made):
+    if not self._tqdm or not made:
       return
     # The bar begins after the first chunk, whose time includes compiling and
     # would give a wrong rate.
     self._bar = self._bar or self._tqdm(
-      total=self._steps, unit='step', dynamic_ncols=True
+      total=self._steps, initial=self._shown, unit='step', dynamic_ncols=True
     )
-    mean = lambda key: np.mean([record[key] for record in records])
-    shown = f'loss {mean("loss"):.5f}, measurement '
-    shown += f'{mean("psnr_measurement"):.2f} dB'
-    if 'psnr' in records[0]:
-      shown += f', clean {mean("psnr"):.2f} dB'
-    self._bar.set_postfix_str(shown, refresh=False)
-    self._bar.update(int(trace.active.any(axis=0).sum()))
+    shown = [
+      f'{name} {np.mean(values):.{digits}f}{unit}'
+      for key, name, digits, unit in _SHOWN
+      if (values := [r[key] for r in made if r.get(key) is not None])
+    ]
+    self._bar.set_postfix_str(', '.join(shown), refresh=False)
+    self._bar.update(self._shown - self._bar.n)
+
+  def _preview(self, states):
+    """Writes the running average of the outputs now and then."""
+    every = self._config.record.preview
+    if not every or time.monotonic() - self._previewed < every:
+      return
+    self._previewed = time.monotonic()
+    steps = np.asarray(states.step)[:, None, None, None]
+    averages = monitors.unbias_average(
+      states.average, jnp.asarray(steps), decay=self._config.average.decay
+    )
+    good = np.asarray(averages)[np.ravel(steps) > 0]
+    path = self._workdir.find(workdirs.PREVIEW)
+    # A preview that cannot be written is no reason to end a fit.
+    with contextlib.suppress(OSError):
+      if len(good):
+        images.write_image(path, good.mean(axis=0))
+
+
+def _finite(value) -> float | None:
+  # JSON has no infinity, which is the score of a rule that has none yet.
+  return float(value) if np.isfinite(value) else None
 
 
 def _find_tqdm():

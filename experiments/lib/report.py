@@ -1,7 +1,7 @@
 """The files at the end of a run: pictures and result.json."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -9,7 +9,14 @@ import numpy as np
 
 import dipjax
 from dipjax import features, metrics
-from experiments.lib import images, pictures, plots, recorder, weights
+from experiments.lib import (
+  folders,
+  images,
+  pictures,
+  plots,
+  recorder,
+  weights,
+)
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
 
@@ -49,38 +56,43 @@ def write_report(
   summary: dict,
   data: Data,
   listed: Mapping[str, np.ndarray],
-  records: Sequence[Mapping],
-) -> None:
-  """Writes the pictures and result.json of a restoration.
+  record: recorder.Recorder,
+) -> list[str]:
+  """Writes the pictures of a restoration, and returns the files' names.
 
   The files are restored.png and the other pictures of `list_images` but the
-  measurement, comparison.png, curves.png (with matplotlib) and result.json.
+  measurement, comparison.png, and curves.png (with matplotlib).
 
   Args:
     workdir: the folder of the run.
     summary: what `summarize` returned.
     data: what was restored.
     listed: what `list_images` returned.
-    records: the recorder's records.
+    record: the recorder of the run.
   """
-  write = lambda name, image: images.write_image(
-    os.path.join(workdir, f'{name}.png'), image
-  )
-  for name, image in listed.items():
-    if name != 'measurement':
-      is_map = name.endswith('deviation')
-      write(name, pictures.draw_deviation(image) if is_map else image)
-  write('comparison', _draw_comparison(data, listed['restored'], summary))
+  drawn = {
+    name: pictures.draw_deviation(image)
+    if name.endswith('deviation')
+    else image
+    for name, image in listed.items()
+    if name != 'measurement'
+  }
+  drawn['comparison'] = _draw_comparison(data, listed['restored'], summary)
+  for name, image in drawn.items():
+    images.write_image(os.path.join(workdir, f'{name}.png'), image)
+  names = [f'{name}.png' for name in drawn]
+  record.records.write_kept(os.path.join(workdir, workdirs.METRICS))
   selected = [lane['selected_step'] for lane in summary['lanes']]
-  if not plots.draw_curves(
+  if plots.draw_curves(
     os.path.join(workdir, 'curves.png'),
-    records,
+    record.records.kept,
     selected=selected,
     title=summary.get('protocol', ''),
   ):
+    names.append('curves.png')
+  else:
     print("for curves.png: pip install 'dipjax[plots]'")
-  # result.json comes last: a folder with this file holds a whole run.
-  workdirs.write_json(os.path.join(workdir, 'result.json'), summary)
+  return names
 
 
 def print_summary(workdir: str, summary: dict) -> None:
@@ -92,7 +104,7 @@ def print_summary(workdir: str, summary: dict) -> None:
   gain = f'{summary["measurement"]["psnr"]:.2f} dB before, ' if psnr else ''
   gain += f'{psnr:.2f} dB after; ' if psnr else ''
   mark = f'{summary["protocol"]}: ' if 'protocol' in summary else ''
-  print(f'{mark}{gain}pictures in {os.path.abspath(workdir)}')
+  print(f'{mark}{gain}pictures in {folders.show(os.path.abspath(workdir))}')
   for lane in summary['lanes']:
     if lane['returned_to']:
       print(_describe_returns(lane))
@@ -136,6 +148,7 @@ def summarize(
     **describe_run(
       experiment, result.params, int(result.stopped.max()), record
     ),
+    **({'diverged': True} if result.diverged.all() else {}),
     'stop': stop,
     'measurement': score(data.picture, data),
     'restored': score(result.image, data)
@@ -166,6 +179,7 @@ def describe_run(
     'steps': steps,
     'seconds': seconds,
     'seconds_per_step': seconds['fit'] / steps,
+    **({'stopped': True} if record.stop else {}),
     'device': jax.devices()[0].platform,
     'hardware': recorder.describe_device(),
     'versions': recorder.describe_versions(),

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dipjax import Recipe, Restoration, codes, monitors, schedules
-from dipjax.engine import lanes, staged
-from dipjax.engine.fit import make_fit
+from dipjax.engine import history, lanes, staged
+from dipjax.engine.fit import FitState, make_fit
 from dipjax.engine.loop import collect, run_lanes
 from dipjax.engine.problem import Problem
 from experiments.lib import build, fields, recorder, report
@@ -25,6 +25,8 @@ from experiments.lib import data as data_lib
 Array = jax.Array
 
 ORACLE = 'oracle protocol'
+
+_LABEL = 'stage-{}'  # Of a checkpoint, by the stage's place in the plan.
 
 
 class Setup(NamedTuple):
@@ -172,19 +174,32 @@ def fit_chain(
   makers = [setup.first_code for setup in setups for _ in setup.keys]
   results, states = [[] for _ in setups], None
   taken = np.zeros(len(makers), int)
+  first = _find_stage(record)
+  like = _shape_stage(setups) if first else None
   for index in range(len(setups[0].plan)):
-    inherit = states and functools.partial(
-      staged.inherit, before=states, keep_optimizer=config.keep_optimizer
-    )
-    states, fitted = _fit_stages(
-      [(setup, index) for setup in setups],
-      makers,
-      record,
-      before=taken,
-      start=inherit,
-    )
+    record.label = _LABEL.format(index)
+    if index < first:
+      fitted = _recall_stages(setups, record, like)
+    else:
+      inherit = states and functools.partial(
+        staged.inherit, before=states, keep_optimizer=config.keep_optimizer
+      )
+      states, trace, fitted = _fit_stages(
+        [(setup, index) for setup in setups],
+        makers,
+        record,
+        before=taken,
+        start=inherit,
+      )
+      # What is left of a stage that was interrupted is no result, unless there
+      # is nothing else.
+      if record.stop and index:
+        break
+      record.checkpoints.keep(record.label, (_slim(states), trace))
     for own, result in zip(results, fitted, strict=True):
       own.append(result)
+    if record.stop:
+      break
     # Records count steps on from stage to stage. Each lane's image becomes the
     # code of its next stage, unless the code is fixed.
     taken = taken + np.concatenate([result.stopped for result in fitted])
@@ -195,11 +210,53 @@ def fit_chain(
   return results
 
 
+def _find_stage(record: recorder.Recorder) -> int:
+  """Returns the stage of the last checkpoint: all before it are finished."""
+  notes = record.checkpoints.find_latest()
+  return int(notes['label'].removeprefix(_LABEL.format(''))) if notes else 0
+
+
+def _slim(states: FitState) -> FitState:
+  """Returns what `collect` needs of states, but for the parameters."""
+  jumps = states.guard.replace(good=())
+  return states.replace(params={}, opt_state=(), key=(), guard=jumps)
+
+
+def _shape_stage(setups: Sequence[Setup]) -> Any:
+  """Returns the shapes of what every finished stage keeps."""
+  posed = [
+    pose_stage(setup, key, 0, setup.first_code)
+    for setup in setups
+    for key in setup.keys
+  ]
+  clean = setups[0].data.clean
+  states = jax.eval_shape(
+    functools.partial(lanes.init, make_fit(posed[0][0])),
+    jnp.stack([key for setup in setups for key in setup.keys]),
+    lanes.stack_lanes([problem for _, problem in posed]),
+    None if clean is None else jnp.stack([jnp.asarray(clean)] * len(posed)),
+  )
+  return _slim(states), history.begin(states).trace
+
+
+def _recall_stages(
+  setups: Sequence[Setup], record: recorder.Recorder, like: Any
+) -> list[Restoration]:
+  kept = record.checkpoints.recall(record.label, like)
+  if kept is None:
+    raise ValueError(
+      f'{record.checkpoints.folder!r}: {record.label} is damaged; --overwrite '
+      'starts again'
+    )
+  states, trace = kept
+  return _split(setups[0], states, trace, len(setups))
+
+
 def fit_parallel(setup: Setup, record: recorder.Recorder) -> list[Restoration]:
   """Fits all stages at once, each stage with its own networks."""
   pairs = [(setup, index) for index in range(len(setup.plan))]
   makers = [setup.first_code] * len(pairs) * len(setup.keys)
-  return _fit_stages(pairs, makers, record)[1]
+  return _fit_stages(pairs, makers, record)[2]
 
 
 def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
@@ -212,9 +269,9 @@ def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
     start: see `run_lanes`.
 
   Returns:
-    The states of all lanes, and a Restoration for each pair.
+    The states and the trace of all lanes, and a Restoration for each pair.
   """
-  setup, seeds = pairs[0][0], len(pairs[0][0].keys)
+  setup = pairs[0][0]
   own = [(*pair, key) for pair in pairs for key in pair[0].keys]
   posed = [
     pose_stage(setup, key, index, maker)
@@ -232,13 +289,20 @@ def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
     start=start,
     chunk=setup.config.record.every,
     watch=_make_watch(own, problems, before, record),
+    store=record,
   )
+  return states, trace, _split(setup, states, trace, len(pairs))
+
+
+def _split(setup, states, trace, count) -> list[Restoration]:
+  """Returns the results of `count` stages, seed by seed in each."""
+  seeds = len(setup.keys)
   part = lambda tree, i: jax.tree.map(
     lambda leaf: leaf[i * seeds : (i + 1) * seeds], tree
   )
-  return states, [
-    collect(part(states, i), part(trace, i), recipe.rule)
-    for i in range(len(pairs))
+  return [
+    collect(part(states, i), part(trace, i), setup.recipe.rule)
+    for i in range(count)
   ]
 
 
@@ -299,7 +363,7 @@ def _make_watch(own, problems, before, record):
         }
       )
     shifted = trace.step + np.broadcast_to(before, len(notes))[:, None]
-    record(states, trace._replace(step=shifted), notes)
+    return record(states, trace._replace(step=shifted), notes)
 
   return watch
 

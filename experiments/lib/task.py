@@ -1,12 +1,14 @@
 """`run` restores the data of any task and writes the files of the run."""
 
+import os
 from typing import Any, NamedTuple
 
 import ml_collections
 import numpy as np
 
 import dipjax
-from experiments.lib import build, machine, recorder, report
+from experiments.lib import build, images, machine, recorder, report
+from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
 
@@ -19,6 +21,7 @@ class Result(NamedTuple):
   # 'measurement', 'restored' and what else the experiment makes.
   images: dict[str, np.ndarray]
   restoration: dipjax.Restoration | None = None  # For an experiment of one fit.
+  signal: int = 0  # That ended the run before its time; 0: none did.
 
 
 def run(
@@ -31,6 +34,9 @@ def run(
 ) -> Result:
   """Restores one picture, and writes the files of the run.
 
+  The same call goes on where a run was interrupted; a run that is finished is
+  only read.
+
   Args:
     experiment: the experiment's name.
     data: what is restored.
@@ -40,7 +46,8 @@ def run(
       config's code.
 
   Raises:
-    ValueError: bad input, in one line; no file is left behind.
+    ValueError: bad input, in one line; no file is left behind. Or a fit that
+      diverged for good, whose last good image is written.
   """
   channels = (data.size or data.measurement.shape)[-1]
   recipe = build.make_recipe(config, channels)
@@ -49,24 +56,61 @@ def run(
   perceptual = build.make_perceptual(config.fit)
   seeds = build.make_seeds(config)
   noisy = build.prepare_noise(config, recipe, data.measurement)
-  workdir = workdirs.open_workdir(workdir, config)
-  with recorder.Recorder(workdir, steps=recipe.steps, seeds=seeds) as record:
-    restoration = dipjax.restore(
-      noisy.measurement,
-      data.operator,
-      recipe,
-      size=data.size,
-      seeds=seeds,
-      clean=data.clean,
-      sigma=noisy.sigma,
-      reference=noisy.reference,
-      perceptual=perceptual,
-      memory=machine.find_memory(),
-      chunk=config.record.every,
-      watch=record,
+  with workdirs.open_workdir(
+    workdir, config, data=data_lib.digest(data)
+  ) as folder:
+    if folder.finished:
+      return recall(folder)
+    record = recorder.Recorder(folder, config, steps=recipe.steps, seeds=seeds)
+    error = None
+    with record:
+      try:
+        restoration = dipjax.restore(
+          noisy.measurement,
+          data.operator,
+          recipe,
+          size=data.size,
+          seeds=seeds,
+          clean=data.clean,
+          sigma=noisy.sigma,
+          reference=noisy.reference,
+          perceptual=perceptual,
+          memory=machine.find_memory(),
+          chunk=config.record.every,
+          watch=record,
+          store=record,
+        )
+      except dipjax.DivergedError as diverged:
+        error, restoration = diverged, diverged.restoration
+        if not restoration.stopped.max():
+          raise
+    summary = report.summarize(experiment, data, restoration, record)
+    pictures = report.list_images(summary, data, recipe, restoration)
+    summary = folder.write(
+      summary,
+      lambda path: report.write_report(path, summary, data, pictures, record),
     )
-  summary = report.summarize(experiment, data, restoration, record)
-  pictures = report.list_images(summary, data, recipe, restoration)
-  report.write_report(workdir, summary, data, pictures, record.records)
-  report.print_summary(workdir, summary)
-  return Result(summary, pictures, restoration)
+    record.finish()
+    if error:
+      raise ValueError(
+        f'{error}; the last good image is in {workdir!r}'
+      ) from error
+    report.print_summary(workdir, summary)
+  return Result(summary, pictures, restoration, int(record.stop.signal))
+
+
+def recall(folder: workdirs.Workdir) -> Result:
+  """Returns the result of a finished run, and prints where it is.
+
+  The images are read from the run's pictures, which have 8 bits.
+  """
+  summary = folder.finished or {}
+  pictures = {
+    name.removesuffix('.png'): images.read_image(folder.find(name))
+    for name in summary.get('files', [])
+    if name.endswith('.png') and os.path.exists(folder.find(name))
+  }
+  print('this run is finished; --overwrite runs it again')
+  if 'restored' in summary:
+    report.print_summary(folder.path, summary)
+  return Result(summary, pictures)

@@ -1,0 +1,217 @@
+"""A run that was interrupted ends equal to one that nothing stopped."""
+
+import functools
+import json
+import os
+import pathlib
+import signal
+import threading
+
+import fits
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import prior_effect as prior_config
+from configs import req1, req2
+from configs import staged as staged_config
+from dipjax.networks import pixels
+from experiments import denoise, noise_impedance, prior_effect, staged
+from experiments.lib import images, recorder
+
+
+class Killed(BaseException):
+  """Ends a run as a kill does: nothing catches it on its way."""
+
+
+def _make_denoise(photograph):
+  config = req2.get_config('smoke')
+  config.lanes = 2
+  return config
+
+
+def _make_staged(photograph, **changes):
+  config = staged_config.get_config('smoke')
+  config.staged.update(changes)
+  config.lanes = 2
+  return config
+
+
+def _make_impedance(photograph):
+  config = req1.get_config('smoke')
+  config.fit.steps, config.snapshots = 80, (20, 60)
+  return config
+
+
+RUNS = {
+  'denoise': (denoise.run, _make_denoise),
+  'staged': (staged.run, _make_staged),
+  'staged at once': (
+    staged.run,
+    lambda photograph: _make_staged(photograph, parallel=True),
+  ),
+  'noise impedance': (noise_impedance.run, _make_impedance),
+  'prior effect': (
+    prior_effect.run,
+    lambda photograph: prior_config.get_config('smoke'),
+  ),
+}
+
+
+@pytest.fixture(scope='module')
+def photograph(write_photograph) -> str:
+  return write_photograph(32, 40, (5, 4, 3))
+
+
+@pytest.fixture(scope='module', params=RUNS)
+def whole(request, photograph, tmp_path_factory):
+  """What runs, its config, and the folder of a run that nothing stopped."""
+  run, make = RUNS[request.param]
+  config = make(photograph)
+  config.data.update(image=photograph, crop=())
+  config.fit.steps = min(config.fit.steps, 80)
+  config.record.every = 10
+  config.checkpoint.every = '20'
+  workdir = tmp_path_factory.mktemp('whole')
+  run(config, str(workdir))
+  return run, config, workdir
+
+
+def _read_all(workdir: pathlib.Path) -> dict[str, bytes]:
+  """The pictures and records of a run, which have no times in them."""
+  return {
+    str(path.relative_to(workdir)): path.read_bytes()
+    for path in sorted(workdir.rglob('*'))
+    if path.suffix in ('.png', '.jsonl')
+  }
+
+
+def _break_off(monkeypatch, after: int):
+  """Lets a run take so many chunks, and kills it in the next one."""
+  calls = []
+  record = recorder.Recorder.__call__
+
+  def break_off(self, *arguments):
+    calls.append(0)
+    if len(calls) > after:
+      raise Killed
+    return record(self, *arguments)
+
+  monkeypatch.setattr(recorder.Recorder, '__call__', break_off)
+
+
+@pytest.mark.parametrize('after', [1, 3, 7])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+  whole, after, tmp_path, monkeypatch
+):
+  run, config, workdir = whole
+  killed = 0
+  while True:
+    with monkeypatch.context() as patch:
+      _break_off(patch, after)
+      try:
+        run(config, str(tmp_path))
+        break
+      except Killed:
+        killed += 1
+        if after == 1 and killed == 2:
+          break  # One chunk is less than a checkpoint's interval.
+  run(config, str(tmp_path))
+  assert killed
+  assert _read_all(tmp_path) == _read_all(workdir)
+
+
+def test_a_finished_run_is_read_and_not_run_again(whole, monkeypatch, capsys):
+  run, config, workdir = whole
+  before = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+  _break_off(monkeypatch, 0)
+  capsys.readouterr()
+  again = run(config, str(workdir))
+  assert 'finished' in capsys.readouterr().out
+  assert again.summary == json.loads((workdir / 'result.json').read_text())
+  for name, image in again.images.items():
+    read = images.read_image(str(workdir / f'{name}.png'))
+    np.testing.assert_array_equal(image, read)
+  after = {p: p.stat().st_mtime_ns for p in workdir.rglob('*')}
+  assert {p: after[p] for p in after if p.is_file()} == {
+    p: before[p] for p in before if p.is_file()
+  }
+
+
+def _stop_after(monkeypatch, chunks: int, number: int):
+  """Sends a signal to this process in one of the chunks."""
+  calls, record = [], recorder.Recorder.__call__
+
+  def send(self, *arguments):
+    calls.append(0)
+    if len(calls) == chunks:
+      os.kill(os.getpid(), number)
+      _wait_for(self.stop)
+    return record(self, *arguments)
+
+  monkeypatch.setattr(recorder.Recorder, '__call__', send)
+
+
+def _wait_for(stop):
+  waiting = threading.Event()
+  for _ in range(500):
+    if stop:
+      return
+    waiting.wait(0.01)
+  raise AssertionError('the signal did not arrive')
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_leaves_the_best_picture_and_the_run_goes_on(
+  whole, number, tmp_path, monkeypatch
+):
+  run, config, workdir = whole
+  handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+  with monkeypatch.context() as patch:
+    _stop_after(patch, 3, number)
+    stopped = run(config, str(tmp_path))
+  assert stopped.signal == number
+  assert handlers == [
+    signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)
+  ]
+  result = json.loads((tmp_path / 'result.json').read_text())
+  assert result['stopped'] is True
+  if 'restored' in stopped.images:
+    assert stopped.images['restored'].std() > 0.05
+    assert (tmp_path / 'restored.png').exists()
+  run(config, str(tmp_path))
+  assert 'stopped' not in json.loads((tmp_path / 'result.json').read_text())
+  assert _read_all(tmp_path) == _read_all(workdir)
+
+
+def test_a_store_and_chunks_never_change_a_result():
+  """Chunks of 7 and of 20 steps, interrupted and not: one result."""
+
+  class Memory:
+    saved = None
+
+    def load(self, like):
+      return self.saved
+
+    def is_due(self, step):
+      return True
+
+    def save(self, progress):
+      self.saved = jax.tree.map(jnp.copy, progress)
+
+  noisy = np.random.default_rng(0).random((16, 16, 3), np.float32)
+  network = pixels.Pixels()
+  fit = functools.partial(fits.restore, noisy, network=network, steps=40)
+  whole = fit(chunk=20)
+  store, calls = Memory(), []
+
+  def watch(states, trace):
+    calls.append(0)
+    return len(calls) == 3
+
+  cut = fit(chunk=7, watch=watch, store=store)
+  assert cut.stopped == 21
+  resumed = fit(chunk=7, store=store)
+  np.testing.assert_array_equal(resumed.image, whole.image)
+  jax.tree.map(np.testing.assert_array_equal, resumed.trace, whole.trace)
