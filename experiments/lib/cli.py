@@ -66,13 +66,28 @@ def _main(run: Run) -> None:
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   _enable_compilation_cache()
-  made = not _WORKDIR.value
+  perform(run, _CONFIG.value, _WORKDIR.value, overwrite=_OVERWRITE.value)
+
+
+def perform(
+  run: Run, config: Any, workdir: str | None, *, overwrite: bool
+) -> None:
+  """Runs run(config, workdir); exits where there is something to report.
+
+  The exit code is 2 for bad input, and 128 + signal for a run that was stopped.
+
+  Args:
+    run: an experiment.
+    config: its config.
+    workdir: its folder; None makes a new one.
+    overwrite: whether to replace the run in the folder.
+  """
+  made = workdir is None
   try:
-    workdir = _WORKDIR.value or _make_workdir()
+    workdir = make_workdir() if workdir is None else workdir
     try:
-      replacing = _OVERWRITE.value and not made
-      with workdirs.overwrite(workdir) if replacing else nullcontext():
-        result = run(_CONFIG.value, workdir)
+      with workdirs.overwrite(workdir) if overwrite else nullcontext():
+        result = run(config, workdir)
     finally:
       if made:
         with suppress(OSError):  # A run has left its files in the folder.
@@ -88,7 +103,7 @@ def _main(run: Run) -> None:
     sys.exit(128 + number)
 
 
-def _make_workdir() -> str:
+def make_workdir() -> str:
   """Makes a new folder runs/EXPERIMENT-TIME; EXPERIMENT is what was run."""
   name = f'{_find_name()}-{time.strftime("%Y%m%d-%H%M%S")}'
   os.makedirs('runs', exist_ok=True)

@@ -230,8 +230,8 @@ def _shape_stage(setups: Sequence[Setup]) -> Any:
     for key in setup.keys
   ]
   clean = setups[0].data.clean
-  states = jax.eval_shape(
-    functools.partial(lanes.init, make_fit(posed[0][0])),
+  states = lanes.init.eval_shape(
+    make_fit(posed[0][0]),
     jnp.stack([key for setup in setups for key in setup.keys]),
     lanes.stack_lanes([problem for _, problem in posed]),
     None if clean is None else jnp.stack([jnp.asarray(clean)] * len(posed)),
