@@ -11,12 +11,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.lib import fields, folders
+from experiments.lib import compiled, fields
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
 
@@ -54,7 +53,7 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _main(run: Run) -> None:
   logging.set_verbosity(logging.WARNING)
-  _enable_compilation_cache()
+  compiled.enable_cache()
   try:
     run(_CONFIG.value, _WORKDIR.value or _make_workdir())
   except (ValueError, OSError) as error:
@@ -69,15 +68,6 @@ def _make_workdir() -> str:
   path = pathlib.Path(sys.argv[0])
   name = path.parent.name if path.stem == '__main__' else path.stem
   return os.path.join('runs', f'{name}-{time.strftime("%Y%m%d-%H%M%S")}')
-
-
-def _enable_compilation_cache() -> None:
-  """Keeps compiled programs between runs, unless JAX has a folder for them."""
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    folder = os.path.join(folders.find_cache(), 'compiled')
-    jax.config.update('jax_compilation_cache_dir', folder)
-    # A start compiles many small programs, which the cache keeps too.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def _fail(error: Exception) -> NoReturn:
