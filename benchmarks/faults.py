@@ -291,7 +291,12 @@ def try_fault(name: str, seed: int, case: Case, folder: str) -> dict[str, Any]:
     said.append('starts again')
     ended = wait(start(again, workdir), workdir)
   equal = ended.status == 0 and read_files(workdir) == case.files
-  if os.environ.get("DBG") and not equal: shutil.copytree(workdir, "/tmp/r/bad", dirs_exist_ok=True); print(ended, {k: v == case.files.get(k) for k, v in read_files(workdir).items()}); [open(f"/tmp/r/good_{k}", "wb").write(v) for k, v in case.files.items()]
+  if os.environ.get('DBG') and not equal:
+    shutil.copytree(workdir, '/tmp/r/bad', dirs_exist_ok=True)
+    print(
+      ended, {k: v == case.files.get(k) for k, v in read_files(workdir).items()}
+    )
+    [open(f'/tmp/r/good_{k}', 'wb').write(v) for k, v in case.files.items()]
   said.append(_complain(ended))
   if equal:
     shutil.rmtree(workdir)

@@ -210,8 +210,10 @@ def restore(
 
 def check_array(
   array: Any, name: str, shape: tuple[int, ...] | None = None
-) -> Array:
+) -> np.ndarray:
   """Returns a float32 array of finite values, or raises a ValueError.
+
+  An array that is float32 already is not copied.
 
   Args:
     array: anything NumPy reads as an array of floats.
@@ -230,7 +232,7 @@ def check_array(
     raise ValueError(f'{name} holds NaN or infinite values')
   if shape is not None and array.shape != tuple(shape):
     raise ValueError(f'{name} must be {tuple(shape)}, got {array.shape}')
-  return jnp.asarray(array, jnp.float32)
+  return np.asarray(array, np.float32)
 
 
 def _check_arguments(size, seeds, chunk):

@@ -11,6 +11,7 @@ import pytest
 
 import dipjax
 from dipjax import (
+  api,
   blurring,
   codes,
   corruptions,
@@ -470,6 +471,30 @@ def test_bad_arguments_are_refused(changes, message):
   arguments = {'measurement': np.zeros((4, 4, 3)), **changes}
   with pytest.raises(ValueError, match=message):
     _restore(arguments.pop('measurement'), **arguments)
+
+
+def test_a_refusal_takes_one_trace_of_the_network_and_no_copy(monkeypatch):
+  """A cheap trace for the shapes, and one for the gradient."""
+  traces = []
+
+  class Counted(skip.Skip):
+    def __call__(self, code):
+      traces.append((code.shape, choose.find_target()))
+      return super().__call__(code)
+
+  network = Counted(down=(8, 8), up=(8, 8), skip=(4, 4))
+  _, noisy = _make_noisy(64, 48)
+  copied = []
+  monkeypatch.setattr(
+    lanes, 'stack_lanes', lambda trees: copied.append(trees) or trees
+  )
+  with pytest.raises(ValueError, match='48x64 in 2 lanes takes about'):
+    _restore(noisy, network=network, seeds=(0, 1), memory=0)
+  cheap, full = traces
+  assert cheap[0] == full[0] == (64, 48, 32)
+  assert cheap[1] == choose.SHAPES != full[1]
+  assert not copied
+  assert api.check_array(noisy, 'the measurement') is noisy
 
 
 def test_memory_is_judged_before_any_code_is_drawn():

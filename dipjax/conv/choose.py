@@ -79,6 +79,10 @@ def _check_known(field, value, known):
     raise ValueError(f'{field} {value!r} is not one of {names}')
 
 
+# What is traced in the least time. Shapes are the same for every target.
+SHAPES = Target('gpu', way='slices', doubled=False)
+
+
 # JAX's own context: a context variable would leave jit's cache in the dark.
 _aimed: Any = jax.make_user_context(None)
 

@@ -69,7 +69,25 @@ class Fit:
     key, params_key = jax.random.split(key)
     network: Any = self.recipe.network
     output, variables = network.init_with_output(params_key, problem.code)
-    params = packing.pack(variables['params'])
+    return self.start(key, problem, output, variables['params'], clean)
+
+  def start(
+    self,
+    key: Array,
+    problem: Problem,
+    output: Array,
+    params: Any,
+    clean: Array | None = None,
+  ) -> FitState:
+    """Returns the state before the first step, from the network's parameters.
+
+    Args:
+      key: what the steps draw from.
+      problem, clean: see `init`.
+      output: the network's first output; its shape is enough.
+      params: the parameters, as the network names them.
+    """
+    params = packing.pack(params)
     image = jnp.zeros_like(problem.crop(output))
     state = FitState(
       # Not a weak type: the step would compile again for the type that it

@@ -8,7 +8,7 @@ from flax import linen as nn
 from dipjax.conv import choose
 from dipjax.device import packing
 from dipjax.engine import fit as fit_lib
-from dipjax.engine.problem import Problem
+from dipjax.engine.problem import Problem, find_shapes
 from dipjax.recipe import PRECISIONS, Recipe
 
 # How many arrays are alive beside the kept ones while the gradient of the
@@ -57,14 +57,16 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
 
   # The pull-back of `jax.vjp` is a tree of the very arrays that the backward
   # pass needs, so that its leaves are what the gradient keeps.
-  def keep(key, problem):
-    state = fit.init(key, problem)
+  def keep(key, problem, output, drawn):
+    state = fit.start(key, problem, output, drawn)
     params = packing.unpack(state.params)
     seen = problem.replace(code=problem.code.astype(dtype))
     lose = lambda params: objective(params, seen, key)[0]
     return state, params, jax.vjp(lose, params)[1]
 
-  shapes = jax.eval_shape(keep, jax.random.key(0), problem)
+  # The network is traced once more for its gradient, and not for its start.
+  drawn = find_shapes(recipe.network, problem.code.shape)
+  shapes = jax.eval_shape(keep, jax.random.key(0), problem, *drawn)
   state, gradient, kept = ([*map(_count_bytes, _list(part))] for part in shapes)
   at_work = recipe.method.passes * _WORKING * max(kept)
   return sum(state) + sum(gradient), sum(kept) + at_work

@@ -14,6 +14,7 @@ from flax import linen as nn
 from flax import struct
 
 from dipjax import operators
+from dipjax.conv import choose
 
 Array = jax.Array
 Code = Callable[[Array, tuple[int, int]], Array]
@@ -83,11 +84,20 @@ def make_problem(
   )
 
 
-@functools.cache
 def find_output(
   network: nn.Module, code_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
   """Returns the shape of a network's output; computes nothing."""
+  return find_shapes(network, code_shape)[0].shape
+
+
+@functools.cache
+def find_shapes(
+  network: nn.Module, code_shape: tuple[int, ...]
+) -> tuple[jax.ShapeDtypeStruct, Any]:
+  """Returns a network's output and parameters as shapes; computes nothing."""
   code = jax.ShapeDtypeStruct(code_shape, jnp.float32)
-  draw: Any = lambda key, code: network.init_with_output(key, code)[0]
-  return jax.eval_shape(draw, jax.random.key(0), code).shape
+  draw: Any = network.init_with_output
+  with choose.aim(choose.SHAPES):
+    output, variables = jax.eval_shape(draw, jax.random.key(0), code)
+  return output, variables['params']

@@ -15,12 +15,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
-import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.lib import fields, folders
+from experiments.lib import compiled, fields, machine
 from experiments.lib import workdir as workdirs
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
@@ -65,7 +64,7 @@ def _main(run: Run) -> None:
   # A terminated run cleans up as an interrupted one does.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
-  _enable_compilation_cache()
+  compiled.enable_cache()
   perform(run, _CONFIG.value, _WORKDIR.value, overwrite=_OVERWRITE.value)
 
 
@@ -92,10 +91,15 @@ def perform(
       if made:
         with suppress(OSError):  # A run has left its files in the folder.
           os.rmdir(workdir)
-  except (ValueError, OSError, MemoryError) as error:
+  except (ValueError, OSError) as error:
     _fail(error)
+  except (MemoryError, RuntimeError) as error:
+    reason = machine.explain_allocation(error)
+    if reason is None:
+      raise
+    _fail(MemoryError(reason))
   except KeyboardInterrupt:
-    print('\nstopped before the first step', file=sys.stderr)
+    print('\nstopped at once', file=sys.stderr)
     sys.exit(128 + signal.SIGINT)
   number = getattr(result, 'signal', 0)
   if number:
@@ -133,15 +137,6 @@ def _repeat(workdir: str) -> str:
   given = [a for a in sys.argv[1:] if a.lstrip('-') != 'overwrite']
   given += [f'--workdir={workdir}'] if workdir else []
   return shlex.join(['python', '-m', f'experiments.{_find_name()}', *given])
-
-
-def _enable_compilation_cache() -> None:
-  """Keeps compiled programs between runs, unless JAX has a folder for them."""
-  if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    folder = os.path.join(folders.find_cache(), 'compiled')
-    jax.config.update('jax_compilation_cache_dir', folder)
-    # A start compiles many small programs, which the cache keeps too.
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -1,6 +1,7 @@
 """What the machine has left: the memory that a run may take."""
 
 import os
+import re
 from pathlib import Path
 
 import jax
@@ -73,3 +74,31 @@ def _read_field(path: Path, name: str) -> int | None:
     return None
   values = [line.split()[1] for line in lines if line.startswith(name)]
   return int(values[0]) if values else None
+
+
+def explain_allocation(error: BaseException) -> str | None:
+  """Returns one line about an allocation that failed; None of other errors.
+
+  NumPy and Python raise a MemoryError. JAX raises a runtime error that begins
+  with RESOURCE_EXHAUSTED, on a CPU as on other devices.
+  """
+  message = str(error)
+  exhausted = isinstance(error, RuntimeError) and any(
+    sign in message for sign in ('RESOURCE_EXHAUSTED', 'Out of memory')
+  )
+  if not (exhausted or isinstance(error, MemoryError)):
+    return None
+  advice = ['a smaller data.crop', 'fewer lanes']
+  # On a CPU these two save nothing.
+  if jax.default_backend() != 'cpu':
+    advice += ['fit.precision=bfloat16', 'fit.remat=True']
+  return f'out of memory{_find_size(message)}: try {" or ".join(advice)}'
+
+
+def _find_size(message: str) -> str:
+  """What could not be had, as JAX and NumPy write it; '' where they do not."""
+  number = re.search(r'allocat\w* (\d+) bytes', message)
+  if number:
+    return f' for {int(number[1]) / 1e9:.3g} GB more'
+  number = re.search(r'allocate ([\d.]+ ?[KMGT]i?B)', message)
+  return f' for {number[1]} more' if number else ''

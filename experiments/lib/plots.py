@@ -4,6 +4,7 @@ Each function returns whether it has drawn: without matplotlib it draws nothing.
 """
 
 import io
+import logging
 import os
 from collections.abc import Mapping, Sequence
 
@@ -205,6 +206,9 @@ def _make_figure(height: float = 4.2):
 
   The figure draws off screen and leaves pyplot's state alone.
   """
+  # Where the user's cache cannot be written, matplotlib says so in lines of its
+  # own and goes on without.
+  logging.getLogger('matplotlib').setLevel(logging.ERROR)
   try:
     from matplotlib.figure import Figure
   except ImportError:
