@@ -24,6 +24,7 @@ from experiments.lib import (
   plots,
   recorder,
   report,
+  schema,
 )
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import read
@@ -43,6 +44,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   targets = make_targets(config.data)
   snapshots = _check_snapshots(config)
   recipe, key, problems = pose_targets(config, list(targets.values()))
@@ -62,7 +64,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
       make_fit(recipe),
       jnp.stack([key] * len(targets)),
       lanes.stack_lanes(problems),
-      chunk=config.record.every,
+      chunk=min(config.record.every, config.fit.steps),
       watch=watch,
     )
   taken = trace.active[0]  # All lanes take the same steps.
@@ -90,10 +92,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 def make_targets(data: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
   """Returns the four targets of the paper by name, [H, W, C] each."""
   fields.refuse_unread(data, _READ, 'data')
-  sigma = fields.check_sigma(data.sigma)
   image = read(data.image, data.crop)
   seed = data.noise_seed
-  noisy = corruptions.add_gaussian_noise(image, sigma / 255, seed=seed)
+  noisy = corruptions.add_gaussian_noise(image, data.sigma / 255, seed=seed)
   return {
     'image': image,
     'image + noise': noisy,

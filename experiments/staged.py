@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import Restoration
-from experiments.lib import cli, plots, recorder, report, stages
+from experiments.lib import cli, plots, recorder, report, schema, stages
 from experiments.lib import workdir as workdirs
 from experiments.lib.task import Result
 
@@ -25,6 +25,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   # Parallel stages are lanes like the seeds; stages in a chain add up.
   setup = stages.make_setup(config)
   seeds, steps = setup.seeds, [stage.steps for stage in setup.plan]

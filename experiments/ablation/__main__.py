@@ -23,6 +23,7 @@ from experiments.lib import (
   plots,
   recorder,
   report,
+  schema,
   stages,
 )
 from experiments.lib import workdir as workdirs
@@ -44,6 +45,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     ValueError: bad input, in one line that also names all arms that cannot run;
       no file is left behind.
   """
+  schema.check_config(config)
   data, sigma, told = load(config)
   _check_rule(config)
   trained = None

@@ -107,7 +107,7 @@ def make_plan(config: ml_collections.ConfigDict) -> list[staged.Stage]:
     steps=config.fit.steps,
     alpha=schedule.alpha,
     k=schedule.k,
-    sigma=fields.check_sigma(config.staged.sigma, 'staged.sigma') / 255,
+    sigma=config.staged.sigma / 255,
   )
 
 
@@ -230,7 +230,7 @@ def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
     lanes.stack_lanes(problems),
     cleans,
     start=start,
-    chunk=setup.config.record.every,
+    chunk=min(setup.config.record.every, setup.config.fit.steps),
     watch=_make_watch(own, problems, before, record),
   )
   part = lambda tree, i: jax.tree.map(

@@ -62,7 +62,7 @@ def run(
       reference=noisy.reference,
       perceptual=perceptual,
       memory=machine.find_memory(),
-      chunk=config.record.every,
+      chunk=min(config.record.every, config.fit.steps),
       watch=record,
     )
   summary = report.summarize(experiment, data, restoration, record)
