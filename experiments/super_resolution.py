@@ -57,7 +57,7 @@ def load(data: ml_collections.ConfigDict) -> Data:
   height, width, channels = small.shape
   if height * width * data.factor**2 > images.MAX_PIXELS:
     raise ValueError(
-      f'data.factor={data.factor} makes more than {images.MAX_PIXELS} pixels of '
+      f'data.factor={data.factor} makes over {images.MAX_PIXELS} pixels of '
       f'{width}x{height}'
     )
   baselines = _enlarge(small, data.factor)

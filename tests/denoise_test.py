@@ -292,8 +292,14 @@ BAD_INPUT = {
     'data.clean is 39x36',
   ),
   'crop_outside': (['--config.data.crop=(0,0,99,99)'], 'crop'),
-  'no_lanes': (['--config.lanes=0'], 'lanes must be a number >= 1, got 0'),
-  'no_steps': (['--config.fit.steps=0'], 'fit.steps must be a number >= 1'),
+  'no_lanes': (
+    ['--config.lanes=0'],
+    'lanes must be a whole number from 1 to 1,000, got 0',
+  ),
+  'no_steps': (
+    ['--config.fit.steps=0'],
+    'fit.steps must be a whole number from 1',
+  ),
   'record_never': (['--config.record.every=0'], 'record.every'),
   'rule': (
     [f'{SMOKE},stop=never'],
@@ -301,11 +307,11 @@ BAD_INPUT = {
   ),
   'sigma_of_the_rule': (
     [f'{SMOKE},stop=discrepancy', '--config.fit.sigma=-1'],
-    'fit.sigma must be a number >= 0, got -1',
+    'fit.sigma must be a number from 0 to 1,000, got -1',
   ),
   'tau': (
     [f'{SMOKE},stop=pseudo_reference', '--config.stop.tau=0.0'],
-    'a number tau > 0, got 100, 0, 0.0',
+    'stop.tau must be a number above 0 and at most 1,000, got 0.0',
   ),
   'rule_of_another_method': (
     [f'{SMOKE},stop=sure'],
@@ -329,8 +335,11 @@ BAD_INPUT = {
     ],
     'take a network whose code is as large as the image',
   ),
-  'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be a number >= 0'),
-  'network': (['--config.network.name=big'], "network.name 'big' is not"),
+  'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be a number from 0'),
+  'network': (
+    ['--config.network.name=big'],
+    'network.name must be one of skip, unet',
+  ),
   'unknown_network': (
     ['--config=configs/req2.py:smoke,network=vit'],
     "unknown network 'vit'; known are skip, unet",
@@ -350,10 +359,19 @@ BAD_INPUT = {
     ],
     'a code with the 3 channels of the image, got 4',
   ),
-  'code': (['--config.network.code=zeros'], "network.code 'zeros' is not"),
+  'code': (
+    ['--config.network.code=zeros'],
+    "network.code must be one of noise, meshgrid, got 'zeros'",
+  ),
   'levels': (['--config.network.down=(8,8,8)'], 'levels'),
-  'activation': (['--config.network.activation=tanh'], "'tanh' is not one of"),
-  'decay': (['--config.average.decay=1.0'], 'average.decay must be in'),
+  'activation': (
+    ['--config.network.activation=tanh'],
+    'activation must be one of leaky_relu',
+  ),
+  'decay': (
+    ['--config.average.decay=1.0'],
+    'average.decay must be a number of at least 0 and below 1',
+  ),
 }
 
 

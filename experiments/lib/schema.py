@@ -37,9 +37,9 @@ _FEATURES = Word(tuple(features.LAYERS))
 _REFERENCE = Word(('measurement', 'clean'))
 _SCHEDULE = Word(schedules.NAMES)
 
-# By a field's name. Where the meaning depends on the name of the section that
-# the field is in, the row is 'FIELD of NAME'; a section of the diffusion model,
-# which has no name, is 'ddpm'.
+# By a field's name. Where a network gives the field another meaning, its row is
+# 'FIELD of NAME'; the sections of the diffusion model have no name of their own
+# and are 'ddpm'.
 RANGES: dict[str, Range] = {
   'seed': _SEED,
   'lanes': Whole(1, 1000),
@@ -76,9 +76,7 @@ RANGES: dict[str, Range] = {
   'network.skip': Many(Whole(0, 8192), _LEVELS),
   'network.down_size': Many(_SIDE, _LEVELS, or_one=True),
   'network.up_size': Many(_SIDE, _LEVELS, or_one=True),
-  'network.upsampling of skip': Many(
-    Word(layers.UPSAMPLINGS), _LEVELS, or_one=True
-  ),
+  'network.upsampling': Many(Word(layers.UPSAMPLINGS), _LEVELS, or_one=True),
   'network.upsampling of unet': Word(unet.UPSAMPLINGS),
   'network.downsampling': Word(layers.DOWNSAMPLINGS),
   'network.padding': Word(layers.PADDINGS),
@@ -86,7 +84,7 @@ RANGES: dict[str, Range] = {
   'network.point': Flag(),
   'network.sigmoid': Flag(),
   'network.residual': Flag(),
-  'network.channels of unet': Many(_CHANNELS, _LEVELS),
+  'network.channels': Many(_CHANNELS, _LEVELS),
   'network.channels of dncnn': _CHANNELS,
   'network.channels of resnet': _CHANNELS,
   'network.channels of ddpm': Many(
