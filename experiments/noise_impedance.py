@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import Recipe, corruptions
-from dipjax.engine import lanes
+from dipjax.engine import lanes, memory
 from dipjax.engine.fit import make_fit
 from dipjax.engine.loop import run_lanes
 from dipjax.engine.problem import Problem
@@ -20,6 +20,7 @@ from experiments.lib import (
   cli,
   fields,
   images,
+  machine,
   pictures,
   plots,
   recorder,
@@ -121,13 +122,16 @@ def pose_targets(
       'another method'
     )
   key = jax.random.key(config.seed)
-  problems = []
-  for target in map(jnp.asarray, targets):
-    prepared, operator = recipe.prepare(target)
-    problems.append(
-      lanes.pose_problem(prepared, key, target, operator, target.shape)
-    )
-  return prepared, key, problems
+  arrays = list(map(jnp.asarray, targets))
+  prepared, operator = recipe.prepare(arrays[0])
+  pose = lambda target: lanes.pose_problem(
+    prepared, key, target, operator, target.shape
+  )
+  available = machine.find_memory()
+  if available is not None:
+    shapes = jax.eval_shape(pose, arrays[0])
+    memory.check_memory(prepared, shapes, available, lanes=len(arrays))
+  return prepared, key, list(map(pose, arrays))
 
 
 def find_levels(

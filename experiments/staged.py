@@ -32,6 +32,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   parallel = config.staged.parallel
   seeds = seeds * len(steps) if parallel else seeds
   budget = max(steps) if parallel else sum(steps)
+  stages.check_memory(setup, len(seeds))
   workdir = workdirs.open_workdir(workdir, config)
   print(stages.describe_plan(setup))
   with recorder.Recorder(workdir, steps=budget, seeds=seeds) as record:

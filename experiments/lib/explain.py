@@ -10,6 +10,7 @@ from ml_collections import config_flags
 
 from experiments.lib import fields, schema
 
+_OVERRIDE = re.compile(r'--?(no)?config\.')
 _KINDS = ('network', 'method', 'stop')  # The choices that decide on fields.
 
 
@@ -20,7 +21,7 @@ def list_errors(argv: Sequence[str]) -> list[str]:
   be read.
   """
   given = _gather(argv)
-  bare = [argument for argument in given if '.' not in argument.split('=')[0]]
+  bare = [argument for argument in given if not _OVERRIDE.match(argument)]
   # The code of the config file runs here and can raise anything.
   try:
     config, _ = _read(bare)
@@ -28,17 +29,18 @@ def list_errors(argv: Sequence[str]) -> list[str]:
   except Exception:
     return []
   # Each field is read alone, so that a wrong one hides no other.
-  wrong, right = [], []
-  for argument in given:
-    flag, _, value = argument.partition('=')
-    field = re.sub(r'^--?(no)?config\.?', '', flag)
-    if field and field not in names:
+  wrong, right = [], list(bare)
+  for argument in filter(_OVERRIDE.match, given):
+    field, _, value = _OVERRIDE.sub('', argument).partition('=')
+    if field not in names:
       wrong.append(fields.describe_unknown(field, names, _list_chosen(config)))
-    elif field and not _can_be_read([*bare, argument]):
+    elif not _try_to_read([*bare, argument]):
       wrong.append(schema.describe(field, value, ranges.get(field)))
     else:
       right.append(argument)
-  return wrong + schema.list_errors(*_read(right))
+  # What is left can be wrong only in the order of its fields.
+  changed = _try_to_read(right)
+  return wrong + schema.list_errors(*changed) if changed else wrong
 
 
 def _gather(argv):
@@ -64,17 +66,17 @@ def _read(arguments):
   return config.value, config_flags.get_override_values(holder['config'])
 
 
-def _can_be_read(arguments):
+def _try_to_read(arguments):
+  """Returns what `_read` returns, None where it raises an error."""
   try:
-    _read(arguments)
-    return True
+    return _read(arguments)
   except (flags.Error, TypeError, ValueError):
-    return False
+    return None
 
 
 def _list_chosen(config):
-  chosen = [f'{kind}={config[kind].name}' for kind in _KINDS if kind in config]
-  return ', '.join(chosen)
+  chosen = {kind: config.get(kind, {}).get('name') for kind in _KINDS}
+  return ', '.join(f'{kind}={name}' for kind, name in chosen.items() if name)
 
 
 def _list_fields(config: Mapping[str, Any]) -> list[str]:

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dipjax import Recipe, Restoration, codes, monitors, schedules
-from dipjax.engine import lanes, staged
+from dipjax.engine import lanes, memory, staged
 from dipjax.engine.fit import make_fit
 from dipjax.engine.loop import collect, run_lanes
 from dipjax.engine.problem import Problem
-from experiments.lib import build, fields, recorder, report
+from experiments.lib import build, fields, machine, recorder, report
 from experiments.lib import data as data_lib
 
 Array = jax.Array
@@ -266,6 +266,25 @@ def pose_stage(
     perceptual=setup.perceptual,
   )
   return recipe, problem
+
+
+def check_memory(setup: Setup, count: int) -> None:
+  """Raises a ValueError if `count` lanes of a stage do not fit into memory."""
+  available = machine.find_memory()
+  if available is None:
+    return
+  prepared = []
+
+  def pose(key):
+    recipe, problem = pose_stage(setup, key, 0, setup.first_code)
+    prepared.append(recipe)
+    return problem
+
+  shapes = jax.eval_shape(pose, setup.keys[0])
+  (recipe,) = prepared
+  # The estimate is for a fit without oracles.
+  recipe = recipe.replace(monitors={recipe.rule: recipe.monitors[recipe.rule]})
+  memory.check_memory(recipe, shapes, available, lanes=count)
 
 
 def make_target(setup: Setup, key: Array, index: int) -> Array:
