@@ -64,7 +64,7 @@ def summarize(
     steps = int(max(totals))
     summary |= {
       'steps': steps,
-      'seconds_per_step': summary['seconds']['fit'] / steps,
+      'seconds_per_step': summary['seconds']['fit'] / max(steps, 1),
     }
   return {
     **summary,

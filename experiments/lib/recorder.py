@@ -140,7 +140,8 @@ class Recorder:
     self._bar = self._bar or self._tqdm(
       total=self._steps, unit='step', dynamic_ncols=True
     )
-    mean = lambda key: np.mean([record[key] for record in records])
+    # A score that is not finite is None in a record; NaN shows it.
+    mean = lambda key: np.mean(np.array([r[key] for r in records], float))
     shown = f'loss {mean("loss"):.5f}, measurement '
     shown += f'{mean("psnr_measurement"):.2f} dB'
     if 'psnr' in records[0]:

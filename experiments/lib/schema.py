@@ -102,7 +102,7 @@ RANGES: dict[str, Range] = {
   'stop.alpha': Number(0, 1, above=True, below=True),
   'stop.patience': _STEPS,
   'stop.warmup': Whole(0, 10**7),
-  'stop.window': Whole(2, 10**5),
+  'stop.window': Whole(2, 10**4),
   'stop.pixels': Whole(1, 10**8),
   'stop.factor': Number(0, 1000, above=True),
   'stop.tau': Number(0, 1000, above=True),
