@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -197,6 +198,15 @@ def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
   said = capsys.readouterr().out.splitlines()[-1]
   assert 'returned to step 0 1 time(s), step 50 2 time(s); its' in said
   assert '8 times smaller' in said
+
+
+def test_what_is_said_of_a_fit_without_steps_or_with_nothing_to_restore(capsys):
+  summary = {'measurement': {'psnr': None}, 'restored': {'psnr': 30.0}}
+  report.print_summary('run', summary | {'lanes': []})
+  assert capsys.readouterr().out.startswith('30.00 dB after; pictures in')
+  record = types.SimpleNamespace(seconds={'compile': 1.0, 'fit': 2.0})
+  run = report.describe_run('denoise', {}, 0, record)
+  assert run['steps'] == 0 and run['seconds_per_step'] == 2.0
 
 
 def test_samples_give_their_mean_and_deviation(photograph, tmp_path):

@@ -111,7 +111,7 @@ def test_steps_fall_to_one_without_repeats():
     (lambda: diffusion.find_step(LEVELS, np.nan), 'sigma must be'),
     (
       lambda: diffusion.make_training(Gaussian(), ADAM, LEVELS, batch=0),
-      'train.batch must be',
+      'batch must be >= 1',
     ),
     (
       lambda: diffusion.make_training(
@@ -327,3 +327,9 @@ def test_digits_are_images():
   digits = ddpm.load_images('digits')
   assert digits.shape == (1797, 8, 8, 1) and digits.dtype == np.float32
   assert digits.min() == 0 and digits.max() == 1
+
+
+@pytest.mark.parametrize('channels', [(), (0,), (-8,), (8, 12)])
+def test_channels_that_cannot_be_grouped_are_refused(channels):
+  with pytest.raises(ValueError, match='must be multiples of 8, got'):
+    denoiser.Denoiser(1, channels)

@@ -502,6 +502,12 @@ def test_no_such_activation(changes, says, photograph, vgg16, tmp_path):
   _refuse(activation_maximization, config, tmp_path, says)
 
 
+def test_a_picture_that_would_be_too_large(photograph, tmp_path, monkeypatch):
+  monkeypatch.setattr(images, 'MAX_PIXELS', 64 * 48 * 3)
+  config = _make_config(req3, photograph, reduce=False, factor=2)
+  _refuse(super_resolution, config, tmp_path, 'data.factor=2 makes over 9216')
+
+
 def test_a_missing_extra(photograph, tmp_path, monkeypatch):
   weights.load_weights.cache_clear()
   monkeypatch.setattr(weights, '_find_file', lambda: None)
@@ -529,5 +535,7 @@ def test_a_mask_of_another_size(photograph, tmp_path):
 
 def test_a_size_that_cannot_fit(photograph, tmp_path, monkeypatch):
   monkeypatch.setattr(machine, 'find_memory', lambda: 100_000)
-  config = _make_config(req2, photograph)
-  _refuse(denoise, config, tmp_path, 'takes about .* there are 0.0001 GB')
+  says = 'takes about .* there are 0.0001 GB'
+  _refuse(denoise, _make_config(req2, photograph), tmp_path, says)
+  _refuse(staged, _make_config(staged_config, photograph), tmp_path, says)
+  _refuse(noise_impedance, _make_config(req1, photograph), tmp_path, says)
