@@ -53,7 +53,7 @@ def restore(
     recipe: how to fit, see `dipjax.Recipe`; the default is the paper's skip
       network, stopped by the variance of the average.
     size: (H, W, C) of the image; None is the shape of the measurement.
-    seeds: the random seed of each lane.
+    seeds: the random seed of each lane, a whole number in [0, 2**32).
     clean: the true image, [H, W, C], if known. The function then adds the
       monitors `oracle` and `oracle_output`, which only report.
     sigma: standard deviation of the measurement's noise, if known, for methods
@@ -159,6 +159,7 @@ def restore(
   measurement = check_array(measurement, 'the measurement')
   size = tuple(measurement.shape if size is None else size)
   _check_arguments(size, seeds, chunk)
+  _check_seeds(seeds)
   _check_sigma(sigma)
   _check_penalties(recipe, size)
   _check_perceptual(recipe, perceptual)
@@ -246,6 +247,13 @@ def _check_arguments(size, seeds, chunk):
       'chunk and the number of seeds must be at least 1, got '
       f'{chunk}, {len(seeds)}'
     )
+
+
+def _check_seeds(seeds):
+  # A larger seed, or one below 0, gives the numbers of one that is in range.
+  wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
+  if wrong:
+    raise ValueError(f'seeds must be in [0, 2**32), got {wrong[0]}')
 
 
 def _check_sigma(sigma):

@@ -31,9 +31,16 @@ class UniformNoise:
 
   Attributes:
     channels: of the code.
+
+  Raises:
+    ValueError: fewer than 1 channel.
   """
 
   channels: int = 32
+
+  def __post_init__(self):
+    if self.channels < 1:
+      raise ValueError(f'a code has channels >= 1, got {self.channels}')
 
   def __call__(self, key: Array, size: tuple[int, int]) -> Array:
     """Returns [height, width, channels], fixed by the key."""

@@ -4,6 +4,7 @@
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -76,12 +77,18 @@ def make_optimizer(
     clip: largest norm of the gradient, which is shortened to it; 0 is any.
 
   Raises:
-    ValueError: another name.
+    ValueError: another name, or a number below 0 or not finite.
   """
   if name not in OPTIMIZERS:
     raise ValueError(
       f'optimizer {name!r} is not one of {", ".join(OPTIMIZERS)}'
     )
+  for value in (learning_rate, clip):
+    if not (math.isfinite(value) and value >= 0):
+      raise ValueError(
+        'learning_rate and clip must be numbers >= 0, got '
+        f'{learning_rate}, {clip}'
+      )
   optimizer = OPTIMIZERS[name](learning_rate)
   if not clip:
     return optimizer

@@ -156,8 +156,10 @@ class Recipe:
 def _check_numbers(recipe: Recipe) -> None:
   if not 0 <= recipe.decay < 1:
     raise ValueError(f'decay must be in [0, 1), got {recipe.decay}')
-  if recipe.steps < 1:
-    raise ValueError(f'steps must be at least 1, got {recipe.steps}')
+  if not 1 <= recipe.steps < 2**31:  # Steps are counted in 32 bits.
+    raise ValueError(
+      f'steps must be at least 1 and below 2**31, got {recipe.steps}'
+    )
   if recipe.precision not in PRECISIONS:
     raise ValueError(
       f'precision {recipe.precision!r} is not one of {", ".join(PRECISIONS)}'

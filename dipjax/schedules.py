@@ -21,6 +21,8 @@ NAMES = ('linear', 'scaled-linear', 'cosine')
 # noise; their bound keeps the last step from adding only noise.
 _OFFSET = 0.008
 _MOST = 0.999
+# The exponent of a number that any number of steps can be multiplied with.
+_LARGEST = 500
 
 
 def make_levels(
@@ -119,9 +121,9 @@ def count_stage_steps(
   """
   if not (math.isfinite(alpha) and math.isfinite(k)):
     raise ValueError(f'alpha and k must be finite, got {alpha} and {k}')
-  steps = [
-    int(most * (1 - alpha * math.exp(-k * float(level)))) for level in levels
-  ]
+  # A power so large that it overflows leaves no steps either way.
+  shrink = lambda level: math.exp(min(-k * float(level), _LARGEST))
+  steps = [int(most * (1 - alpha * shrink(level))) for level in levels]
   for level, count in zip(levels, steps):
     if count < 1:
       raise ValueError(

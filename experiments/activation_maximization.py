@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import operators
-from experiments.lib import build, cli, fields, task
+from experiments.lib import build, cli, fields, schema, task
 from experiments.lib.data import Data, read
 
 # The fields of config.data that this experiment reads.
@@ -38,6 +38,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   data = load(config.data)
   return task.run('activation_maximization', data, config, workdir)
 

@@ -3,7 +3,6 @@
 python -m experiments.ddpm --config=configs/ddpm.py --workdir=DIR
 """
 
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -20,12 +19,12 @@ from dipjax.networks import denoiser
 from experiments.lib import (
   checkpoints,
   cli,
-  fields,
   folders,
   images,
   pictures,
   recorder,
   records,
+  schema,
   stopping,
   task,
 )
@@ -44,6 +43,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   data = load_images(config.data.images)
   model = make_model(config, data.shape[-1])
   check_config(config, data.shape)
@@ -163,24 +163,7 @@ def check_config(
     config: as configs/ddpm.py.
     shape: (N, H, W, C) of the images.
   """
-  counts = {
-    'train.steps': config.train.steps,
-    'train.batch': config.train.batch,
-    'sample.every': config.sample.every,
-    'sample.count': config.sample.count,
-    'record.every': config.record.every,
-  }
-  for name, value in counts.items():
-    if value < 1:
-      raise ValueError(f'{name} must be at least 1, got {value}')
-  rate = config.train.learning_rate
-  if not (math.isfinite(rate) and rate > 0):
-    raise ValueError(f'train.learning_rate must be a number > 0, got {rate}')
-  if not 0 <= config.sample.eta <= 1:
-    raise ValueError(f'sample.eta must be in [0, 1], got {config.sample.eta}')
   channels = config.network.channels
-  if not channels or any(n < 8 or n % 8 for n in channels):
-    raise ValueError(f'network.channels must be multiples of 8, got {channels}')
   multiple = 2 ** (len(channels) - 1)
   if shape[1] % multiple or shape[2] % multiple:
     raise ValueError(
@@ -321,7 +304,6 @@ def load_noisy(
   config: ml_collections.ConfigDict, shape: tuple[int, ...]
 ) -> tuple[np.ndarray | None, np.ndarray | None]:
   """Returns a noisy picture to denoise and the clean one, or None twice."""
-  sigma = fields.check_sigma(config.denoise.sigma, 'denoise.sigma')
   if not config.denoise.image:
     return None, None
   clean = images.read_image(config.denoise.image)
@@ -330,9 +312,10 @@ def load_noisy(
       f'denoise.image is {clean.shape}, the images are {shape[1:]}: they must '
       'be of one size'
     )
-  if not sigma:
+  if not config.denoise.sigma:
     raise ValueError('denoise.sigma must be above 0')
-  noisy = corruptions.add_gaussian_noise(clean, sigma / 255, seed=0)
+  sigma = config.denoise.sigma / 255
+  noisy = corruptions.add_gaussian_noise(clean, sigma, seed=0)
   return noisy, clean
 
 

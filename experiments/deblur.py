@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import blurring, corruptions, operators
-from experiments.lib import cli, fields, task
+from experiments.lib import cli, fields, schema, task
 from experiments.lib.data import Data, read
 
 # The fields of config.data that this experiment reads.
@@ -30,6 +30,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   data = load(config.data)
   return task.run('deblur', data, config, workdir)
 
@@ -46,9 +47,8 @@ def load(data: ml_collections.ConfigDict) -> Data:
   if not data.blur:
     return Data(image, None, operator)
   blurred = np.asarray(operator(jnp.asarray(image)))
-  sigma = fields.check_sigma(data.sigma)
   measurement = corruptions.add_gaussian_noise(
-    blurred, sigma / 255, seed=data.noise_seed, clip=data.clip
+    blurred, data.sigma / 255, seed=data.noise_seed, clip=data.clip
   )
   return Data(measurement, image, operator)
 

@@ -5,7 +5,7 @@ python -m experiments.denoise --config=configs/req2.py --workdir=DIR
 
 import ml_collections
 
-from experiments.lib import cli, task
+from experiments.lib import cli, schema, task
 from experiments.lib.data import load_denoising
 
 
@@ -19,6 +19,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   data = load_denoising(config.data)
   return task.run('denoise', data, config, workdir)
 

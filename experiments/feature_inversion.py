@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import operators
-from experiments.lib import build, cli, fields, task
+from experiments.lib import build, cli, fields, schema, task
 from experiments.lib.data import Data, read
 
 # The fields of config.data that this experiment reads.
@@ -27,6 +27,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   return task.run('feature_inversion', load(config.data), config, workdir)
 
 

@@ -7,7 +7,7 @@ python -m experiments.flash --config=configs/flash.py \
 import ml_collections
 
 from dipjax import codes
-from experiments.lib import cli, fields, task
+from experiments.lib import cli, fields, schema, task
 from experiments.lib.data import Data, read
 
 # The fields of config.data that this experiment reads.
@@ -24,6 +24,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   fields.refuse_unread(config.data, _READ, 'data')
   if not config.data.flash:
     raise ValueError(

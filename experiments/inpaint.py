@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import corruptions, operators
-from experiments.lib import cli, fields, task
+from experiments.lib import cli, fields, schema, task
 from experiments.lib.data import Data, read
 
 # The fields of config.data that this experiment reads.
@@ -32,6 +32,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   data = load(config.data)
   return task.run('inpaint', data, config, workdir)
 

@@ -11,7 +11,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import Recipe, corruptions
-from dipjax.engine import guard, lanes, loop
+from dipjax.engine import guard, lanes, loop, memory
 from dipjax.engine.fit import make_fit
 from dipjax.engine.problem import Problem
 from experiments.lib import (
@@ -21,10 +21,12 @@ from experiments.lib import (
   fields,
   folders,
   images,
+  machine,
   pictures,
   plots,
   recorder,
   report,
+  schema,
   task,
 )
 from experiments.lib import workdir as workdirs
@@ -45,6 +47,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   targets = make_targets(config.data)
   snapshots = _check_snapshots(config)
   recipe, key, problems = pose_targets(config, list(targets.values()))
@@ -71,7 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
         make_fit(recipe),
         jnp.stack([key] * len(targets)),
         lanes.stack_lanes(problems),
-        chunk=config.record.every,
+        chunk=min(config.record.every, config.fit.steps),
         watch=watch,
         store=record,
       )
@@ -111,10 +114,9 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 def make_targets(data: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
   """Returns the four targets of the paper by name, [H, W, C] each."""
   fields.refuse_unread(data, _READ, 'data')
-  sigma = fields.check_sigma(data.sigma)
   image = read(data.image, data.crop)
   seed = data.noise_seed
-  noisy = corruptions.add_gaussian_noise(image, sigma / 255, seed=seed)
+  noisy = corruptions.add_gaussian_noise(image, data.sigma / 255, seed=seed)
   return {
     'image': image,
     'image + noise': noisy,
@@ -141,13 +143,16 @@ def pose_targets(
       'another method'
     )
   key = jax.random.key(config.seed)
-  problems = []
-  for target in map(jnp.asarray, targets):
-    prepared, operator = recipe.prepare(target)
-    problems.append(
-      lanes.pose_problem(prepared, key, target, operator, target.shape)
-    )
-  return prepared, key, problems
+  arrays = list(map(jnp.asarray, targets))
+  prepared, operator = recipe.prepare(arrays[0])
+  pose = lambda target: lanes.pose_problem(
+    prepared, key, target, operator, target.shape
+  )
+  available = machine.find_memory()
+  if available is not None:
+    shapes = jax.eval_shape(pose, arrays[0])
+    memory.check_memory(prepared, shapes, available, lanes=len(arrays))
+  return prepared, key, list(map(pose, arrays))
 
 
 def find_levels(

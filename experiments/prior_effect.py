@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 from experiments import super_resolution
-from experiments.lib import build, cli, folders, images, pictures, task
+from experiments.lib import build, cli, folders, images, pictures, schema, task
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 
@@ -28,6 +28,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   data = super_resolution.load(config.data)
   channels = data.measurement.shape[-1]
   recipe = build.make_recipe(config, channels)

@@ -10,7 +10,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import Restoration
-from experiments.lib import cli, plots, recorder, report, stages, task
+from experiments.lib import cli, plots, recorder, report, schema, stages, task
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.task import Result
@@ -26,12 +26,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   # Parallel stages are lanes like the seeds; stages in a chain add up.
   setup = stages.make_setup(config)
   seeds, steps = setup.seeds, [stage.steps for stage in setup.plan]
   parallel = config.staged.parallel
   seeds = seeds * len(steps) if parallel else seeds
   budget = max(steps) if parallel else sum(steps)
+  stages.check_memory(setup, len(seeds))
   with workdirs.open_workdir(
     workdir, config, data=data_lib.digest(setup.data)
   ) as folder:
@@ -76,7 +78,7 @@ def summarize(
     steps = int(max(totals))
     summary |= {
       'steps': steps,
-      'seconds_per_step': summary['seconds']['fit'] / steps,
+      'seconds_per_step': summary['seconds']['fit'] / max(steps, 1),
     }
   return {
     **summary,

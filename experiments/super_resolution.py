@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from dipjax import operators
-from experiments.lib import cli, fields, images, task
+from experiments.lib import cli, fields, images, schema, task
 from experiments.lib.data import Data, read
 
 # The fields of config.data that this experiment reads.
@@ -34,6 +34,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   Raises:
     ValueError: bad input, in one line; no file is left behind.
   """
+  schema.check_config(config)
   data = load(config.data)
   return task.run('super_resolution', data, config, workdir)
 
@@ -54,6 +55,11 @@ def load(data: ml_collections.ConfigDict) -> Data:
     clean = _cut(image, data.multiple)
     small = _reduce(clean, data.factor)
   height, width, channels = small.shape
+  if height * width * data.factor**2 > images.MAX_PIXELS:
+    raise ValueError(
+      f'data.factor={data.factor} makes over {images.MAX_PIXELS} pixels of '
+      f'{width}x{height}'
+    )
   baselines = _enlarge(small, data.factor)
   return Data(
     measurement=small,

@@ -81,3 +81,9 @@ def test_the_key_alone_decides(draw):
   first = draw(jax.random.key(3))
   np.testing.assert_array_equal(draw(jax.random.key(3)), first)
   assert (draw(jax.random.key(4)) != first).all()
+
+
+@pytest.mark.parametrize('channels', [0, -1])
+def test_a_code_without_channels_is_refused(channels):
+  with pytest.raises(ValueError, match='channels >= 1, got'):
+    codes.UniformNoise(channels)

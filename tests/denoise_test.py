@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -200,6 +201,15 @@ def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
   assert '8 times smaller' in said
 
 
+def test_what_is_said_of_a_fit_without_steps_or_with_nothing_to_restore(capsys):
+  summary = {'measurement': {'psnr': None}, 'restored': {'psnr': 30.0}}
+  report.print_summary('run', summary | {'lanes': []})
+  assert capsys.readouterr().out.startswith('30.00 dB after; pictures in')
+  record = types.SimpleNamespace(seconds={'compile': 1.0, 'fit': 2.0})
+  run = report.describe_run('denoise', {}, 0, record)
+  assert run['steps'] == 0 and run['seconds_per_step'] == 2.0
+
+
 def test_samples_give_their_mean_and_deviation(photograph, tmp_path):
   config = _make_config(photograph, 'smoke,stop=mean')
   config.fit.update(steps=40, optimizer='langevin', learning_rate=0.001)
@@ -293,8 +303,14 @@ BAD_INPUT = {
     'data.clean is 39x36',
   ),
   'crop_outside': (['--config.data.crop=(0,0,99,99)'], 'crop'),
-  'no_lanes': (['--config.lanes=0'], 'lanes must be a number >= 1, got 0'),
-  'no_steps': (['--config.fit.steps=0'], 'fit.steps must be a number >= 1'),
+  'no_lanes': (
+    ['--config.lanes=0'],
+    'lanes must be a whole number from 1 to 1,000, got 0',
+  ),
+  'no_steps': (
+    ['--config.fit.steps=0'],
+    'fit.steps must be a whole number from 1',
+  ),
   'record_never': (['--config.record.every=0'], 'record.every'),
   'rule': (
     [f'{SMOKE},stop=never'],
@@ -302,11 +318,11 @@ BAD_INPUT = {
   ),
   'sigma_of_the_rule': (
     [f'{SMOKE},stop=discrepancy', '--config.fit.sigma=-1'],
-    'fit.sigma must be a number >= 0, got -1',
+    'fit.sigma must be a number from 0 to 1,000, got -1',
   ),
   'tau': (
     [f'{SMOKE},stop=pseudo_reference', '--config.stop.tau=0.0'],
-    'a number tau > 0, got 100, 0, 0.0',
+    'stop.tau must be a number above 0 and at most 1,000, got 0.0',
   ),
   'rule_of_another_method': (
     [f'{SMOKE},stop=sure'],
@@ -330,8 +346,11 @@ BAD_INPUT = {
     ],
     'take a network whose code is as large as the image',
   ),
-  'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be a number >= 0'),
-  'network': (['--config.network.name=big'], "network.name 'big' is not"),
+  'clip': (['--config.fit.clip=-1.0'], 'fit.clip must be a number from 0'),
+  'network': (
+    ['--config.network.name=big'],
+    'network.name must be one of skip, unet',
+  ),
   'unknown_network': (
     ['--config=configs/req2.py:smoke,network=vit'],
     "unknown network 'vit'; known are skip, unet",
@@ -351,10 +370,19 @@ BAD_INPUT = {
     ],
     'a code with the 3 channels of the image, got 4',
   ),
-  'code': (['--config.network.code=zeros'], "network.code 'zeros' is not"),
+  'code': (
+    ['--config.network.code=zeros'],
+    "network.code must be one of noise, meshgrid, got 'zeros'",
+  ),
   'levels': (['--config.network.down=(8,8,8)'], 'levels'),
-  'activation': (['--config.network.activation=tanh'], "'tanh' is not one of"),
-  'decay': (['--config.average.decay=1.0'], 'average.decay must be in'),
+  'activation': (
+    ['--config.network.activation=tanh'],
+    'activation must be one of leaky_relu',
+  ),
+  'decay': (
+    ['--config.average.decay=1.0'],
+    'average.decay must be a number of at least 0 and below 1',
+  ),
 }
 
 

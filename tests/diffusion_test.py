@@ -296,15 +296,15 @@ def test_bad_images_are_refused(source, message, tmp_path):
 @pytest.mark.parametrize(
   'changes,message',
   [
-    ({'schedule.name': 'sigmoid'}, "'sigmoid' is not one of"),
-    ({'schedule.beta_max': 1.0}, '0 < beta_min'),
-    ({'schedule.steps': 0}, 'at least 1 level'),
-    ({'train.steps': 0}, 'train.steps must be at least 1'),
-    ({'train.batch': 0}, 'batch must be >= 1'),
+    ({'schedule.name': 'sigmoid'}, "schedule.name must be .*'sigmoid'"),
+    ({'schedule.beta_max': 5e-5}, '0 < beta_min <= beta_max'),
+    ({'schedule.steps': 0}, 'schedule.steps must be'),
+    ({'train.steps': 0}, 'train.steps must be'),
+    ({'train.batch': 0}, 'train.batch must be'),
     ({'train.learning_rate': 0.0}, 'train.learning_rate must be'),
     ({'sample.steps': 21}, '1 to 20 steps to take, got 21'),
     ({'sample.eta': 2.0}, 'sample.eta must be'),
-    ({'network.channels': (8, 12)}, 'multiples of 8'),
+    ({'network.channels': (8, 12)}, 'each a multiple of 8'),
     ({'network.channels': (8, 8, 8, 8)}, 'multiples of 8 for 4 levels'),
     ({'checkpoint.every': 'often'}, "must be seconds, as '60s'"),
     ({'denoise.image': 'no.png'}, 'neither a file'),
@@ -329,3 +329,9 @@ def test_digits_are_images():
   digits = ddpm.load_images('digits')
   assert digits.shape == (1797, 8, 8, 1) and digits.dtype == np.float32
   assert digits.min() == 0 and digits.max() == 1
+
+
+@pytest.mark.parametrize('channels', [(), (0,), (-8,), (8, 12)])
+def test_channels_that_cannot_be_grouped_are_refused(channels):
+  with pytest.raises(ValueError, match='must be multiples of 8, got'):
+    denoiser.Denoiser(1, channels)

@@ -433,3 +433,9 @@ def test_steins_risk_refuses_what_it_cannot_estimate(changes, message):
   problem = _make_problem([]).replace(**changes)
   with pytest.raises(ValueError, match=message):
     objective({'image': _draw(6, 7, 3)}, problem, jax.random.key(0))
+
+
+@pytest.mark.parametrize('distance', [0.0, -1.0, np.nan, np.inf])
+def test_steins_risk_needs_a_distance(distance):
+  with pytest.raises(ValueError, match='distance must be a number > 0, got'):
+    methods.Stein(distance=distance)

@@ -33,3 +33,11 @@ def test_weights_decay():
   langevin = optimizers.langevin(0.01, weight_decay=10.0)
   moved = _update(langevin, params, jax.random.key(0))['bias']
   np.testing.assert_allclose(moved, [-0.01, 0.01], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+  'numbers', [(-1.0, 0.0), (np.nan, 0.0), (0.1, -1.0), (0.1, np.inf)]
+)
+def test_numbers_that_nothing_can_descend_with_are_refused(numbers):
+  with pytest.raises(ValueError, match='must be numbers >= 0, got'):
+    optimizers.make_optimizer('adam', *numbers)

@@ -28,6 +28,8 @@ def _records(steps=5, lanes=2, clean=True, loss=0.1):
     _records(steps=1, lanes=1),
     _records(loss=-0.1),
     _records(loss=float('nan')),
+    # A fit that jumps goes back to a step, and its scores are not finite.
+    [{**r, 'psnr': r['lane'] and None, 'step': 0} for r in _records()],
   ],
 )
 def test_curves_are_written(tmp_path, records):

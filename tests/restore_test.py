@@ -449,6 +449,9 @@ def test_the_examples_of_the_documentation_run():
     ({'size': (8, 8, 3)}, 'the operator turns'),
     ({'size': (8, 8)}, r'\[H, W, C\]'),
     ({'memory': 0}, 'takes about .* there are 0 GB'),
+    ({'seeds': (0, -1)}, r'seeds must be in \[0, 2\*\*32\), got -1'),
+    ({'seeds': (2**32,)}, 'seeds must be .* got 4294967296'),
+    ({'steps': 2**31}, 'at least 1 and below'),
     ({'sigma': -1}, 'sigma must be a number >= 0, got -1'),
     ({'reference': np.zeros((4, 5, 3))}, 'the reference must be'),
     (

@@ -147,6 +147,7 @@ def test_bad_schedules_are_refused(make, name, count, low, high, message):
     ({'most': 1}, 'level 0 would have 0 steps'),
     ({'alpha': 1.0}, 'would have 0 steps'),
     ({'k': -100}, 'level 0.02 would have -'),
+    ({'k': -1e9}, 'level 0.02 would have -'),
     ({'alpha': np.nan}, 'must be finite'),
     ({'k': -np.inf}, 'must be finite'),
   ],

@@ -263,6 +263,8 @@ def test_the_gradient_reaches_every_parameter(options, unseen):
     ({'skip': (2, 2, 2)}, 'skip has 3 levels, down has 2'),
     ({'down': (4,) * 3}, 'has 2 levels, down has 3'),
     ({'down_size': (3,)}, 'down_size has 1'),
+    ({'down_size': 0}, 'kernels have odd sides >= 1'),
+    ({'up_size': (3, 4)}, 'kernels have odd sides >= 1'),
     ({'up_size': (3, 3, 3)}, 'up_size has 3'),
     ({'upsampling': ('nearest',)}, 'upsampling has 1'),
     ({'down': (), 'up': (), 'skip': ()}, 'has 0 levels'),

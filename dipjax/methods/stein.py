@@ -1,6 +1,7 @@
 """Stein's unbiased estimate of the risk, in place of the error to the noise."""
 
 import dataclasses
+import math
 from typing import ClassVar
 
 import jax
@@ -28,7 +29,11 @@ class Stein(known_noise.KnownNoise):
   Denoising, ICCV 2021.
 
   Attributes:
-    distance: how far the two codes are apart in units of b, which is N(0, 1).
+    distance: how far the two codes are apart in units of b, which is N(0, 1);
+      above 0.
+
+  Raises:
+    ValueError: a ratio or a distance that is not above 0, or not finite.
   """
 
   takes_terms: ClassVar[bool] = False
@@ -38,6 +43,11 @@ class Stein(known_noise.KnownNoise):
   precisions: ClassVar[tuple[str, ...]] = ('float32',)
 
   distance: float = 1e-3
+
+  def __post_init__(self):
+    super().__post_init__()
+    if not (math.isfinite(self.distance) and self.distance > 0):
+      raise ValueError(f'distance must be a number > 0, got {self.distance}')
 
   def make_objective(
     self, network: nn.Module, penalties: tuple[base.Penalty, ...] = ()

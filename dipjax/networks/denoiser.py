@@ -19,10 +19,18 @@ class Denoiser(nn.Module):
   Attributes:
     outputs: channels of the images.
     channels: of each level, from the outside in; multiples of 8.
+
+  Raises:
+    ValueError: other channels, or none.
   """
 
   outputs: int = 3
   channels: tuple[int, ...] = (32, 64, 96)
+
+  def __post_init__(self):
+    if not self.channels or any(n < 8 or n % 8 for n in self.channels):
+      raise ValueError(f'channels must be multiples of 8, got {self.channels}')
+    super().__post_init__()
 
   @nn.compact
   def __call__(self, images: Array, steps: Array) -> Array:

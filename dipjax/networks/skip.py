@@ -41,8 +41,8 @@ class Skip(nn.Module):
   The network computes in the precision of the code; the image is float32.
 
   Raises:
-    ValueError: an unknown name, tuples of different lengths, or channels below
-      their least.
+    ValueError: an unknown name, tuples of different lengths, channels below
+      their least, or kernels with an even side.
   """
 
   outputs: int = 3
@@ -176,6 +176,11 @@ def _check_fields(net: Skip):
   if min(net.down) < 1 or min(net.up) < 1 or min(net.skip) < 0:
     raise ValueError(
       f'channels must be positive: {net.down=}, {net.up=}, {net.skip=}'
+    )
+  sides = _spread(net.down_size, 1) + _spread(net.up_size, 1)
+  if any(side < 1 or side % 2 == 0 for side in sides):
+    raise ValueError(
+      f'kernels have odd sides >= 1: {net.down_size=}, {net.up_size=}'
     )
   choices = [
     (_spread(net.upsampling, count), layers.UPSAMPLINGS),

@@ -25,6 +25,7 @@ from experiments.lib import (
   recorder,
   records,
   report,
+  schema,
   stages,
   task,
 )
@@ -50,6 +51,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     ValueError: bad input, in one line that also names all arms that cannot run;
       no file is left behind.
   """
+  schema.check_config(config)
   data, sigma, told = load(config)
   _check_rule(config)
   trained = None

@@ -45,6 +45,7 @@ def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
       program = make_fit(setup.recipe), arm.perceptual > 0
       if program not in traced:
         _trace_fit(setup)
+        stages.check_memory(setup, len(setup.seeds) * arms.together)
       traced.add(program)
       planned[arm] = count_steps(setup)
     except ValueError as error:

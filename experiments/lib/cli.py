@@ -11,7 +11,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any, NoReturn
 
@@ -19,7 +19,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.lib import compiled, fields, machine
+from experiments.lib import compiled, explain, machine, schema
 from experiments.lib import workdir as workdirs
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
@@ -53,10 +53,13 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
       raise ValueError(f'unknown argument {rest[1]!r}: flags begin with --')
     if _CONFIG.value is None:
       raise ValueError('name a config, as --config=configs/req2.py')
+    typed = config_flags.get_override_values(flags.FLAGS['config'])
+    schema.check_config(_CONFIG.value, typed)
     return rest
   # The code of the config file runs here and can raise anything.
   except Exception as error:
-    _fail(error)
+    errors = explain.list_errors(argv)
+    _fail(ValueError('; '.join(errors)) if errors else error)
 
 
 def _main(run: Run) -> None:
@@ -148,39 +151,7 @@ def _fail(error: Exception) -> NoReturn:
 
 def _explain(error: Exception) -> str:
   """Returns an error in one line, with only the end of a config's traceback."""
-  if isinstance(error, KeyError | AttributeError):
-    return _explain_field() or type(error).__name__
   if isinstance(error, OSError) and error.filename:
     return f'{error.filename!r}: {error.strerror}'
   lines = str(error).strip().splitlines() or [type(error).__name__]
   return lines[-1].strip().removeprefix('ValueError: ')
-
-
-def _explain_field() -> str:
-  """Returns a line about the first field that the config does not have."""
-  # The config is read once more, without the fields of the command line.
-  bare = [a for a in sys.argv if a.lstrip('-').startswith('config=')]
-  holder = flags.FlagValues()
-  config = config_flags.DEFINE_config_file(
-    'config', flag_values=holder, sys_argv=bare
-  )
-  holder([sys.argv[0], *bare])
-  given = config.value or {}
-  known, kinds = _list_fields(given), ('network', 'method', 'stop')
-  chosen = [f'{kind}={given[kind].name}' for kind in kinds if kind in given]
-  for argument in sys.argv[1:]:
-    flag = argument.lstrip('-').split('=', 1)[0]
-    field = flag.removeprefix('config.')
-    if field not in (flag, *known):
-      return fields.describe_unknown(field, known, ', '.join(chosen))
-  return ''
-
-
-def _list_fields(config: Mapping[str, Any]) -> list[str]:
-  """Returns the names of all fields, written as `fit.steps`."""
-  names = []
-  for name, value in config.items():
-    names.append(name)
-    if isinstance(value, ml_collections.ConfigDict):
-      names += [f'{name}.{below}' for below in _list_fields(value)]
-  return names

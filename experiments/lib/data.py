@@ -50,7 +50,6 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
     ValueError: files, sizes or numbers that do not fit, in one line.
   """
   fields.refuse_unread(data, _DENOISING, 'data')
-  fields.check_sigma(data.sigma)
   if data.sigma and data.clean:
     raise ValueError(
       'with data.sigma > 0 data.image is the clean image itself: leave out '

@@ -1,7 +1,6 @@
-"""The fields of a config: each is known and in its range, or refused."""
+"""The fields of a config: each is known and read, or refused."""
 
 import difflib
-import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -20,18 +19,6 @@ def choose(known: Mapping[str, Any], name: str, field: str) -> Any:
   if name not in known:
     raise ValueError(f'{field} {name!r} is not one of {", ".join(known)}')
   return known[name]
-
-
-def check_sigma(sigma: float, field: str = 'data.sigma') -> float:
-  """Returns a field's standard deviation, or raises a ValueError."""
-  return check_least(sigma, 0, field)
-
-
-def check_least(value: float, least: float, field: str) -> float:
-  """Returns a finite value >= `least`, or raises a ValueError."""
-  if not (math.isfinite(value) and value >= least):
-    raise ValueError(f'{field} must be a number >= {least}, got {value}')
-  return value
 
 
 def describe_unknown(
@@ -53,11 +40,11 @@ def describe_unknown(
   near = near or [
     ends[end] for end in difflib.get_close_matches(name, ends, 1, 0.75)
   ]
-  hint = f'; the nearest is {near[0]}' if near else ''
+  hint = f' (the nearest is {near[0]})' if near else ''
   section = field.rpartition('.')[0]
   beside = [f for f in known if f.rpartition('.')[0] == section]
   if section and beside and not near:
-    hint = f'; there are {", ".join(beside)}'
+    hint = f' (there are {", ".join(beside)})'
   under = f' with {chosen}' if chosen else ''
   return f'no config field {field!r}: nothing reads it{under}{hint}'
 

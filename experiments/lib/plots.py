@@ -226,11 +226,13 @@ def _draw_quantity(axis, records, key, label, colour) -> None:
   """Draws one thin line for each lane; only the first enters the legend."""
   lanes = sorted({record['lane'] for record in records if key in record})
   for lane in lanes:
-    line = sorted(
-      (record['step'], record[key])
+    # A value that is not finite is None in a record, and leaves a gap here.
+    line = [
+      (record['step'], np.nan if record[key] is None else record[key])
       for record in records
       if record['lane'] == lane and key in record
-    )
+    ]
+    line.sort(key=lambda point: point[0])
     # Markers make a line of one or two points visible.
     marker = 'o' if len(line) < 3 else ''
     name = label if lane == lanes[0] else None

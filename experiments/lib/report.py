@@ -101,7 +101,9 @@ def print_summary(workdir: str, summary: dict) -> None:
   The gain is the PSNR before and after, where the clean image is known.
   """
   psnr = summary['restored'].get('psnr')
-  gain = f'{summary["measurement"]["psnr"]:.2f} dB before, ' if psnr else ''
+  # A measurement that is the clean image has no finite PSNR.
+  before = summary['measurement'].get('psnr') if psnr else None
+  gain = f'{before:.2f} dB before, ' if before else ''
   gain += f'{psnr:.2f} dB after; ' if psnr else ''
   mark = f'{summary["protocol"]}: ' if 'protocol' in summary else ''
   print(f'{mark}{gain}pictures in {folders.show(os.path.abspath(workdir))}')
@@ -132,7 +134,9 @@ def summarize(
     for lane in range(len(result.images))
   ]
   gaps = [
-    lane['oracle']['psnr'] - lane['psnr'] for lane in lanes if 'oracle' in lane
+    lane['oracle']['psnr'] - lane['psnr']
+    for lane in lanes
+    if 'oracle' in lane and None not in (lane['oracle']['psnr'], lane['psnr'])
   ]
   calibration = {}
   if data.clean is not None and len(lanes) > 1:
@@ -178,7 +182,7 @@ def describe_run(
     'parameters': sum(leaf[0].size for leaf in jax.tree.leaves(params)),
     'steps': steps,
     'seconds': seconds,
-    'seconds_per_step': seconds['fit'] / steps,
+    'seconds_per_step': seconds['fit'] / max(steps, 1),
     **({'stopped': True} if record.stop else {}),
     'device': jax.devices()[0].platform,
     'hardware': recorder.describe_device(),
@@ -258,7 +262,7 @@ def _summarize_lane(lane, seed, data, result):
       oracle = result.monitors[name]
       summary[name] = {
         'step': int(oracle.step[lane]),
-        'psnr': float(oracle.best[lane]),
+        'psnr': _finite(oracle.best[lane]),
       }
   return summary
 

@@ -15,11 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from dipjax import Recipe, Restoration, codes, monitors, schedules
-from dipjax.engine import history, lanes, staged
+from dipjax.engine import history, lanes, memory, staged
 from dipjax.engine.fit import FitState, make_fit
 from dipjax.engine.loop import collect, run_lanes
 from dipjax.engine.problem import Problem
-from experiments.lib import build, fields, recorder, report
+from experiments.lib import build, fields, machine, recorder, report
 from experiments.lib import data as data_lib
 
 Array = jax.Array
@@ -109,7 +109,7 @@ def make_plan(config: ml_collections.ConfigDict) -> list[staged.Stage]:
     steps=config.fit.steps,
     alpha=schedule.alpha,
     k=schedule.k,
-    sigma=fields.check_sigma(config.staged.sigma, 'staged.sigma') / 255,
+    sigma=config.staged.sigma / 255,
   )
 
 
@@ -287,7 +287,7 @@ def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
     lanes.stack_lanes(problems),
     cleans,
     start=start,
-    chunk=setup.config.record.every,
+    chunk=min(setup.config.record.every, setup.config.fit.steps),
     watch=_make_watch(own, problems, before, record),
     store=record,
   )
@@ -330,6 +330,25 @@ def pose_stage(
     perceptual=setup.perceptual,
   )
   return recipe, problem
+
+
+def check_memory(setup: Setup, count: int) -> None:
+  """Raises a ValueError if `count` lanes of a stage do not fit into memory."""
+  available = machine.find_memory()
+  if available is None:
+    return
+  prepared = []
+
+  def pose(key):
+    recipe, problem = pose_stage(setup, key, 0, setup.first_code)
+    prepared.append(recipe)
+    return problem
+
+  shapes = jax.eval_shape(pose, setup.keys[0])
+  (recipe,) = prepared
+  # The estimate is for a fit without oracles.
+  recipe = recipe.replace(monitors={recipe.rule: recipe.monitors[recipe.rule]})
+  memory.check_memory(recipe, shapes, available, lanes=count)
 
 
 def make_target(setup: Setup, key: Array, index: int) -> Array:

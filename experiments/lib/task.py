@@ -76,7 +76,7 @@ def run(
           reference=noisy.reference,
           perceptual=perceptual,
           memory=machine.find_memory(),
-          chunk=config.record.every,
+          chunk=min(config.record.every, recipe.steps),
           watch=record,
           store=record,
         )
