@@ -61,6 +61,7 @@ def run_lanes(
   Returns:
     The states, and the trace of all steps, [lanes, steps], as NumPy arrays.
   """
+  lanes.make_room(fit, chunk, problems)
   states = lanes.init(fit, keys, problems, cleans)
   states = start(states) if start else states
   traces = []
