@@ -21,7 +21,7 @@ from dipjax.recipe import Recipe
 Array = jax.Array
 Perceptual = tuple[Callable[[Array], Array], float]
 
-# The programs that are kept. One of the default network takes about 130 MB and
+# The programs that are kept. One of the default network takes about 150 MB and
 # 1700 mappings of memory, of which Linux allows a process 65530.
 MOST_PROGRAMS = 8
 
