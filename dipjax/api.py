@@ -49,7 +49,10 @@ def restore(
       denoising the noisy image itself, [H, W, C] in [0, 1].
     operator: a function of an image [H, W, C] in [0, 1], differentiable: one of
       `dipjax.operators` or any other function. An operator that is a pytree is
-      compiled once for all values of its arrays. None is the identity.
+      compiled once for all values of its arrays. Another function is compiled
+      once for itself: make it once for many pictures, since a new lambda for
+      each compiles for each, and only the last few programs are kept. None is
+      the identity.
     recipe: how to fit, see `dipjax.Recipe`; the default is the paper's skip
       network, stopped by the variance of the average.
     size: (H, W, C) of the image; None is the shape of the measurement.

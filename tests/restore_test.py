@@ -476,6 +476,23 @@ def test_bad_arguments_are_refused(changes, message):
     _restore(arguments.pop('measurement'), **arguments)
 
 
+def test_no_more_programs_are_kept_than_there_is_memory_for(monkeypatch):
+  monkeypatch.setattr(lanes, 'MOST_PROGRAMS', 2)
+  monkeypatch.setattr(lanes, '_programs', set())
+  lanes.advance.clear_cache()
+  _, noisy = _make_noisy(8, 8)
+
+  def restore(operator):
+    network = pixels.Pixels()
+    return _restore(noisy, operator, network=network, steps=1, chunk=1)
+
+  kept = []
+  for _ in range(4):
+    restore(lambda image: 1.0 * image)
+    kept.append(lanes.advance._cache_size())
+  assert kept == [1, 2, 1, 2]
+
+
 def test_a_refusal_takes_one_trace_of_the_network_and_no_copy(monkeypatch):
   """A cheap trace for the shapes, and one for the gradient."""
   traces = []

@@ -21,6 +21,12 @@ from dipjax.recipe import Recipe
 Array = jax.Array
 Perceptual = tuple[Callable[[Array], Array], float]
 
+# The programs that are kept. One of the default network takes about 150 MB and
+# 1700 mappings of memory, of which Linux allows a process 65530.
+MOST_PROGRAMS = 8
+
+_programs: set[Any] = set()  # What is kept, of `make_room`.
+
 
 def pose_problem(
   recipe: Recipe,
@@ -182,6 +188,27 @@ def _run_in_turn(advance_lane, states, problems):
 
 def _run_at_once(advance_lane, states, problems):
   return _map_at_once(advance_lane)(states, problems)
+
+
+def make_room(fit: fit_lib.Fit, steps: int, problems: Problem) -> None:
+  """Frees all compiled programs before there would be one too many.
+
+  Whoever makes an operator, a penalty or an optimiser anew for each picture
+  makes a program for each picture, as do pictures of many sizes. JAX keeps
+  thousands of programs, which no process has memory for.
+
+  Args:
+    fit, steps, problems: what `advance` is about to be called with.
+  """
+  leaves, structure = jax.tree.flatten(problems)
+  kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+  program = fit, steps, structure, kinds, choose.find_target()
+  if program not in _programs and len(_programs) >= MOST_PROGRAMS:
+    functions: Any = init, advance, find_finished
+    for function in functions:
+      function.clear_cache()
+    _programs.clear()
+  _programs.add(program)
 
 
 @jax.jit

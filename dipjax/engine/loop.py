@@ -98,6 +98,7 @@ def run_lanes(
     The states, and the trace, [lanes, steps], as NumPy arrays; a trace of more
     than `history.MOST` steps is thinned.
   """
+  lanes.make_room(fit, chunk, problems)
   states = lanes.init(fit, keys, problems, cleans)
   states = start(states) if start else states
   progress = Progress(states, history.begin(states))
