@@ -74,7 +74,7 @@ CASES = {
 @pytest.mark.parametrize('seeds', [(0,), (0, 1)])
 @pytest.mark.parametrize('diverge', CASES.values(), ids=CASES)
 def test_a_fit_that_diverges_for_good_is_one_error(diverge, seeds):
-  with pytest.raises(dipjax.Diverged) as caught:
+  with pytest.raises(dipjax.DivergedError) as caught:
     diverge(seeds=seeds)
   assert isinstance(caught.value, ValueError)
   assert '\n' not in str(caught.value)
@@ -87,7 +87,7 @@ def test_a_fit_that_diverges_for_good_is_one_error(diverge, seeds):
 
 def test_the_last_good_image_is_that_of_the_last_snapshot():
   """Fifty steps were good: the image is what they give alone."""
-  with pytest.raises(dipjax.Diverged) as caught:
+  with pytest.raises(dipjax.DivergedError) as caught:
     CASES['updates that are NaN later']()
   alone = _restore(optimizer=_FAILING, steps=50)
   image = caught.value.restoration.image

@@ -21,8 +21,6 @@ MODULES = sorted(
   for path in (ROOT / 'configs').glob('*.py')
   if path.stem not in NO_CONFIGS
 )
-# Rows of fields that no config has yet.
-COMING = {'record.preview', 'checkpoint.every'}
 
 
 def _list_configs(name):
@@ -64,7 +62,7 @@ def test_every_range_is_of_a_field(monkeypatch):
   for name in MODULES:
     for config in _list_configs(name):
       schema.find_ranges(config)
-  assert schema.RANGES.keys() - used <= COMING
+  assert schema.RANGES.keys() == used
 
 
 @pytest.mark.parametrize('fields,other,value', schema._BESIDE)

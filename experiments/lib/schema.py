@@ -124,9 +124,9 @@ RANGES: dict[str, Range] = {
   'record.every': _STEPS,
   'record.preview': Number(0, 10**9),
   'checkpoint.every': Text(
-    "seconds, as '60s', steps, as '100', or '0'", r'\d{1,7}s?'
+    "seconds, as '60s', steps, as '500', or '0'",
+    r'\d{1,7}|\d{1,7}(\.\d{1,3})?s',
   ),
-  'checkpoint.every of ddpm': _STEPS,
   'levels': Many(Number(0, 10**6, above=True), _LIST),
   'snapshots': Many(_STEPS, _LIST),
   'schedule.name': _SCHEDULE,
