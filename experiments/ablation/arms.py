@@ -22,8 +22,7 @@ def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
   """Returns the most steps that each arm can take, for each seed.
 
   Raises:
-    ValueError: there are no arms, or arms that cannot run; one line names all
-      of them and says why.
+    ValueError: arms that cannot run; one line names all of them and says why.
   """
   arms = config.arms
   crossed = table.cross_arms(
@@ -33,11 +32,6 @@ def plan_arms(config: ml_collections.ConfigDict) -> dict[Arm, int]:
     schedules=arms.schedules,
     beta_max=arms.beta_max,
   )
-  if not crossed or arms.together < 1:
-    raise ValueError(
-      'arms.networks and arms.perceptual must not be empty and arms.together '
-      f'be at least 1, got {arms.networks}, {arms.perceptual}, {arms.together}'
-    )
   planned, wrong, traced = {}, {}, set()
   for arm in crossed:
     try:
