@@ -1,5 +1,6 @@
 """Targets: who is told what, and each threshold on both of its sides."""
 
+import re
 import threading
 
 import jax
@@ -7,8 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dipjax import conv
+from dipjax import Recipe, conv
 from dipjax.conv import choose
+from dipjax.engine import lanes
+from dipjax.engine.fit import make_fit
+from dipjax.networks import skip
 
 CPU, GPU, TPU = map(choose.Target, choose.PLATFORMS)
 
@@ -196,3 +200,42 @@ def test_the_program_of_a_gpu_is_made_on_a_cpu():
     program = lower()
   assert 'stablehlo.convolution' not in program
   assert 'stablehlo.dot_general' in program
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+@pytest.mark.parametrize(
+  'precision, expected', [('float32', 'HIGHEST'), ('tensorfloat32', 'HIGH')]
+)
+def test_every_product_has_the_precision_of_the_recipe(
+  platform, precision, expected
+):
+  """Lanes at once too, whose products JAX makes after the step was traced."""
+  network = skip.Skip(down=(16, 16), up=(16, 16), skip=(4, 4))
+  recipe = Recipe(network=network, precision=precision)
+  with choose.aim(choose.Target(platform)):
+    text = _lower_lanes(recipe)
+  products = [
+    line
+    for line in text.splitlines()
+    if re.search(r'= stablehlo\.(convolution|dot_general)', line)
+  ]
+  assert len(products) > 20
+  found = {
+    word
+    for line in products
+    for word in re.findall(r'\b(?:HIGHEST|HIGH|DEFAULT)\b', line)
+  }
+  # Products that only move pixels are exact in every precision.
+  assert {expected} == found - ({'HIGHEST'} if expected == 'HIGH' else set())
+
+
+def _lower_lanes(recipe):
+  measurement = jnp.zeros((32, 32, 3))
+  recipe, operator = recipe.prepare(measurement)
+  keys = jax.random.split(jax.random.key(0), 2)
+  pose = lambda key: lanes.pose_problem(
+    recipe, key, measurement, operator, measurement.shape
+  )
+  one, problems = make_fit(recipe), lanes.stack_lanes(list(map(pose, keys)))
+  states = lanes.init.eval_shape(one, keys, problems)
+  return lanes.advance.lower(one, 2, states, problems).as_text()

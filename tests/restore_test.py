@@ -170,14 +170,16 @@ def test_same_seed_is_bit_equal_and_another_differs():
 
 def test_a_lane_alone_equals_the_same_among_four():
   clean, noisy = _make_noisy()
+  # A CPU runs lanes one after the other by one program: to the last bit.
+  most = 0 if choose.runs_in_turn() else 1e-5
   together = _restore(noisy, clean=clean, seeds=(3, 4, 5, 6))
   for lane, seed in enumerate((3, 4, 5, 6)):
     alone = _restore(noisy, clean=clean, seeds=(seed,))
     np.testing.assert_allclose(
-      together.images[lane], alone.images[0], rtol=0, atol=1e-5
+      together.images[lane], alone.images[0], rtol=0, atol=most
     )
     np.testing.assert_allclose(
-      together.trace.loss[lane], alone.trace.loss[0], rtol=1e-5
+      together.trace.loss[lane], alone.trace.loss[0], rtol=most
     )
 
 

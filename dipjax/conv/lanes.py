@@ -5,6 +5,7 @@ gradients are slow on CPUs and on GPUs. Unrolled, each lane runs the program
 that it would run alone.
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -19,14 +20,26 @@ def unroll_lanes(function: Callable) -> Callable:
   Args:
     function: of arrays, each of which may have lanes; returns one array.
   """
-  function = jax.custom_batching.custom_vmap(function)
 
-  @function.def_vmap
-  def _rule(lanes, batched, *arguments):
-    calls = [
-      function(*(a[i] if b else a for a, b in zip(arguments, batched)))
-      for i in range(lanes)
-    ]
-    return jnp.stack(calls), True
+  # JAX calls the rule of `vmap` after the function around it was traced, when
+  # its `jax.default_matmul_precision` is over: each precision has a function.
+  @functools.cache
+  def make(precision):
+    @jax.custom_batching.custom_vmap
+    def computed(*arguments):
+      with jax.default_matmul_precision(precision):
+        return function(*arguments)
 
-  return function
+    @computed.def_vmap
+    def _rule(lanes, batched, *arguments):
+      calls = [
+        computed(*(a[i] if b else a for a, b in zip(arguments, batched)))
+        for i in range(lanes)
+      ]
+      return jnp.stack(calls), True
+
+    return computed
+
+  return lambda *arguments: make(jax.config.jax_default_matmul_precision)(
+    *arguments
+  )

@@ -19,7 +19,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.lib import compiled, explain, machine, schema
+from experiments.lib import compiled, explain, folders, machine, schema
 from experiments.lib import workdir as workdirs
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
@@ -106,7 +106,8 @@ def perform(
     sys.exit(128 + signal.SIGINT)
   number = getattr(result, 'signal', 0)
   if number:
-    print(f'to go on: {_repeat(workdir if made else "")}', file=sys.stderr)
+    command = _repeat(workdir if made else '')
+    print(f'to go on: {folders.show(command)}', file=sys.stderr)
     sys.exit(128 + number)
 
 
@@ -145,7 +146,7 @@ def _repeat(workdir: str) -> str:
 def _fail(error: Exception) -> NoReturn:
   if os.environ.get('DIPJAX_DEBUG'):
     raise error
-  print(f'error: {_explain(error)}', file=sys.stderr)
+  print(f'error: {folders.show(_explain(error))}', file=sys.stderr)
   sys.exit(2)
 
 
