@@ -66,6 +66,13 @@ class Case(NamedTuple):
   seconds: float
 
 
+class Started(NamedTuple):
+  """A process and the pipe with what it says."""
+
+  process: int
+  pipe: int
+
+
 class Ended(NamedTuple):
   """How a start ended."""
 
@@ -73,23 +80,24 @@ class Ended(NamedTuple):
   said: str
 
 
-def start(arguments: Sequence[str], workdir: str, *, most: int = 0) -> int:
-  """Starts an experiment in a process forked from this one; returns its pid.
+def start(arguments: Sequence[str], workdir: str, *, most: int = 0) -> Started:
+  """Starts an experiment in a process forked from this one.
 
   Args:
     arguments: the experiment's name, then its flags.
-    workdir: the folder of the run; what it says goes to a file beside.
+    workdir: the folder of the run.
     most: bytes that a file may have; 0 is any number.
   """
-  said = os.open(f'{workdir}.txt', os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+  ours, theirs = os.pipe()
   child = os.fork()
   if child:
-    os.close(said)
-    return child
+    os.close(theirs)
+    os.set_blocking(ours, False)
+    return Started(child, ours)
   status = 1
   try:
-    os.dup2(said, 1)
-    os.dup2(said, 2)
+    os.dup2(theirs, 1)
+    os.dup2(theirs, 2)
     if most:
       limits = resource.getrlimit(resource.RLIMIT_FSIZE)
       resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
@@ -105,18 +113,21 @@ def start(arguments: Sequence[str], workdir: str, *, most: int = 0) -> int:
     os._exit(status)
 
 
-def wait(child: int, workdir: str, longest: float = _LONGEST) -> Ended:
+def wait(started: Started, longest: float = _LONGEST) -> Ended:
   """Returns how a start ended; kills it after `longest` seconds."""
-  end = time.monotonic() + longest
+  end, said = time.monotonic() + longest, b''
   while True:
-    done, status = os.waitpid(child, os.WNOHANG)
+    done, status = os.waitpid(started.process, os.WNOHANG)
+    with contextlib.suppress(BlockingIOError):
+      while part := os.read(started.pipe, 2**16):
+        said += part
     if done:
       break
     if time.monotonic() > end:
-      os.kill(child, signal.SIGKILL)
+      os.kill(started.process, signal.SIGKILL)
     time.sleep(0.005)
-  said = pathlib.Path(f'{workdir}.txt').read_text(errors='replace')
-  return Ended(os.waitstatus_to_exitcode(status), said)
+  os.close(started.pipe)
+  return Ended(os.waitstatus_to_exitcode(status), said.decode(errors='replace'))
 
 
 def read_files(workdir: str) -> dict[str, bytes]:
@@ -142,7 +153,7 @@ def make_cases(folder: str, names: Sequence[str] = tuple(RUNS)) -> list[Case]:
     for _ in range(2):
       shutil.rmtree(workdir, ignore_errors=True)
       begin = time.monotonic()
-      ended = wait(start(arguments, workdir), workdir)
+      ended = wait(start(arguments, workdir))
       if ended.status:
         raise ValueError(f'{name} fails without a fault: {ended.said}')
     seconds = time.monotonic() - begin
@@ -171,25 +182,25 @@ def terminate(rng: random.Random, case: Case, workdir: str) -> Ended:
 
 def interrupt_twice(rng: random.Random, case: Case, workdir: str) -> Ended:
   """SIGINT, and another a moment later: the run stops at once."""
-  child = start(case.arguments, workdir)
+  started = start(case.arguments, workdir)
   time.sleep(rng.uniform(0, case.seconds))
   for _ in range(2):
-    os.kill(child, signal.SIGINT)
+    os.kill(started.process, signal.SIGINT)
     time.sleep(rng.uniform(0, 0.05))
-  return wait(child, workdir)
+  return wait(started)
 
 
 def _send(number, rng, case, workdir):
-  child = start(case.arguments, workdir)
+  started = start(case.arguments, workdir)
   time.sleep(rng.uniform(0, case.seconds))
-  os.kill(child, number)
-  return wait(child, workdir)
+  os.kill(started.process, number)
+  return wait(started)
 
 
 def fill_disk(rng: random.Random, case: Case, workdir: str) -> Ended:
   """No file may be longer than so many bytes."""
   most = int(10 ** rng.uniform(2, 5.5))
-  return wait(start(case.arguments, workdir, most=most), workdir)
+  return wait(start(case.arguments, workdir, most=most))
 
 
 def flip_bit(rng: random.Random, case: Case, workdir: str) -> Ended:
@@ -233,24 +244,20 @@ def _damage(change: Callable, pattern: str, rng, case, workdir):
 
 def start_twice(rng: random.Random, case: Case, workdir: str) -> Ended:
   """A second run in the same folder meanwhile: it is refused."""
-  child = start(case.arguments, workdir)
+  started = start(case.arguments, workdir)
   time.sleep(rng.uniform(0, case.seconds))
-  second = f'{workdir}.second'
-  os.symlink(workdir, second)
-  refused = wait(start(case.arguments, second), second)
-  ended = wait(child, workdir)
-  os.remove(second)
-  if refused.status not in (0, 2):
-    return refused
-  return ended
+  second = wait(start(case.arguments, workdir))
+  ended = wait(started)
+  # The second run may come first, or find the first one finished.
+  return second if second.status not in (0, 2) else ended
 
 
 def remove_folder(rng: random.Random, case: Case, workdir: str) -> Ended:
   """The folder removed under the run."""
-  child = start(case.arguments, workdir)
+  started = start(case.arguments, workdir)
   time.sleep(rng.uniform(0, case.seconds))
   shutil.rmtree(workdir, ignore_errors=True)
-  ended = wait(child, workdir)
+  ended = wait(started)
   # What was in the folder is gone: only the command's word counts.
   shutil.rmtree(workdir, ignore_errors=True)
   return ended
@@ -285,17 +292,16 @@ def try_fault(name: str, seed: int, case: Case, folder: str) -> dict[str, Any]:
     before = _count_steps(workdir)
     lost.append(before)
   # Damage of both checkpoints is said, and needs --overwrite.
-  ended = wait(start(case.arguments, workdir), workdir)
+  ended = wait(start(case.arguments, workdir))
   lost[-1] = max(0, lost[-1] - _find_resumed(ended.said, lost[-1]))
   if ended.status == 2 and '--overwrite' in ended.said:
     again = (*case.arguments, '--overwrite')
     said.append('starts again')
-    ended = wait(start(again, workdir), workdir)
+    ended = wait(start(again, workdir))
   equal = ended.status == 0 and read_files(workdir) == case.files
   said.append(_complain(ended))
   if equal:
     shutil.rmtree(workdir)
-    os.remove(f'{workdir}.txt')
   return {
     'fault': name,
     'seed': seed,

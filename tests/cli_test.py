@@ -16,9 +16,10 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 
 def _start(workdir, *flags):
-  command = [sys.executable, '-m', 'experiments.denoise', *flags]
+  config = '--config=configs/req2.py:smoke,network=pixels'
+  command = [sys.executable, '-m', 'experiments.denoise', config, *flags]
   return subprocess.Popen(
-    [*command, '--config=configs/req2.py:smoke,network=pixels', *workdir],
+    [*command, *workdir],
     cwd=ROOT,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,

@@ -63,7 +63,8 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
 
 
 def _main(run: Run) -> None:
-  logging.set_verbosity(logging.WARNING)
+  # Libraries log what they raise as well.
+  logging.set_verbosity(logging.FATAL)
   # A terminated run cleans up as an interrupted one does.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))

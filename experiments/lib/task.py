@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 
 import dipjax
-from experiments.lib import build, images, machine, recorder, report
+from experiments.lib import build, folders, images, machine, recorder, report
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
@@ -111,6 +111,8 @@ def recall(folder: workdirs.Workdir) -> Result:
     if name.endswith('.png') and os.path.exists(folder.find(name))
   }
   print('this run is finished; --overwrite runs it again')
-  if 'restored' in summary:
+  if summary.get('restored'):
     report.print_summary(folder.path, summary)
+  else:
+    print(f'pictures in {folders.show(os.path.abspath(folder.path))}')
   return Result(summary, pictures)
