@@ -52,7 +52,7 @@ class Part(NamedTuple):
 def list_parts(image: str, peer: tuple[str, ...] = ()) -> list[Part]:
   """Returns the parts, the most valuable first."""
   ours = 'benchmarks.device_parts'
-  many = ('--precision', 'float32', 'tensorfloat32', 'bfloat16')
+  many = ('--precision', 'float32', 'bfloat16')
 
   def step(size, precision, *counts, rival=peer):
     rest = ('--precision', precision, '--scans-only', '--cached', *rival)
