@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+MINUTES ?= 10
+ARGS ?=
 
 BIN := $(VENV)/bin
 
@@ -21,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint clean
+.PHONY: help demo test test-fast lint device-day clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
@@ -42,6 +44,11 @@ lint: $(VENV)/.installed-lint  ## Check the format, the rules and the types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# It runs in $(PYTHON) as it is: the jax of a device is for the user to choose.
+device-day:  ## Measure this machine's GPU or TPU for MINUTES=10, into runs/device-day.
+	$(PYTHON) -m benchmarks.device_day --out runs/device-day \
+	  --minutes $(MINUTES) $(ARGS)
 
 clean:  ## Remove .venv, runs/demo and all caches; other runs stay.
 	rm -rf .venv runs/demo build dist *.egg-info

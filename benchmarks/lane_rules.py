@@ -13,21 +13,34 @@ rule are right on that device.
 
 import argparse
 import dataclasses
+import pathlib
 import statistics
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from benchmarks import step
-from dipjax import conv
+from benchmarks import programs, step
+from dipjax import conv, recipe
 from dipjax.conv import choose
 
 CHANNELS = 128
 REPEATS = 5  # In one call.
 
 Array = jax.Array
+
+
+class Row(NamedTuple):
+  """One entry of the JSON."""
+
+  rule: str
+  size: int
+  lanes: int
+  precision: str
+  milliseconds_per_lane: float  # The median.
+  device: str
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -38,26 +51,36 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser.add_argument('--size', type=int, default=64)
   parser.add_argument('--lanes', type=int, default=4)
   parser.add_argument('--rounds', type=int, default=5)
+  known = list(recipe.PRECISIONS)
+  parser.add_argument('--precision', choices=known, default='float32')
+  parser.add_argument('--json', type=pathlib.Path, metavar='FILE')
   arguments = parser.parse_args(argv)
   if arguments.rounds < 2 or min(arguments.size, arguments.lanes) < 1:
     parser.error('--rounds must be at least 2, --size and --lanes at least 1')
   keys = jax.random.split(jax.random.key(0))
   shape = (arguments.lanes, arguments.size, arguments.size, CHANNELS)
-  x = jax.random.normal(keys[0], shape)
+  dtype, products = recipe.PRECISIONS[arguments.precision]
+  x = jax.random.normal(keys[0], shape, dtype)
   kernel_shape = (arguments.lanes, 3, 3, CHANNELS, CHANNELS)
-  kernel = jax.random.normal(keys[1], kernel_shape)
+  kernel = jax.random.normal(keys[1], kernel_shape, dtype)
   calls = {
     name: _make_call(rule, x, kernel, arguments.lanes)
     for name, rule in make_rules().items()
   }
-  print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
-  times = step.time_in_turn(calls, arguments.rounds)
+  device = jax.devices()[0].device_kind
+  print(f'{device}, jax {jax.__version__}, {arguments.precision}')
+  with jax.default_matmul_precision(products):
+    times = step.time_in_turn(calls, arguments.rounds)
+  rows = []
   for name, taken in times.items():
     low, middle, high = (1e3 * t for t in statistics.quantiles(taken, n=4))
     print(
       f'{arguments.size}x{arguments.size}, {arguments.lanes} lanes  '
-      f'{name:20s} {middle:8.2f} ms a lane ({low:.2f} to {high:.2f})'
+      f'{name:20s} {middle:8.3f} ms a lane ({low:.3f} to {high:.3f})'
     )
+    case = arguments.size, arguments.lanes, arguments.precision
+    rows.append(Row(name, *case, middle, device))
+  programs.write_rows(arguments.json, rows)
 
 
 def make_rules() -> dict[str, Callable[[Array, Array], Array]]:
@@ -123,7 +146,9 @@ def _make_call(
     def once(carry, _):
       y, pull = jax.vjp(rule, *carry)
       dx, dk = pull(y)
-      return (x + 1e-9 * dx, kernel + 1e-9 * dk), None
+      # A product that stays small, whose factor is no weak type.
+      small = jnp.asarray(1e-9, x.dtype)
+      return (x + small * dx, kernel + small * dk), None
 
     return lax.scan(once, (x, kernel), length=REPEATS)[0]
 

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -20,6 +21,7 @@ PRODUCTS = [
   (4096, 4096, 4096),
 ]
 LARGE_PRODUCT = (8192, 8192, 8192)  # For what is faster than a CPU.
+CALLS = 10  # Before a device other than a CPU is waited for.
 
 
 def count_flops(network: nn.Module, size: int, inputs: int = 32) -> int:
@@ -66,7 +68,7 @@ def measure_limit(precision: str, *, repeats: int = 5) -> tuple[float, str]:
     repeats: timings of each product; the fastest counts.
   """
   products = list(PRODUCTS)
-  if choose.find_target().platform != 'cpu':
+  if not _runs_on_cpu():
     products.append(LARGE_PRODUCT)
   rates = {
     shape: 2 * math.prod(shape) / _time_product(shape, precision, repeats)
@@ -84,10 +86,31 @@ def _time_product(
   a = jax.random.normal(keys[0], shape[:2], dtype)
   b = jax.random.normal(keys[1], shape[1:], dtype)
   product = jax.jit(lambda a, b: jnp.matmul(a, b, precision=name))
-  jax.block_until_ready(product(a, b))
+  return _time_call(lambda: product(a, b), repeats)
+
+
+def measure_bandwidth(*, repeats: int = 5) -> float:
+  """Returns the bytes a second, read and written, of a large sum with 1."""
+  count = 2**24 if _runs_on_cpu() else 2**28
+  x = jax.random.normal(jax.random.key(0), (count,))
+  add = jax.jit(lambda x: x + 1)
+  return 2 * x.nbytes / _time_call(lambda: add(x), repeats)
+
+
+def _time_call(call: Callable[[], Any], repeats: int) -> float:
+  """The seconds of the fastest call, after one that is not timed."""
+  # The host asks for several calls at once, so that its own time is hidden.
+  calls = 1 if _runs_on_cpu() else CALLS
+  jax.block_until_ready(call())
   times = []
   for _ in range(repeats):
     begin = time.perf_counter()
-    jax.block_until_ready(product(a, b))
-    times.append(time.perf_counter() - begin)
+    for _ in range(calls):
+      result = call()
+    jax.block_until_ready(result)
+    times.append((time.perf_counter() - begin) / calls)
   return min(times)
+
+
+def _runs_on_cpu() -> bool:
+  return choose.find_target().platform == 'cpu'

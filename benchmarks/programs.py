@@ -1,5 +1,8 @@
 """The programs to time: our step, a scan of our steps in lanes, the peers."""
 
+import functools
+import json
+import pathlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -34,6 +37,11 @@ class Scan(NamedTuple):
   call: Call
   peak_bytes: int
   compile_seconds: float
+
+
+def make_network(channels: int = 128, *, remat: bool = False) -> skip.Skip:
+  """Returns requirement 2's network, or one with other channels."""
+  return skip.Skip(down=(channels,) * 5, up=(channels,) * 5, remat=remat)
 
 
 def make_fit(
@@ -162,7 +170,9 @@ def check_peer() -> None:
     raise ValueError(f'--peer torch: it would run on {theirs}, ours on {ours}')
 
 
-def make_peers(size: int, precision: str) -> dict[str, Call]:
+def make_peers(
+  size: int, precision: str, channels: int = 128
+) -> dict[str, Call]:
   """Returns the peers that work here; prints what was chosen or left out.
 
   'torch' is the same network at its best; 'deepinv', in float32 only, is
@@ -170,11 +180,17 @@ def make_peers(size: int, precision: str) -> dict[str, Call]:
   """
   from benchmarks import torch_peer
 
-  variant, step = torch_peer.make_fastest_step(
-    torch_peer.Skip, size, INPUTS, precision
+  peers = {}
+  make = functools.partial(
+    torch_peer.Skip, down=(channels,) * 5, up=(channels,) * 5
   )
-  print(f'{size}x{size}  {precision}, torch at its best: {variant}')
-  peers = {'torch': _repeat(step, SCAN)}
+  try:
+    variant, step = torch_peer.make_fastest_step(make, size, INPUTS, precision)
+  except RuntimeError as error:
+    print(error)
+  else:
+    print(f'{size}x{size}  {precision}, torch at its best: {variant}')
+    peers['torch'] = _repeat(step, SCAN)
   if precision == 'float32':
     try:
       from benchmarks import deepinv_peer
@@ -183,6 +199,13 @@ def make_peers(size: int, precision: str) -> dict[str, Call]:
     else:
       peers['deepinv'] = _repeat(deepinv_peer.make_fit(size), DEEPINV_STEPS)
   return peers
+
+
+def write_rows(path: pathlib.Path | None, rows: Sequence[NamedTuple]) -> None:
+  """Writes rows as JSON, a list of objects; nothing without a path."""
+  if path:
+    text = json.dumps([row._asdict() for row in rows], indent=2)
+    path.write_text(text + '\n')
 
 
 def _repeat(step: Callable[[int], Any], count: int) -> Call:

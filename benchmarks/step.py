@@ -14,7 +14,6 @@ image prior, which has another network, where deepinv can be imported.
 """
 
 import argparse
-import json
 import pathlib
 import statistics
 import time
@@ -48,13 +47,14 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = _make_parser()
   arguments = parser.parse_args(argv)
   try:
-    network = skip.Skip(remat=arguments.remat)
+    network = programs.make_network(arguments.channels, remat=arguments.remat)
     _check_counts(network, arguments)
     if arguments.peer:
       programs.check_peer()
   except ValueError as error:
     parser.error(str(error))
-  jax.config.update('jax_enable_compilation_cache', False)
+  if not arguments.cached:
+    jax.config.update('jax_enable_compilation_cache', False)
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
   rows = []
   for precision in arguments.precision:
@@ -64,13 +64,20 @@ def main(argv: Sequence[str] | None = None) -> None:
       f'limit: {limit / 1e9:.0f} GFLOP/s in a {precision} product {product}'
     )
     for size in arguments.sizes:
-      peers = programs.make_peers(size, precision) if arguments.peer else {}
+      peers = {}
+      if arguments.peer:
+        peers = programs.make_peers(size, precision, arguments.channels)
       flops = limits.count_flops(network, size, programs.INPUTS)
       case = Case(size, precision, flops, limit)
-      rows += time_case(case, one, arguments.lanes, peers, arguments.rounds)
-      if arguments.json:
-        text = json.dumps([row._asdict() for row in rows], indent=2)
-        arguments.json.write_text(text + '\n')
+      rows += time_case(
+        case,
+        one,
+        arguments.lanes,
+        peers,
+        arguments.rounds,
+        single=not arguments.scans_only,
+      )
+      programs.write_rows(arguments.json, rows)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -83,7 +90,10 @@ def _make_parser() -> argparse.ArgumentParser:
   known = list(recipe.PRECISIONS)
   add('--precision', nargs='+', choices=known, default=['float32'])
   add('--peer', choices=['torch'])
+  add('--channels', type=int, default=128, help='of each level')
   add('--remat', action='store_true', help='recompute activations')
+  add('--scans-only', action='store_true', help='no step called by itself')
+  add('--cached', action='store_true', help="use JAX's cache of programs")
   add('--rounds', type=int, default=7, help='timings of each program')
   add(
     '--json', type=pathlib.Path, metavar='FILE', help='write the rows of ours'
@@ -112,6 +122,8 @@ def time_case(
   counts: Sequence[int],
   peers: Mapping[str, Callable[[], int]],
   rounds: int,
+  *,
+  single: bool = True,
 ) -> list[Row]:
   """Times a fit in lanes, alone, and its peers in turn; prints all of them.
 
@@ -121,6 +133,7 @@ def time_case(
     counts: numbers of lanes.
     peers: by name; one named torch is what ratios are to.
     rounds: timings of each, at least 2.
+    single: whether a step that is called by itself is timed too.
 
   Returns:
     A row for each number of lanes.
@@ -128,7 +141,8 @@ def time_case(
   scans = {count: programs.make_scan(one, case.size, count) for count in counts}
   names = {n: f'scan, {n} lane{"s" * (n > 1)}' for n in counts}
   calls = {names[count]: scan.call for count, scan in scans.items()}
-  calls['single step'] = programs.make_single(one, case.size)
+  if single:
+    calls['single step'] = programs.make_single(one, case.size)
   times = time_in_turn({**calls, **peers}, rounds)
   medians = {name: statistics.median(taken) for name, taken in times.items()}
   rows = [
@@ -150,7 +164,7 @@ def time_case(
   for row in rows:
     name = names[row.lanes]
     _print_line(case, name, times[name], _describe(case, row))
-  for name in ('single step', *peers):
+  for name in [*['single step'] * single, *peers]:
     _print_line(case, name, times[name], _compare(case, name, medians))
   return rows
 

@@ -176,6 +176,8 @@ def make_step(
   def step(count):
     loss = torch.zeros(())
     for _ in range(count):
+      # What the CUDA graph of the step before wrote may be overwritten.
+      torch.compiler.cudagraph_mark_step_begin()
       optimizer.zero_grad()
       noisy = code + jitter * torch.randn_like(code)
       with torch.autocast(
@@ -204,34 +206,45 @@ def make_fastest_step(
     size: side of the image in pixels.
     inputs: channels of the code.
     precision: as in `make_step`.
+
+  Raises:
+    RuntimeError: no variant works here.
   """
   torch.compiler.reset()  # It gives up after a few programs in one process.
   device = find_device()
   code = 0.1 * torch.rand(1, inputs, size, size, device=device)
   target = torch.rand(1, 3, size, size, device=device)
   steps, seconds = {}, {}
-  for name, (_, mode) in VARIANTS.items():
+  for name, (layout, mode) in VARIANTS.items():
     if mode == 'reduce-overhead' and device.type == 'cpu':
+      continue
+    # The matrix units of a GPU want channels last; to compile takes a minute.
+    planes = mode and layout == torch.contiguous_format
+    if planes and device.type == 'cuda' and precision != 'float32':
       continue
     try:
       step = make_step(
         network().to(device), code, target, variant=name, precision=precision
       )
-      seconds[name] = _time_briefly(step)
+      seconds[name] = _time_briefly(step, 1 if device.type == 'cpu' else 10)
     except Exception as error:  # What torch.compile raises has no one type.
       reason = str(error).strip().split('\n')[0]
       print(f'  torch, {name}: does not work here ({reason})')
       continue
     steps[name] = step
+  if not seconds:
+    raise RuntimeError('torch: no variant works here')
   best = min(seconds, key=lambda name: seconds[name])
   return best, steps[best]
 
 
-def _time_briefly(step: Step) -> float:
-  step(2)
+def _time_briefly(step: Step, count: int) -> float:
+  """The seconds of a step, of `count` after which the device is waited for."""
+  # A CUDA graph is recorded in the third step.
+  step(2 if count == 1 else 4)
   times = []
   for _ in range(3):
     begin = time.perf_counter()
-    step(1)
-    times.append(time.perf_counter() - begin)
+    step(count)
+    times.append((time.perf_counter() - begin) / count)
   return min(times)
