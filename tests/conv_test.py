@@ -203,8 +203,9 @@ def _find_groups(program):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('side', [3, 5])
 @pytest.mark.parametrize('lanes', LANES)
-def test_lanes_make_no_grouped_convolution(lanes, side, stride):
-  with choose.aim(choose.Target('gpu')):
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_lanes_make_no_grouped_convolution(platform, lanes, side, stride):
+  with choose.aim(choose.Target(platform)):
     program = _lower_gradient_of_lanes(
       _bind(conv.convolve, stride, 'reflect'),
       LANES[lanes],
@@ -213,7 +214,23 @@ def test_lanes_make_no_grouped_convolution(lanes, side, stride):
     )
   assert _find_groups(program) == {'1'}
   layouts = set(re.findall(r'dim_numbers = (\S.*?), window', program))
-  assert layouts == {'[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]'}
+  fast = '[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]'
+  # A GPU's library has a kernel for JAX's gradient of the kernel too.
+  gradient = '[f, 0, 1, b]x[i, 0, 1, o]->[0, 1, b, f]'
+  assert layouts == ({fast, gradient} if platform == 'gpu' else {fast})
+
+
+@pytest.mark.parametrize('padding', MODES)
+@pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
+def test_programs_of_other_devices_equal_lax(platform, stride, padding):
+  plain = _bind(_convolve_plainly, stride, padding)
+  x, kernel, dy = _draw((9, 7), (3, 3), stride, (2,), inputs=5)
+  with choose.aim(choose.Target(platform)):
+    ours = _bind(conv.convolve, stride, padding)
+    actual = jax.jit(jax.vmap(_pull(ours)))(x, kernel, dy)
+  expected = jax.jit(jax.vmap(_pull(plain)))(x, kernel, dy)
+  _assert_close(actual, expected)
 
 
 def test_plain_lanes_would_make_grouped_convolutions():

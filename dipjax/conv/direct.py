@@ -121,6 +121,8 @@ def _lane_kernel_gradient(pads: grid.Pads):
 
   @lanes.unroll_lanes
   def kernel_gradient(x, dy):
+    if choose.prefers_library_gradient():
+      return _pull_kernel(x, dy, pads)
     # Columns of pixels are gathered from the image with fewer channels, since
     # gathering copies it; rows are slices. Then there is one matrix product for
     # each row of the kernel.
@@ -129,6 +131,17 @@ def _lane_kernel_gradient(pads: grid.Pads):
     return correlate(x, dy, pads)
 
   return kernel_gradient
+
+
+def _pull_kernel(x, dy, pads):
+  """The gradient in the kernel as JAX makes it from the convolution."""
+  sides = tuple(map(sum, pads))
+  shape = (sides[0] + 1, sides[1] + 1, x.shape[2], dy.shape[2])
+  convolve = lambda kernel: _convolve(x[None], kernel, pads)[0]
+  (gradient,) = jax.linear_transpose(
+    convolve, jax.ShapeDtypeStruct(shape, x.dtype)
+  )(dy)
+  return gradient
 
 
 def _convolve(x: Array, kernel: Array, pads: grid.Pads) -> Array:
