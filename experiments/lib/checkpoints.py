@@ -102,7 +102,9 @@ class Checkpoints:
     """Returns whether it is time to save a state of this step."""
     seconds, steps = self._interval
     if steps:
-      return step - self._saved_step >= steps
+      # A next fit of the run counts from 0 again.
+      before = self._saved_step if step >= self._saved_step else 0
+      return step - before >= steps
     passed = time.monotonic() - self._saved_at
     return bool(seconds) and passed >= max(seconds, self._rest)
 
