@@ -55,7 +55,9 @@ class Memory(NamedTuple):
   estimated: float
   planned: float  # By XLA, see `programs.Scan`.
   used_compiling: float | None  # The most so far, None where nobody counts.
-  used: float | None  # The most, after the steps.
+  # The most, after the steps; None where compiling took more, which tries
+  # kernels that want much memory.
+  used: float | None
   used_a_megapixel: float | None
 
 
@@ -165,6 +167,8 @@ def measure_memory(arguments):
     scan.call()
     scan.call()
     used = _find_peak()
+    if used == compiling:
+      used = None
     megapixels = arguments.size**2 / 1e6
     yield Memory(
       size=arguments.size,

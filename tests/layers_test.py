@@ -1,5 +1,6 @@
 """Layers against flax, jax.image, numpy and the moments of their weights."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -210,7 +211,8 @@ def test_what_does_not_fit_in_blocks_is_doubled_first(skip, padding):
   merge = _Merge('bilinear', padding)
   params = merge.init(jax.random.key(0), skip, x)
   plain: Any = merge.apply(params, skip, x)
-  with choose.aim(choose.Target('cpu', doubled=True)):
+  forcing = dataclasses.replace(choose.find_target(), doubled=True)
+  with choose.aim(forcing):
     forced = merge.apply(params, skip, x)
   assert plain.shape == (*skip.shape[:2], 5)
   np.testing.assert_array_equal(forced, plain)
