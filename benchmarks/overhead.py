@@ -22,7 +22,7 @@ from benchmarks import programs, step, stopping
 from dipjax import monitors
 from dipjax.engine import guard, lanes
 from dipjax.networks import skip
-from experiments.lib import checkpoints
+from experiments.lib import checkpoints, leaves
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -86,7 +86,7 @@ def time_checkpoints(network: skip.Skip, size: int, rounds: int) -> None:
       if number:  # The first imports and opens.
         waited.append(middle - begin)
         whole.append(time.perf_counter() - begin)
-  count = sum(leaf.nbytes for leaf in checkpoints.name_leaves(states).values())
+  count = sum(leaf.nbytes for leaf in leaves.name_leaves(states).values())
   waits, takes = statistics.median(waited), statistics.median(whole)
   print(
     f'{size}x{size}  a checkpoint has {count / 2**20:.0f} MiB; the fit waits '

@@ -21,6 +21,7 @@ from experiments.lib import (
   cli,
   folders,
   images,
+  leaves,
   pictures,
   recorder,
   records,
@@ -48,7 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   model = make_model(config, data.shape[-1])
   check_config(config, data.shape)
   noisy, clean = load_noisy(config, data.shape)
-  digest = checkpoints.digest_arrays(data, *([] if clean is None else [noisy]))
+  digest = leaves.digest_arrays(data, *([] if clean is None else [noisy]))
   with workdirs.open_workdir(workdir, config, data=digest) as folder:
     if folder.finished:
       return task.recall(folder)

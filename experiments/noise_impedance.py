@@ -16,11 +16,11 @@ from dipjax.engine.fit import make_fit
 from dipjax.engine.problem import Problem
 from experiments.lib import (
   build,
-  checkpoints,
   cli,
   fields,
   folders,
   images,
+  leaves,
   machine,
   pictures,
   plots,
@@ -53,7 +53,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   recipe, key, problems = pose_targets(config, list(targets.values()))
   seeds = [config.seed] * len(targets)
   with workdirs.open_workdir(
-    workdir, config, data=checkpoints.digest_arrays(*targets.values())
+    workdir, config, data=leaves.digest_arrays(*targets.values())
   ) as folder:
     if folder.finished:
       return task.recall(folder)

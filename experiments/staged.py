@@ -10,7 +10,16 @@ import ml_collections
 import numpy as np
 
 from dipjax import Restoration
-from experiments.lib import cli, plots, recorder, report, schema, stages, task
+from experiments.lib import (
+  chains,
+  cli,
+  plots,
+  recorder,
+  report,
+  schema,
+  stages,
+  task,
+)
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.task import Result
@@ -42,10 +51,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     print(stages.describe_plan(setup))
     with recorder.Recorder(folder, config, steps=budget, seeds=seeds) as record:
       if parallel:
-        results = stages.fit_parallel(setup, record)
+        results = chains.fit_parallel(setup, record)
       else:
-        (results,) = stages.fit_chain([setup], record)
-    result = stages.join_stages(results, chained=not parallel)
+        (results,) = chains.fit_chain([setup], record)
+    result = chains.join_stages(results, chained=not parallel)
     summary = summarize(setup, results, result, record)
     listed = report.list_images(summary, setup.data, setup.recipe, result)
 

@@ -22,7 +22,14 @@ from experiments.ablation import __main__ as ablation
 from experiments.ablation import arms as arms_lib
 from experiments.ablation import baselines, claims, table
 from experiments.ablation.table import FIXED, ORACLE, STAGED, STOPPED, Arm
-from experiments.lib import checkpoints, images, plots, records, stages
+from experiments.lib import (
+  chains,
+  checkpoints,
+  images,
+  plots,
+  records,
+  stages,
+)
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data, load_denoising
 
@@ -357,7 +364,7 @@ def test_the_plain_fit_is_that_of_the_library(finished, config):
 def test_a_killed_run_goes_on_at_the_next_arm(
   finished, config, tmp_path, monkeypatch, capsys
 ):
-  fit_chain, fitted = stages.fit_chain, []
+  fit_chain, fitted = chains.fit_chain, []
 
   def break_off(setups, record):
     fitted.append([setup.marks['arm'] for setup in setups])
@@ -368,7 +375,7 @@ def test_a_killed_run_goes_on_at_the_next_arm(
       raise KeyboardInterrupt
     return fit_chain(setups, record)
 
-  monkeypatch.setattr(stages, 'fit_chain', break_off)
+  monkeypatch.setattr(chains, 'fit_chain', break_off)
   with pytest.raises(KeyboardInterrupt):
     ablation.run(config, str(tmp_path))
   assert not (tmp_path / 'result.json').exists()

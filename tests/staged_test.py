@@ -16,7 +16,7 @@ from dipjax import codes, metrics, monitors, operators
 from dipjax.engine import lanes, staged
 from dipjax.engine.loop import run_lanes
 from experiments import staged as experiment
-from experiments.lib import build, images, recorder, stages
+from experiments.lib import build, chains, images, recorder, stages
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import load_denoising
 
@@ -220,8 +220,8 @@ def _fit(config):
       seeds=setup.seeds * lanes,
     )
     if config.staged.parallel:
-      return setup, stages.fit_parallel(setup, record)
-    (results,) = stages.fit_chain([setup], record)
+      return setup, chains.fit_parallel(setup, record)
+    (results,) = chains.fit_chain([setup], record)
   return setup, results
 
 

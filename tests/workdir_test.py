@@ -383,8 +383,8 @@ def test_an_error_names_the_file(tmp_path):
 
 
 def test_arrays_of_equal_bytes_and_other_shapes_differ():
-  from experiments.lib import checkpoints
+  from experiments.lib import leaves
 
   arrays = [np.zeros((2, 3), np.float32), np.zeros((3, 2), np.float32)]
   arrays += [np.zeros((2, 3), np.int32)]
-  assert len({checkpoints.digest_arrays(array) for array in arrays}) == 3
+  assert len({leaves.digest_arrays(array) for array in arrays}) == 3

@@ -7,6 +7,7 @@ that it would run alone.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +41,7 @@ def unroll_lanes(function: Callable) -> Callable:
 
     return computed
 
-  return lambda *arguments: make(jax.config.jax_default_matmul_precision)(
+  config: Any = jax.config
+  return lambda *arguments: make(config.jax_default_matmul_precision)(
     *arguments
   )

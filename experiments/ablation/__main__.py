@@ -17,6 +17,7 @@ from experiments.ablation import arms as arms_lib
 from experiments.ablation import baselines, claims, table
 from experiments.ablation.table import Arm
 from experiments.lib import (
+  chains,
   cli,
   fields,
   folders,
@@ -160,12 +161,12 @@ def fit_arms(
     keep=lambda row: row['arm'] in done,
   )
   with record:
-    fitted = stages.fit_chain(setups, record)
+    fitted = chains.fit_chain(setups, record)
   if record.stop:
     return [], {}, int(record.stop.signal)
   rows, restored = [], {}
   for arm, setup, results in zip(arms, setups, fitted, strict=True):
-    result = stages.join_stages(results, chained=True)
+    result = chains.join_stages(results, chained=True)
     restored[arm.name] = result.images[0]
     images.write_image(folder.find(f'{arm.name}.png'), restored[arm.name])
     seconds = record.seconds['fit'] / len(arms)

@@ -5,7 +5,6 @@ digests of the leaves and of the data of the run. Two checkpoints are kept, so
 that a damaged one has one before it.
 """
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -13,12 +12,11 @@ import time
 from concurrent import futures
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 
 from experiments.lib import folders, records
+from experiments.lib import leaves as leaves_lib
 
 FOLDER = 'checkpoints'
 
@@ -119,7 +117,7 @@ class Checkpoints:
     if not any(self._interval):
       return
     self.flush()
-    leaves = name_leaves(tree)
+    leaves = leaves_lib.name_leaves(tree)
     self._saved_at, self._saved_step = time.monotonic(), step
     notes = {'step': step, 'data': self._data, **notes}
     self._writing = self._worker.submit(self._save, leaves, notes)
@@ -127,7 +125,7 @@ class Checkpoints:
   def _save(self, leaves, notes):
     begin = time.monotonic()
     self._check_space(leaves)
-    notes['digests'] = _digest_leaves(leaves)
+    notes['digests'] = leaves_lib.digest_leaves(leaves)
     # Somebody may have removed the folder under the run.
     if not os.path.isdir(self.folder):
       self._manager = None
@@ -221,7 +219,7 @@ class Checkpoints:
     # The memory of the leaves is the caller's from here on.
     leaves, self._latest = self._latest[0], None
     self._saved_step = notes['step']
-    return _fill(like, leaves, self.folder)
+    return self._fill(like, leaves)
 
   def keep(self, name: str, tree: Any) -> None:
     """Writes arrays under a name until the run is finished.
@@ -230,12 +228,14 @@ class Checkpoints:
     """
     self.flush()
     if any(self._interval):
-      self._writing = self._worker.submit(self._keep, name, name_leaves(tree))
+      self._writing = self._worker.submit(
+        self._keep, name, leaves_lib.name_leaves(tree)
+      )
       self.flush()
 
   def _keep(self, name, leaves):
     self._check_space(leaves)
-    notes = {'data': self._data, 'digests': _digest_leaves(leaves)}
+    notes = {'data': self._data, 'digests': leaves_lib.digest_leaves(leaves)}
     path = os.path.join(self.folder, 'kept', name)
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
       writer.save(path, args=_save_args(leaves, notes), force=True)
@@ -250,7 +250,16 @@ class Checkpoints:
       if found is None or found['data'] != self._data:
         return None
       leaves = _read_leaves(reader, path, found['digests'])
-      return None if leaves is None else _fill(like, leaves, self.folder)
+      return None if leaves is None else self._fill(like, leaves)
+
+  def _fill(self, like, leaves):
+    try:
+      return leaves_lib.fill_tree(like, leaves)
+    except ValueError:
+      raise ValueError(
+        f'the checkpoint in {self.folder!r} is of another network or version: '
+        'use another workdir, or --overwrite'
+      ) from None
 
   def finish(self) -> None:
     """Removes all but the last checkpoint: the run is finished."""
@@ -276,41 +285,6 @@ class Checkpoints:
     return self._manager
 
 
-def name_leaves(tree: Any) -> dict[str, np.ndarray]:
-  """Returns copies of all leaves by their paths; keys become their data."""
-  pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {_name(path): _copy(leaf) for path, leaf in pairs}
-
-
-def _name(path: tuple) -> str:
-  return jax.tree_util.keystr(path, simple=True, separator='.')
-
-
-def _copy(leaf: Any) -> np.ndarray:
-  # The next step overwrites the state in place, so that a view is not enough.
-  if _is_key(leaf):
-    leaf = jax.random.key_data(leaf)
-  return np.array(leaf, copy=True)
-
-
-def _is_key(leaf: Any) -> bool:
-  return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
-def _digest_leaves(leaves: dict[str, np.ndarray]) -> dict[str, str]:
-  return {name: digest_arrays(leaf) for name, leaf in leaves.items()}
-
-
-def digest_arrays(*arrays: Any) -> str:
-  """Returns a digest of the types, shapes and values of arrays."""
-  digest = hashlib.sha256()
-  for array in map(np.asarray, arrays):
-    digest.update(f'{array.dtype.str} {array.shape} '.encode())
-    values: Any = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    digest.update(values)
-  return digest.hexdigest()
-
-
 def _save_args(leaves, notes):
   return ocp.args.Composite(
     leaves=ocp.args.StandardSave(leaves), notes=ocp.args.JsonSave(notes)
@@ -333,33 +307,6 @@ def _read_leaves(source, where, digests) -> dict[str, np.ndarray] | None:
   try:
     wanted = ocp.args.Composite(leaves=ocp.args.StandardRestore())
     leaves = source.restore(where, args=wanted).leaves
-    return leaves if _digest_leaves(leaves) == digests else None
+    return leaves if leaves_lib.digest_leaves(leaves) == digests else None
   except Exception:
     return None
-
-
-def _fill(like: Any, leaves: dict[str, np.ndarray], folder: str) -> Any:
-  """Returns a tree like `like` of the leaves."""
-  pairs, structure = jax.tree_util.tree_flatten_with_path(like)
-  try:
-    filled = [_fit(leaves[_name(path)], one) for path, one in pairs]
-  except (KeyError, ValueError):
-    raise ValueError(
-      f'the checkpoint in {folder!r} is of another network or version: use '
-      'another workdir, or --overwrite'
-    ) from None
-  return jax.tree_util.tree_unflatten(structure, filled)
-
-
-def _fit(leaf: np.ndarray, like: Any) -> Any:
-  """Returns a leaf as `like` has it; NumPy arrays, so that jit finds its way.
-
-  An array of orbax that is bound to a device would compile the step again.
-  """
-  if _is_key(like):
-    # A shape of a key does not name its kind.
-    return jax.random.wrap_key_data(jnp.asarray(leaf))
-  sizes = zip(leaf.shape, like.shape, strict=True)
-  if leaf.dtype != like.dtype or any(a != b for a, b in sizes if b):
-    raise ValueError
-  return leaf

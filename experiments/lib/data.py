@@ -8,7 +8,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import corruptions, operators
-from experiments.lib import checkpoints, fields, images
+from experiments.lib import fields, images, leaves
 
 _DENOISING = ('image', 'crop', 'sigma', 'noise_seed', 'clip', 'clean')
 
@@ -35,8 +35,8 @@ class Data(NamedTuple):
 
 def digest(data: Data) -> str:
   """Returns a digest of all that a restoration and its scores depend on."""
-  leaves = jax.tree.leaves((data.measurement, data.clean, data.operator))
-  return checkpoints.digest_arrays(*(x for x in leaves if hasattr(x, 'dtype')))
+  found = jax.tree.leaves((data.measurement, data.clean, data.operator))
+  return leaves.digest_arrays(*(x for x in found if hasattr(x, 'dtype')))
 
 
 def load_denoising(data: ml_collections.ConfigDict) -> Data:
