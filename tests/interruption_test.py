@@ -72,7 +72,7 @@ def whole(request, photograph, tmp_path_factory):
   config.data.update(image=photograph, crop=())
   config.fit.steps = min(config.fit.steps, 80)
   config.record.every = 10
-  config.checkpoint.every = '20'
+  config.checkpoint.every, config.record.preview = '20', 1e-3
   workdir = tmp_path_factory.mktemp('whole')
   run(config, str(workdir))
   return run, config, workdir
@@ -177,11 +177,13 @@ def test_a_signal_leaves_the_best_picture_and_the_run_goes_on(
   ]
   result = json.loads((tmp_path / 'result.json').read_text())
   assert result['stopped'] is True
+  assert list(tmp_path.rglob('preview.png'))
   if 'restored' in stopped.images:
     assert stopped.images['restored'].std() > 0.05
     assert (tmp_path / 'restored.png').exists()
   run(config, str(tmp_path))
   assert 'stopped' not in json.loads((tmp_path / 'result.json').read_text())
+  assert not list(tmp_path.rglob('preview.png'))
   assert _read_all(tmp_path) == _read_all(workdir)
 
 
