@@ -263,7 +263,7 @@ def config(photograph):
 def finished(config, tmp_path_factory):
   """A run of all arms: its folder, its result, programs compiled."""
   workdir = tmp_path_factory.mktemp('finished')
-  lanes.advance.clear_cache()
+  lanes.forget_programs()
   result = _run(config, workdir)
   return workdir, result, lanes.advance._cache_size()
 
@@ -278,12 +278,14 @@ def test_weights_of_the_perceptual_loss_are_data_too(
 ):
   changes = {'fit.steps': 12, 'fit.perceptual_weights': vgg16, 'lanes': 1}
   config = _make_config(photograph, **changes)
-  before, psnrs = lanes.advance._cache_size(), set()
+  lanes.forget_programs()
+  psnrs = set()
   for weight, beta_max in ((0.1, 0.01), (0.2, 0.01), (0.2, 0.02)):
     arm = Arm('unet', weight, 'clean', 'linear', beta_max)
-    (row,), _ = ablation.fit_arms(config, [arm], str(tmp_path))
+    folder = workdirs.Workdir(str(tmp_path), {}, '', None)
+    (row,), _, _ = ablation.fit_arms(config, [arm], folder, ())
     psnrs.add(row['lanes'][0]['psnr'])
-  assert lanes.advance._cache_size() == before + 1
+  assert lanes.advance._cache_size() == 1
   assert len(psnrs) == 3
 
 
@@ -405,7 +407,8 @@ def test_arms_at_once_give_what_they_give_alone(finished, config, tmp_path):
   config = copy.deepcopy(config)
   config.lanes = 1
   *_, a, b = arms_lib.plan_arms(config)
-  rows, restored = ablation.fit_arms(config, [b, a], str(tmp_path))
+  folder = workdirs.Workdir(str(tmp_path), {}, '', None)
+  rows, restored, _ = ablation.fit_arms(config, [b, a], folder, ())
   assert list(restored) == [b.name, a.name]
   alone = {row['arm']: row['lanes'][0] for row in _read_arms(finished[0])}
   assert [row['arm'] for row in rows] == [b.name, a.name]

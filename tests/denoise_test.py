@@ -205,7 +205,9 @@ def test_what_is_said_of_a_fit_without_steps_or_with_nothing_to_restore(capsys):
   summary = {'measurement': {'psnr': None}, 'restored': {'psnr': 30.0}}
   report.print_summary('run', summary | {'lanes': []})
   assert capsys.readouterr().out.startswith('30.00 dB after; pictures in')
-  record = types.SimpleNamespace(seconds={'compile': 1.0, 'fit': 2.0})
+  record = types.SimpleNamespace(
+    seconds={'compile': 1.0, 'fit': 2.0}, stop=False
+  )
   run = report.describe_run('denoise', {}, 0, record)
   assert run['steps'] == 0 and run['seconds_per_step'] == 2.0
 

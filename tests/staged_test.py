@@ -145,7 +145,7 @@ def _run(config, workdir):
 def chained(photograph, tmp_path_factory):
   """A chain of two seeds: its folder, result, image and programs compiled."""
   workdir = tmp_path_factory.mktemp('chained')
-  lanes.advance.clear_cache()
+  lanes.forget_programs()
   ran = _run(_make_config(photograph, lanes=2), workdir)
   return workdir, *ran, lanes.advance._cache_size()
 

@@ -511,6 +511,7 @@ def test_a_picture_that_would_be_too_large(photograph, tmp_path, monkeypatch):
 
 def test_a_missing_extra(photograph, tmp_path, monkeypatch):
   weights.load_weights.cache_clear()
+  build.make_features.cache_clear()
   monkeypatch.setattr(weights, '_find_file', lambda: None)
   config = _make_config(req2, photograph)
   config.fit.perceptual = 0.1

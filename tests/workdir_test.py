@@ -312,7 +312,7 @@ def test_a_last_line_without_its_end_is_whole(tmp_path):
 def test_a_damaged_line_amid_the_others_is_named(tmp_path):
   path = tmp_path / 'a.jsonl'
   path.write_text('{"step": 0}\nrubbish\n{"step": 1}\n')
-  with pytest.raises(ValueError, match=r"a.jsonl' line 2 is no record"):
+  with pytest.raises(ValueError, match=r"a.jsonl' is no file of .* line 2"):
     records.read_lines(str(path))
 
 

@@ -204,11 +204,16 @@ def make_room(fit: fit_lib.Fit, steps: int, problems: Problem) -> None:
   kinds = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
   program = fit, steps, structure, kinds, choose.find_target()
   if program not in _programs and len(_programs) >= MOST_PROGRAMS:
-    functions: Any = init, advance, find_finished
-    for function in functions:
-      function.clear_cache()
-    _programs.clear()
+    forget_programs()
   _programs.add(program)
+
+
+def forget_programs() -> None:
+  """Frees all compiled programs of this module."""
+  functions: Any = init, advance, find_finished
+  for function in functions:
+    function.clear_cache()
+  _programs.clear()
 
 
 @jax.jit

@@ -138,10 +138,10 @@ def read_lines(path: str) -> list[dict[str, Any]]:
     try:
       records.append(_read_line(line))
     except ValueError:
-      if number < len(lines):
+      is_torn = number == len(lines) and (records or line.startswith(b'{'))
+      if not is_torn:
         raise ValueError(
-          f'{path!r} line {number} is no record: the file is damaged, name '
-          'another'
+          f'{path!r} is no file of records, see its line {number}: name another'
         ) from None
       say(f'{folders.show(path)}: the last line is cut off and dropped')
       os.truncate(path, end)
