@@ -56,24 +56,23 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
   objective = fit_lib.make_objective(recipe)
 
   # The pull-back of `jax.vjp` is a tree of the very arrays that the backward
-  # pass needs, so that its leaves are what the gradient keeps.
+  # pass needs, so that its leaves are what the gradient keeps. The tree itself
+  # has the whole program, and JAX would never let go of it.
   def keep(key, problem, output, drawn):
     state = fit.start(key, problem, output, drawn)
     params = packing.unpack(state.params)
     seen = problem.replace(code=problem.code.astype(dtype))
     lose = lambda params: objective(params, seen, key)[0]
-    return state, params, jax.vjp(lose, params)[1]
+    return state, params, jax.tree.leaves(jax.vjp(lose, params)[1])
 
   # The network is traced once more for its gradient, and not for its start.
   drawn = find_shapes(recipe.network, problem.code.shape)
   shapes = jax.eval_shape(keep, jax.random.key(0), problem, *drawn)
-  state, gradient, kept = ([*map(_count_bytes, _list(part))] for part in shapes)
+  state, gradient, kept = (
+    [*map(_count_bytes, jax.tree.leaves(part))] for part in shapes
+  )
   at_work = recipe.method.passes * _WORKING * max(kept)
   return sum(state) + sum(gradient), sum(kept) + at_work
-
-
-def _list(tree):
-  return jax.tree.leaves(tree)
 
 
 def _count_bytes(leaf: Any) -> int:
