@@ -119,7 +119,7 @@ def read(
       return _scale(_decode(path, page), white)
     # Decoders raise nearly anything on damaged data.
     except Exception as error:
-      text = ' '.join(str(error).split()) or type(error).__name__
+      text = ' '.join(str(error).split())[:200] or type(error).__name__
       raise ValueError(f'{path!r}: {text}') from error
   if source in SAMPLES:
     return _scale(_read_sample(source), white)
@@ -179,8 +179,7 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
   mask, missing = _find_mask(values, found.valid)
   low, high = _find_range(values, mask)
   top = white if white is not None else found.white
-  if top is None:
-    top = 1.0
+  top = 1.0 if top is None else float(top)
   # Written with "not", because NaN fails every comparison.
   if not (low >= 0 and high <= top):
     raise ValueError(_explain_range(found, low, high, top, white))
@@ -194,7 +193,7 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
   return Picture(
     pixels,
     mask,
-    float(top),
+    top,
     found.container,
     found.depth,
     found.turned,

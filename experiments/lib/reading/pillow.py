@@ -46,6 +46,8 @@ def read_pillow(path: str, container: str) -> Raw:
     if image.mode not in _MODES[container]:
       raise ValueError(f'is a {container} of mode {image.mode}, not supported')
     profile = image.info.get('icc_profile')
+    if image.mode == 'CMYK' and profile:
+      raise ValueError('holds inks with a colour profile; convert it to RGB')
     depth, colour = _read_header(path) if container == 'PNG' else (8, 2)
     if depth == 16 and colour:
       values, valid, turned = _read_deep_png(path, colour)
@@ -69,7 +71,12 @@ def open_image(source, container: str) -> Iterator[ImageFile.ImageFile]:
     with warnings.catch_warnings():
       warnings.simplefilter('ignore')
       formats = ['JPEG', 'MPO'] if container == 'JPEG' else [container]
-      with Image.open(source, formats=formats) as image:
+      # Pillow maps a file that it knows by name, and turns what it mapped
+      # wrongly (TIFF, orientations 5 to 8): it gets the open file.
+      with (
+        open(source, 'rb') if isinstance(source, str) else source as file,
+        Image.open(file, formats=formats) as image,
+      ):
         yield image
   except UnidentifiedImageError:
     raise ValueError('is not a known image; give a PNG, JPEG or TIFF') from None
@@ -84,7 +91,9 @@ def load(image: Image.Image) -> Loaded:
   turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
   with _hush():
     image.load()
-  ImageOps.exif_transpose(image, in_place=True)
+  # What Pillow loads of a TIFF is upright; a second turn would undo it.
+  if image.format != 'TIFF':
+    ImageOps.exif_transpose(image, in_place=True)
   return Loaded(image, turned)
 
 
@@ -122,6 +131,8 @@ def split(
     elif bits < 8:
       values = values // (255 // ((1 << bits) - 1))
     key = image.info.get('transparency')
+    if key is not None and image.mode == '1':
+      key = int(key > 0)
     return values, None if key is None else values != key
   if not image.has_transparency_data:
     return np.asarray(image.convert('RGB')), None

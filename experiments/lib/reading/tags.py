@@ -20,8 +20,10 @@ _WANTED = {
   'compression': 259,
   'photometric': 262,
   'fill_order': 266,
+  'strips': 273,
   'orientation': 274,
   'samples': 277,
+  'lengths': 279,
   'planar': 284,
   'colours': 320,
   'tile_width': 322,
@@ -33,6 +35,7 @@ _WANTED = {
   'depth': 32997,
   'dng': _DNG,
 }
+_SEVERAL = ('extra', 'colours', 'strips', 'lengths')
 _NAMES = {tag: name for name, tag in _WANTED.items()}
 _DEFAULTS = {
   'kind': (0,),
@@ -49,6 +52,8 @@ _DEFAULTS = {
   'format': (1,),
   'depth': (1,),
   'colours': (),
+  'strips': (),
+  'lengths': (),
 }
 
 
@@ -56,6 +61,7 @@ class Page(NamedTuple):
   """One image of a TIFF: where it stands, and what its samples are."""
 
   index: int
+  big_endian: bool
   width: int
   height: int
   photometric: int
@@ -69,6 +75,8 @@ class Page(NamedTuple):
   orientation: int
   inks: int
   colours: tuple[int, ...]  # The palette, 16 bits each.
+  strips: tuple[int, ...]  # Where they lie.
+  lengths: tuple[int, ...]  # Bytes of each strip.
   profile: bytes | None
 
 
@@ -78,6 +86,8 @@ def read_page(path: str, page: int | None) -> Page:
   Reduced copies and masks of other pages are no pages.
   """
   with open(path, 'rb') as file:
+    big_endian = file.read(2) == b'MM'
+    file.seek(0)
     found = _read_all(file)
   if any('dng' in tags for _, tags in found):
     raise ValueError('is a camera raw file; develop it to a TIFF first')
@@ -94,10 +104,10 @@ def read_page(path: str, page: int | None) -> Page:
     )
   if not 0 <= (page or 0) < len(whole):
     raise ValueError(f'has no page {page}; it has {len(whole)}')
-  return _make(*whole[page or 0])
+  return _make(*whole[page or 0], big_endian)
 
 
-def _make(index, tags):
+def _make(index, tags, big_endian):
   for name in ('width', 'height', 'photometric'):
     if name not in tags:
       raise ValueError(f'is a TIFF without the tag {name} ({_WANTED[name]})')
@@ -109,17 +119,18 @@ def _make(index, tags):
   check_size(tags['height'][0], tags['width'][0])
   if tags['tile_width'][0] * tags['tile_height'][0] > MAX_PIXELS:
     raise ValueError(f'has tiles of more than {MAX_PIXELS} pixels')
+  several = {name: tags[name] for name in _SEVERAL}
   single = {
     name: tags[name][0]
     for name in Page._fields
-    if name in tags and name not in ('extra', 'colours', 'profile')
+    if name in tags and name not in (*_SEVERAL, 'profile')
   }
   profile = bytes(tags['profile']) if 'profile' in tags else None
   return Page(
     index=index,
-    extra=tags['extra'],
-    colours=tags['colours'],
+    big_endian=big_endian,
     profile=profile,
+    **several,
     **single,
   )
 

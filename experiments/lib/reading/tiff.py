@@ -64,6 +64,12 @@ def read_tiff(path: str, number: int | None) -> Raw:
   if _is_deep(page):
     values, loaded = pillow.load_deep(lambda: _open(path, page))
     return _drop_alpha(page, values, 65535, name, loaded.turned)
+  if _is_packed(page):
+    values = _TURNS.get(page.orientation, _TURNS[1])(_unpack(path, page))
+    white = (1 << page.bits) - 1
+    if page.photometric == _WHITE_IS_ZERO:
+      values = white - values
+    return _make(page, values, white, name, page.orientation in range(2, 9))
   return _read_other(path, page, name)
 
 
@@ -96,9 +102,17 @@ def _is_print(page):
 
 def _is_simple(page):
   """Whether Pillow gives all bits of the values, as its modes allow."""
+  # What follows has been seen to go wrong in Pillow: pressed floats of the
+  # other byte order come with their bytes turned.
+  strange = page.big_endian and page.compression != 1
   if page.photometric in _GREYS and page.samples == 1:
+    if page.planar != 1:
+      return False
     if page.format == 3:
-      return page.bits == 32 and page.photometric == _BLACK_IS_ZERO
+      black = page.photometric == _BLACK_IS_ZERO
+      return page.bits == 32 and black and not strange
+    if page.bits == 16 and page.photometric == _WHITE_IS_ZERO:
+      return page.format == 1 and not page.big_endian
     return page.format == 1 and page.bits in (1, 2, 4, 8, 16)
   if (page.bits, page.format) != (8, 1):
     return False
@@ -113,6 +127,18 @@ def _is_deep(page):
   whole = page.samples == 3 or _has_alpha(page, 4)
   kind = (page.photometric, page.bits, page.format, page.planar)
   return kind == (_RGB, 16, 1, 1) and whole
+
+
+def _is_packed(page):
+  """Whether samples of 9 to 16 bits lie from high to low, uncompressed."""
+  return (
+    page.photometric in (*_GREYS, _RGB)
+    and (page.format, page.planar, page.compression) == (1, 1, 1)
+    and 8 < page.bits < 16 + page.big_endian
+    and page.fill_order == 1
+    and not page.extra
+    and bool(page.strips)
+  )
 
 
 def _has_alpha(page, samples):
@@ -136,9 +162,12 @@ def _read_simple(path, page, name):
 def _read_palette(path, page):
   image, turned = _load(path, page)
   colours = np.array(page.colours, np.uint16).reshape(3, -1).T
-  # As libtiff does: a table without a large number was written as 8 bits.
+  # Writers disagree on how a table of 8 bits becomes one of 16. The numbers
+  # tell which they took: as they are, or times 256; the right way is 257.
   if colours.max() < 256:
     colours = colours * np.uint16(257)
+  elif not (colours & 255).any():
+    colours = (colours >> 8) * np.uint16(257)
   return colours[np.asarray(image)], turned
 
 
@@ -184,6 +213,30 @@ def _read_pages(path, page, name):
       return file.pages[page.index].asarray(maxworkers=1)
   finally:
     logger.disabled = disabled
+
+
+def _unpack(path, page):
+  """Returns samples whose bits lie from high to low, in rows of whole bytes."""
+  with open(path, 'rb') as file:
+    parts = [_read_strip(file, *s) for s in zip(page.strips, page.lengths)]
+  count = page.width * page.samples
+  stride = (count * page.bits + 7) // 8
+  rows = np.frombuffer(b''.join(parts), np.uint8, page.height * stride)
+  values = np.empty((page.height, count), np.uint16)
+  padded = np.zeros((count, 16), np.uint8)
+  for row, packed in zip(values, rows.reshape(page.height, stride)):
+    bits = np.unpackbits(packed, count=count * page.bits)
+    padded[:, 16 - page.bits :] = bits.reshape(count, page.bits)
+    row[:] = np.packbits(padded).view('>u2')
+  return values.reshape(page.height, page.width, page.samples)
+
+
+def _read_strip(file, offset, length):
+  file.seek(offset)
+  data = file.read(length)
+  if len(data) < length:
+    raise ValueError('is truncated: samples are missing')
+  return data
 
 
 def _drop_alpha(page, values, white, name, turned):
