@@ -120,6 +120,8 @@ def read(
     # Decoders raise nearly anything on damaged data.
     except Exception as error:
       text = ' '.join(str(error).split())[:200] or type(error).__name__
+      if not isinstance(error, ValueError | OSError):
+        text = f'is damaged ({type(error).__name__}: {text})'
       raise ValueError(f'{path!r}: {text}') from error
   if source in SAMPLES:
     return _scale(_read_sample(source), white)
@@ -187,7 +189,8 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
   rows = max(1, (1 << 20) // values[0].size)
   for start in range(0, len(values), rows):
     block = slice(start, start + rows)
-    pixels[block] = values[block].astype(np.float64) / top
+    with np.errstate(all='ignore'):  # What is not finite is masked below.
+      pixels[block] = values[block].astype(np.float64) / top
     if mask is not None:
       pixels[block][~mask[block]] = 0
   return Picture(

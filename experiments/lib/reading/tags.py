@@ -8,6 +8,8 @@ from experiments.lib.reading.raw import MAX_PIXELS, check_size
 
 _MAX_PAGES = 10_000
 _MAX_BYTES = 32 << 20  # Of one tag.
+_MAX_RATIO = 1100  # Of samples to their file, and
+_MAX_FREE = 16 << 20  # bytes for which the ratio does not matter.
 _TYPES = dict(enumerate('BsHIIBbshiifdI', 1)) | {16: 'Q', 17: 'q', 18: 'Q'}
 _RATIONALS = (5, 10)
 _REDUCED, _MASK = 1, 4  # Bits of NewSubfileType.
@@ -28,6 +30,8 @@ _WANTED = {
   'colours': 320,
   'tile_width': 322,
   'tile_height': 323,
+  'tiles': 324,
+  'tile_lengths': 325,
   'inks': 332,
   'extra': 338,
   'format': 339,
@@ -54,6 +58,8 @@ _DEFAULTS = {
   'colours': (),
   'strips': (),
   'lengths': (),
+  'tiles': (),
+  'tile_lengths': (),
 }
 
 
@@ -104,7 +110,10 @@ def read_page(path: str, page: int | None) -> Page:
     )
   if not 0 <= (page or 0) < len(whole):
     raise ValueError(f'has no page {page}; it has {len(whole)}')
-  return _make(*whole[page or 0], big_endian)
+  index, tags = whole[page or 0]
+  made = _make(index, tags, big_endian)
+  _check_bytes(made, tags, os.path.getsize(path))
+  return made
 
 
 def _make(index, tags, big_endian):
@@ -133,6 +142,22 @@ def _make(index, tags, big_endian):
     **several,
     **single,
   )
+
+
+def _check_bytes(page, tags, size):
+  """Refuses samples that are not there, before room is made for them."""
+  stride = (page.width * page.samples * page.bits + 7) // 8
+  needed = stride * page.height
+  starts = page.strips or tags['tiles']
+  lengths = page.lengths or tags['tile_lengths']
+  if not starts or len(starts) != len(lengths):
+    raise ValueError('is a TIFF that does not say where its samples are')
+  missing = not all(lengths) or max(map(sum, zip(starts, lengths))) > size
+  if page.compression == 1 and sum(lengths) < needed:
+    missing = True
+  # No method packs all better than this.
+  if missing or needed > max(_MAX_FREE, _MAX_RATIO * size):
+    raise ValueError('is truncated: samples are missing')
 
 
 def _read_all(file: BinaryIO):
