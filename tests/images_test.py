@@ -329,7 +329,7 @@ def _make_bytes(data):
     (
       'negative.tiff',
       lambda p: _save(p, Image.new('I', (2, 2), -5)),
-      '-5 to -5',
+      '-5 to -5|tifffile',
     ),
   ],
 )

@@ -144,12 +144,14 @@ def bmp(values):
   return head + struct.pack('<IiiHHIIiiII', *info) + data
 
 
-def fits(values, **cards):
+def fits(values, *, extension=False, **cards):
   """Returns a FITS file of an array of big-endian numbers."""
   kind = values.dtype
   bits = 8 * kind.itemsize * (-1 if kind.kind == 'f' else 1)
   axes = {f'NAXIS{i + 1}': n for i, n in enumerate(values.shape[::-1])}
-  fields = {'SIMPLE': 'T', 'BITPIX': bits, 'NAXIS': values.ndim} | axes | cards
+  first = {'XTENSION': "'IMAGE   '"} if extension else {'SIMPLE': 'T'}
+  last = {'PCOUNT': 0, 'GCOUNT': 1} if extension else {}
+  fields = first | {'BITPIX': bits, 'NAXIS': values.ndim} | axes | last | cards
   lines = [
     f'{key:8s}= {value!s:>20s}'.ljust(80) for key, value in fields.items()
   ]

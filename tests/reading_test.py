@@ -585,6 +585,24 @@ def test_a_page_is_named_where_there_are_several(tmp_path):
     _read(tmp_path, data, page=3)
 
 
+def test_an_image_of_fits_is_named_where_there_are_several(tmp_path):
+  _need('FITS')
+  first, second = _numbers('i2', 5, 7), _numbers('f4', 3, 4)
+  later = made.fits(second, extension=True)
+  data = made.fits(first, EXTEND='T') + later
+  with pytest.raises(ValueError, match='holds 2 plain images'):
+    _read(tmp_path, data)
+  picture = _read(tmp_path, data, page=1)
+  np.testing.assert_array_equal(picture.pixels, _expect(second))
+  with pytest.raises(ValueError, match='no HDU 2'):
+    _read(tmp_path, data, page=2)
+
+
+def test_what_has_no_pages_has_no_page(tmp_path):
+  with pytest.raises(ValueError, match='no pages'):
+    _read(tmp_path, made.npy(_numbers('u1', 5, 7)), page=0)
+
+
 # --- What is refused, in one line.
 
 _GREY = _numbers('u1', 5, 7, 1)
@@ -647,6 +665,11 @@ REFUSED = [
     '.',
   ),
   ('volume', made.tiff(_GREY, tags={32997: ('I', 4)}), '4 planes'),
+  (
+    'stack of ImageJ',
+    made.tiff(_GREY, tags={270: ('B', *b'ImageJ=1.53\nimages=9\nslices=9\n')}),
+    'stack of 9',
+  ),
   ('huge tile', made.tiff(_GREY, tags={322: ('I', 1 << 30)}), 'tiles'),
   ('huge TIFF', made.tiff(_GREY, tags={256: ('I', 1 << 30)}), 'more than'),
   ('no samples', made.tiff(_GREY)[:20], 'truncated'),

@@ -26,6 +26,7 @@ _MODES = {
   'WEBP': {'RGB', 'RGBA'},
 }
 _ORIENTATION = 0x0112
+_MAX_RATIO = 1100  # Deflate packs no better.
 # What takes the low byte of a sample where Pillow takes the high one.
 _NATIVE = 'L' if sys.byteorder == 'little' else 'B'
 _SWAPPED = {'L': 'B', 'B': 'L', 'N': 'B' if _NATIVE == 'L' else 'L'}
@@ -49,6 +50,8 @@ def read_pillow(path: str, container: str) -> Raw:
     if image.mode == 'CMYK' and profile:
       raise ValueError('holds inks with a colour profile; convert it to RGB')
     depth, colour = _read_header(path) if container == 'PNG' else (8, 2)
+    if container == 'PNG':
+      _check_bytes(image, depth, path)
     if depth == 16 and colour:
       values, valid, turned = _read_deep_png(path, colour)
       return Raw(values, 65535, 'uint16', 'PNG', valid, turned, profile)
@@ -157,6 +160,13 @@ def _read_header(path):
   with open(path, 'rb') as file:
     header = file.read(26)
   return header[24], header[25]
+
+
+def _check_bytes(image, depth, path):
+  """Refuses a PNG with fewer bytes than its pixels can be packed in."""
+  packed = image.width * image.height * depth // 8 // _MAX_RATIO
+  if packed > os.path.getsize(path):
+    raise ValueError('is truncated: pixels are missing')
 
 
 def _read_deep_png(path, colour):

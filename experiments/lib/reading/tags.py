@@ -1,6 +1,7 @@
 """The tags of a TIFF, which say what its samples are; they decode nothing."""
 
 import os
+import re
 import struct
 from typing import BinaryIO, NamedTuple
 
@@ -22,6 +23,7 @@ _WANTED = {
   'compression': 259,
   'photometric': 262,
   'fill_order': 266,
+  'text': 270,
   'strips': 273,
   'orientation': 274,
   'samples': 277,
@@ -108,12 +110,25 @@ def read_page(path: str, page: int | None) -> Page:
     raise ValueError(
       f'holds {len(whole)} frames; save the one to restore as a file of its own'
     )
+  _check_stack(whole[0][1].get('text', ()))
   if not 0 <= (page or 0) < len(whole):
     raise ValueError(f'has no page {page}; it has {len(whole)}')
   index, tags = whole[page or 0]
   made = _make(index, tags, big_endian)
   _check_bytes(made, tags, os.path.getsize(path))
   return made
+
+
+def _check_stack(text):
+  """Refuses a stack of ImageJ, whose later images have no tags."""
+  found = re.match(
+    rb'ImageJ=.*?^images=(\d{1,9})', bytes(text[:1000]), re.M | re.S
+  )
+  if found and int(found[1]) > 1:
+    raise ValueError(
+      f'is a stack of {int(found[1])} images of ImageJ; save the one to '
+      'restore as a file of its own'
+    )
 
 
 def _make(index, tags, big_endian):
