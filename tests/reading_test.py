@@ -786,3 +786,56 @@ def test_damage_is_refused_in_one_line(tmp_path, capfd):
     else:
       assert 0 <= picture.pixels.min() <= picture.pixels.max() <= 1, name
   assert capfd.readouterr() == ('', '')
+
+
+@pytest.mark.parametrize('order', '<>')
+@pytest.mark.parametrize('predictor', [False, True])
+@pytest.mark.parametrize(
+  'layout', [{'rowsperstrip': 4}, {'tile': (16, 16)}], ids=['strips', 'tiles']
+)
+@pytest.mark.parametrize('planar', ['contig', 'separate'])
+@pytest.mark.parametrize('dtype', ['u1', 'u2', 'u4', 'i2', 'f4'])
+def test_strips_and_tiles_of_another_writer(
+  tmp_path, dtype, planar, layout, predictor, order
+):
+  tifffile = pytest.importorskip('tifffile', reason='writes the files')
+  values = _numbers(dtype, 21, 37, 3)
+  if predictor:
+    if values.dtype.kind == 'f':
+      pytest.skip('needs imagecodecs')
+    # The differences of neighbours, which is what is stored then.
+    layout = layout | {'compression': 'zlib', 'predictor': 2}
+  data = io.BytesIO()
+  tifffile.imwrite(
+    data,
+    values if planar == 'contig' else np.moveaxis(values, 2, 0),
+    photometric='rgb',
+    planarconfig=planar,
+    byteorder=order,
+    **layout,
+  )
+  picture = _read(tmp_path, data.getvalue())
+  np.testing.assert_array_equal(picture.pixels, _expect(values))
+
+
+@pytest.mark.parametrize('layout', [{'rowsperstrip': 4}, {'tile': (16, 16)}])
+@pytest.mark.parametrize('photometric', ['minisblack', 'miniswhite'])
+@pytest.mark.parametrize('dtype', ['u1', 'u2', 'u4', 'f4'])
+@pytest.mark.parametrize('order', '<>')
+def test_grey_strips_and_tiles_of_another_writer(
+  tmp_path, dtype, photometric, layout, order
+):
+  tifffile = pytest.importorskip('tifffile', reason='writes the files')
+  values = _numbers(dtype, 21, 37)
+  data = io.BytesIO()
+  tifffile.imwrite(
+    data, values, photometric=photometric, byteorder=order, **layout
+  )
+  if photometric == 'miniswhite':
+    if values.dtype.kind == 'f':
+      with pytest.raises(ValueError, match='white is zero'):
+        _read(tmp_path, data.getvalue())
+      return
+    values = _whiten(values) - values
+  picture = _read(tmp_path, data.getvalue())
+  np.testing.assert_array_equal(picture.pixels, _expect(values))
