@@ -199,12 +199,12 @@ def test_cmyk_becomes_rgb(tmp_path):
   np.testing.assert_array_equal(image, np.broadcast_to([1, 0, 0], (8, 8, 3)))
 
 
-def test_deep_colour_is_reduced_to_eight_bits(tmp_path):
+def test_deep_colour_keeps_its_sixteen_bits(tmp_path):
   deep = _levels(1, 2, 3, dtype=np.uint16)
   rows = b'\0' + deep.astype('>u2').tobytes()
   (tmp_path / 'a.png').write_bytes(_png(2, 1, depth=16, colour=2, rows=rows))
   image = images.read_image(str(tmp_path / 'a.png'))
-  assert np.abs(image - deep / 65535).max() <= 1 / 255
+  np.testing.assert_array_equal(image, (deep / 65535).astype(np.float32))
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,11 @@ def _make_bytes(data):
     ('high.tiff', _make_floats(0, 1.5), r'0\.0 to 1\.5'),
     ('low.tiff', _make_floats(-0.25, 1), r'-0\.25 to 1\.0'),
     ('nan.tiff', _make_floats(0, np.nan), 'nan'),
-    ('integers.tiff', lambda p: _save(p, Image.new('I', (2, 2))), '32-bit'),
+    (
+      'negative.tiff',
+      lambda p: _save(p, Image.new('I', (2, 2), -5)),
+      '-5 to -5|tifffile',
+    ),
   ],
 )
 def test_a_bad_file_is_refused_by_name(tmp_path, name, make, says):
@@ -359,7 +363,7 @@ def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
   path = tmp_path / 'a.png'
   _save(path, _GREY)
 
-  def deny(_):
+  def deny(*_, **__):
     raise PermissionError(13, 'Permission denied')
 
   monkeypatch.setattr(images.Image, 'open', deny)

@@ -1,0 +1,255 @@
+"""Reads one image of a file by an allow-list; what is not on it is refused.
+
+A kind of file is its container, photometric, bits, sample format and planes.
+docs/files.md has the table. No decoder starts another program or runs what a
+file holds, and sizes are checked before anything is decoded.
+"""
+
+import os
+import re
+from typing import NamedTuple
+
+import numpy as np
+
+from experiments.lib.reading import arrays, fits, netpbm, pillow, raw, tiff
+from experiments.lib.reading.raw import MAX_PIXELS as MAX_PIXELS
+
+# Photographs inside scikit-image's own package, which need no download.
+SAMPLES = (
+  'astronaut',
+  'brick',
+  'camera',
+  'chelsea',
+  'coffee',
+  'coins',
+  'grass',
+  'gravel',
+  'hubble_deep_field',
+  'moon',
+  'rocket',
+)
+
+_BEGINNINGS = {
+  rb'\x89PNG\r\n\x1a\n': 'PNG',
+  rb'\xff\xd8': 'JPEG',
+  rb'GIF8[79]a': 'GIF',
+  rb'BM': 'BMP',
+  rb'RIFF....WEBP': 'WEBP',
+  rb'II[*+]\0|MM\0[*+]': 'TIFF',
+  rb'P[1-7]\s|P[Ff]\s': 'Netpbm',
+  rb'SIMPLE  =': 'FITS',
+  rb'\x93NUMPY': 'npy',
+  rb'PK\x03\x04|PK\x05\x06': 'npz',
+}
+_REFUSED = {
+  rb'%!PS|\xc5\xd0\xd3\xc6': 'PostScript, which is a program',
+  rb'%PDF': 'PDF',
+  rb'....ftyp(avif|avis)': 'AVIF',
+  rb'....ftyp(hei|hev|mif1|msf1)': 'HEIC',
+  rb'....ftyp': 'a video or a camera raw file',
+  rb'\0\0\0\x0cjP|\xff\x4f\xff\x51': 'JPEG 2000',
+  rb'\0\0\0\x0cJXL|\xff\x0a': 'JPEG XL',
+  rb'8BPS': 'a Photoshop file',
+  rb'v/1\x01': 'OpenEXR',
+  rb'\x89HDF': 'HDF5',
+  rb'\x1f\x8b|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf': 'a packed file',
+  rb'\s*<': 'a page or a drawing',
+  rb'\x80[\x02-\x05]': 'a pickle, which is never opened',
+}
+
+
+class Picture(NamedTuple):
+  """One upright image in [0, 1], and all that was read beside it."""
+
+  pixels: np.ndarray  # float32 [H, W, C]; 0 where the mask is False.
+  mask: np.ndarray | None  # bool [H, W], True = valid; None: all are.
+  white: float  # The stored value that became 1.
+  container: str  # As 'PNG'.
+  depth: str  # As 'uint16'.
+  turned: bool  # EXIF turned it.
+  profile: bytes | None  # ICC, not applied.
+  low: float  # The stored values of the valid pixels.
+  high: float
+  missing: str = ''  # Why pixels are masked.
+  header: str | None = None  # The cards of a FITS file.
+
+  def describe(self) -> str:
+    """Returns one line that says what was read."""
+    height, width, channels = self.pixels.shape
+    parts = [
+      f'{self.container} {width}x{height}',
+      f'{channels} channel{"s" * (channels > 1)}',
+      self.depth,
+      f'values {self.low:.6g} to {self.high:.6g}',
+      f'white {self.white:.6g}',
+    ]
+    if self.turned:
+      parts.append('turned by its EXIF')
+    if self.profile:
+      parts.append('colour profile kept, not applied')
+    if self.mask is not None:
+      lost = self.mask.size - np.count_nonzero(self.mask)
+      parts.append(f'{lost} pixels masked ({self.missing})')
+    return ', '.join(parts)
+
+
+def read(
+  source: str, *, white: float | None = None, page: int | None = None
+) -> Picture:
+  """Returns the whole, upright image of a file or of a sample, or refuses it.
+
+  The function guesses nothing. White is the largest value of an integer type;
+  floats must lie in [0, 1] unless `white` is given. Transparent, blank and
+  not finite pixels are masked.
+
+  Args:
+    source: a file, or one of SAMPLES where no file has that name.
+    white: the stored value that becomes 1.
+    page: which page of a TIFF, or HDU of a FITS file, from 0; None: the only
+      one.
+
+  Raises:
+    ValueError: the message says in one line what is wrong with the source.
+  """
+  if white is not None and not 0 < white < float('inf'):
+    raise ValueError(f'white is {white}; it must be a number above 0')
+  path = os.path.expanduser(source)
+  if os.path.isfile(path):
+    try:
+      return _scale(_decode(path, page), white)
+    # Decoders raise nearly anything on damaged data.
+    except Exception as error:
+      text = ' '.join(str(error).split())[:200] or type(error).__name__
+      if not isinstance(error, ValueError | OSError):
+        text = f'is damaged ({type(error).__name__}: {text})'
+      raise ValueError(f'{path!r}: {text}') from error
+  if source in SAMPLES:
+    return _scale(_read_sample(source), white)
+  if os.path.isdir(path):
+    raise ValueError(f'{path!r} is a folder; {_advise(path)}')
+  raise ValueError(
+    f'{path!r} is neither a file nor one of the samples {", ".join(SAMPLES)}'
+  )
+
+
+def _decode(path, page):
+  with open(path, 'rb') as file:
+    head = file.read(512)
+  if not head:
+    raise ValueError('is empty; give a PNG, JPEG or TIFF')
+  kind = _find(head, _BEGINNINGS)
+  if kind is None:
+    refused = _find(head, _REFUSED)
+    what = f'is {refused}' if refused else 'is not a known image'
+    raise ValueError(f'{what}; give a PNG, JPEG or TIFF')
+  if kind == 'TIFF':
+    return tiff.read_tiff(path, page)
+  if kind == 'FITS':
+    return fits.read_fits(path, page)
+  if page is not None:
+    raise ValueError(f'is {kind}, which has no pages: page={page}')
+  decoders = {
+    'Netpbm': netpbm.read_netpbm,
+    'npy': arrays.read_npy,
+    'npz': arrays.read_npz,
+  }
+  if kind in decoders:
+    return decoders[kind](path)
+  return pillow.read_pillow(path, kind)
+
+
+def _find(head, table):
+  matches = (name for text, name in table.items() if _matches(text, head))
+  return next(matches, None)
+
+
+def _matches(text, head):
+  return re.match(text, head, re.DOTALL) is not None
+
+
+def _advise(path):
+  signs = ('.zarray', '.zgroup', 'zarr.json')
+  if any(os.path.exists(os.path.join(path, name)) for name in signs):
+    return 'Zarr is not supported yet, save one image as TIFF'
+  return 'name one image in it'
+
+
+def _scale(found: raw.Raw, white: float | None) -> Picture:
+  """Masks and scales values, block by block so that memory stays bounded."""
+  values = found.values if found.values.ndim == 3 else found.values[..., None]
+  raw.check_shape(values.shape)
+  mask, missing = _find_mask(values, found.valid)
+  low, high = _find_range(values, mask)
+  top = white if white is not None else found.white
+  top = 1.0 if top is None else float(top)
+  # Written with "not", because NaN fails every comparison.
+  if not (low >= 0 and high <= top):
+    raise ValueError(_explain_range(found, low, high, top, white))
+  pixels = np.empty(values.shape, np.float32)
+  rows = max(1, (1 << 20) // values[0].size)
+  for start in range(0, len(values), rows):
+    block = slice(start, start + rows)
+    with np.errstate(all='ignore'):  # What is not finite is masked below.
+      pixels[block] = values[block].astype(np.float64) / top
+    if mask is not None:
+      pixels[block][~mask[block]] = 0
+  return Picture(
+    pixels,
+    mask,
+    top,
+    found.container,
+    found.depth,
+    found.turned,
+    found.profile,
+    low,
+    high,
+    missing,
+    found.header,
+  )
+
+
+def _find_mask(values, valid):
+  """Returns the pixels that count and why others do not; None: all count."""
+  masks, why = [], []
+  if valid is not None and not valid.all():
+    masks.append(valid)
+    why.append('transparent or blank')
+  if values.dtype.kind == 'f':
+    finite = np.isfinite(values).all(2)
+    if not finite.all():
+      masks.append(finite)
+      why.append('nan or infinite')
+  if not masks:
+    return None, ''
+  mask = np.logical_and.reduce(masks)
+  if not mask.any():
+    raise ValueError(f'holds no pixel that counts: all {", ".join(why)}')
+  return mask, ', '.join(why)
+
+
+def _find_range(values, mask):
+  if mask is not None:
+    values = values[mask]
+  return float(values.min()), float(values.max())
+
+
+def _explain_range(found, low, high, top, white):
+  if found.white is None and white is None:
+    return f'holds floats from {low} to {high}; scale them to [0, 1] first'
+  return (
+    f'holds {found.depth} from {low:.9g} to {high:.9g}, outside 0 to white '
+    f'({top:.9g})'
+  )
+
+
+def _read_sample(name):
+  try:
+    from skimage import data
+
+    pixels = getattr(data, name)()
+  except ImportError:
+    raise ValueError(
+      f"the sample {name!r} needs scikit-image: pip install 'dipjax[samples]', "
+      'or give a file with --config.data.image=FILE'
+    ) from None
+  return raw.Raw(pixels, raw.find_white(pixels.dtype), 'uint8', 'sample')

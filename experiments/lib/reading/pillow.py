@@ -1,0 +1,225 @@
+"""PNG, JPEG, BMP, GIF and WebP, by Pillow, in the modes that it reads right."""
+
+import contextlib
+import io
+import os
+import struct
+import sys
+import tempfile
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+
+from experiments.lib.reading.raw import MAX_PIXELS, Raw, check_size
+
+# The modes of each format whose values Pillow gives as they are stored.
+_COLOURS = {'1', 'L', 'LA', 'P', 'RGB', 'RGBA'}
+_MODES = {
+  'PNG': _COLOURS | {'I', 'I;16'},
+  'JPEG': {'L', 'RGB', 'CMYK'},
+  'BMP': _COLOURS,
+  'GIF': _COLOURS,
+  'WEBP': {'RGB', 'RGBA'},
+}
+_ORIENTATION = 0x0112
+_MAX_RATIO = 1100  # Deflate packs no better.
+# What takes the low byte of a sample where Pillow takes the high one.
+_NATIVE = 'L' if sys.byteorder == 'little' else 'B'
+_SWAPPED = {'L': 'B', 'B': 'L', 'N': 'B' if _NATIVE == 'L' else 'L'}
+
+
+class Loaded(NamedTuple):
+  """A decoded, upright image, and whether it had to be turned."""
+
+  image: Image.Image
+  turned: bool
+
+
+def read_pillow(path: str, container: str) -> Raw:
+  """Returns the values of a file of one of the formats of `_MODES`."""
+  with open_image(path, container) as image:
+    check_size(image.height, image.width)
+    _check_frames(image)
+    if image.mode not in _MODES[container]:
+      raise ValueError(f'is a {container} of mode {image.mode}, not supported')
+    profile = image.info.get('icc_profile')
+    if image.mode == 'CMYK' and profile:
+      raise ValueError('holds inks with a colour profile; convert it to RGB')
+    depth, colour = _read_header(path) if container == 'PNG' else (8, 2)
+    if container == 'PNG':
+      _check_bytes(image, depth, path)
+    if depth == 16 and colour:
+      values, valid, turned = _read_deep_png(path, colour)
+      return Raw(values, 65535, 'uint16', 'PNG', valid, turned, profile)
+    if image.mode == '1':
+      depth = 1
+    loaded = load(image)
+    values, valid = split(loaded.image, depth if colour == 0 else 8)
+  bits = 16 if depth == 16 else depth if image.mode in ('1', 'L') else 8
+  white = (1 << bits) - 1
+  return Raw(
+    values, white, f'uint{bits}', container, valid, loaded.turned, profile
+  )
+
+
+@contextlib.contextmanager
+def open_image(source, container: str) -> Iterator[ImageFile.ImageFile]:
+  """Opens a file as one format alone; no other decoder sees a byte of it."""
+  try:
+    # Pillow warns of files that the checks accept or refuse by themselves.
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')
+      formats = ['JPEG', 'MPO'] if container == 'JPEG' else [container]
+      # Pillow maps a file that it knows by name, and turns what it mapped
+      # wrongly (TIFF, orientations 5 to 8): it gets the open file.
+      with (
+        open(source, 'rb') if isinstance(source, str) else source as file,
+        Image.open(file, formats=formats) as image,
+      ):
+        yield image
+  except UnidentifiedImageError:
+    raise ValueError('is not a known image; give a PNG, JPEG or TIFF') from None
+  except Image.DecompressionBombError:
+    raise ValueError(
+      f'more than {MAX_PIXELS} pixels; reduce or cut it first'
+    ) from None
+
+
+def load(image: Image.Image) -> Loaded:
+  """Decodes an image and turns it upright, without a line on the terminal."""
+  turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+  with _hush():
+    image.load()
+  # What Pillow loads of a TIFF is upright; a second turn would undo it.
+  if image.format != 'TIFF':
+    ImageOps.exif_transpose(image, in_place=True)
+  return Loaded(image, turned)
+
+
+def load_deep(opener: Callable) -> tuple[np.ndarray, Loaded]:
+  """Returns 16-bit colour, of which Pillow gives one byte at a time.
+
+  Pillow reduces 16-bit colour to the high byte of each sample. Read in the
+  other byte order, the high byte is the low one: two readings give all bits.
+
+  Args:
+    opener: opens the image, at the page to read.
+  """
+  with opener() as image:
+    high = load(image)
+    values = np.asarray(high.image).astype(np.uint16) << 8
+  with opener() as image:
+    image.tile = [_swap_bytes(tile) for tile in image.tile]
+    values |= np.asarray(load(image).image)
+  return values, high
+
+
+def split(
+  image: Image.Image, bits: int = 8
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Returns the values, and which pixels are opaque; None: all.
+
+  Args:
+    image: decoded, of a mode of `_MODES`.
+    bits: of one grey sample, which Pillow stretches to eight.
+  """
+  if image.mode in ('1', 'L', 'I', 'I;16', 'I;16B'):
+    values = np.asarray(image)
+    if image.mode == '1':
+      values = values.astype(np.uint8)
+    elif bits < 8:
+      values = values // (255 // ((1 << bits) - 1))
+    key = image.info.get('transparency')
+    if key is not None and image.mode == '1':
+      key = int(key > 0)
+    return values, None if key is None else values != key
+  if not image.has_transparency_data:
+    return np.asarray(image.convert('RGB')), None
+  grey = image.mode == 'LA'
+  pixels = np.asarray(image if grey else image.convert('RGBA'))
+  colours = pixels[..., 0] if grey else pixels[..., :3]
+  return colours, pixels[..., -1] == 255
+
+
+def _check_frames(image):
+  frames = getattr(image, 'n_frames', 1)
+  # The later pictures in a phone's JPEG are previews and gain maps of the
+  # photograph, not photographs.
+  if frames != 1 and image.format != 'MPO':
+    raise ValueError(
+      f'holds {frames} frames; save the one to restore as a file of its own'
+    )
+
+
+def _read_header(path):
+  """Returns the bits and the colour type of a PNG."""
+  with open(path, 'rb') as file:
+    header = file.read(26)
+  return header[24], header[25]
+
+
+def _check_bytes(image, depth, path):
+  """Refuses a PNG with fewer bytes than its pixels can be packed in."""
+  packed = image.width * image.height * depth // 8 // _MAX_RATIO
+  if packed > os.path.getsize(path):
+    raise ValueError('is truncated: pixels are missing')
+
+
+def _read_deep_png(path, colour):
+  opener = lambda: open_image(path, 'PNG')
+  if colour == 4:
+    opener = lambda: open_image(_widen_grey(path), 'PNG')
+    with opener() as image:
+      image, turned = load(image)
+      pixels = np.asarray(image).astype(np.uint16)
+    values, alpha = pixels[..., ::2] << 8 | pixels[..., 1::2], 1
+    return values[..., 0], values[..., alpha] == 65535, turned
+  values, (image, turned) = load_deep(opener)
+  if colour == 6:
+    return values[..., :3], values[..., 3] == 65535, turned
+  key = image.info.get('transparency')
+  valid = None if key is None else (values != np.array(key)).any(2)
+  return values, valid, turned
+
+
+def _widen_grey(path):
+  """Returns 16-bit grey with alpha as the RGBA of 8 bits that its bytes are."""
+  with open(path, 'rb') as file:
+    data = bytearray(file.read())
+  data[24:26] = 8, 6
+  data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
+  return io.BytesIO(data)
+
+
+def _swap_bytes(tile):
+  args = tile.args
+  mode = args if isinstance(args, str) else args[0]
+  if mode[-4:-1] != ';16':
+    raise ValueError(f'has samples of the layout {mode}, not supported')
+  mode = mode[:-1] + _SWAPPED[mode[-1]]
+  return tile._replace(
+    args=mode if isinstance(args, str) else (mode, *args[1:])
+  )
+
+
+@contextlib.contextmanager
+def _hush():
+  """Keeps what a C library says about a file off the terminal."""
+  try:
+    kept = os.dup(2)
+  except OSError:  # No terminal, nothing to keep off it.
+    yield
+    return
+  try:
+    with tempfile.TemporaryFile() as lines:
+      os.dup2(lines.fileno(), 2)
+      try:
+        yield
+      finally:
+        os.dup2(kept, 2)
+  finally:
+    os.close(kept)

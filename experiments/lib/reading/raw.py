@@ -1,0 +1,49 @@
+"""What every decoder gives: the values of a file as the file stores them."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+MAX_PIXELS = 100_000_000
+MAX_CHANNELS = 5
+
+
+class Raw(NamedTuple):
+  """The values of one image, neither scaled nor masked, and what they mean."""
+
+  values: np.ndarray  # [H, W] or [H, W, C], any real type.
+  white: float | None  # The largest value of the type; None: floats.
+  depth: str  # As 'uint16'.
+  container: str  # As 'PNG'.
+  valid: np.ndarray | None = None  # bool [H, W], False: transparent or blank.
+  turned: bool = False  # The values lie upright, in the file they did not.
+  profile: bytes | None = None  # ICC.
+  header: str | None = None  # The cards of a FITS file.
+
+
+def check_size(height: int, width: int) -> None:
+  """Refuses, before anything is decoded, too many pixels or none."""
+  if height < 1 or width < 1:
+    raise ValueError(f'holds no pixels, {width} x {height}')
+  if height * width > MAX_PIXELS:
+    raise ValueError(
+      f'{width} x {height} is more than {MAX_PIXELS} pixels; reduce or cut it '
+      'first'
+    )
+
+
+def check_shape(shape: tuple[int, ...]) -> None:
+  """Refuses what is not [H, W] or [H, W, C] with few channels."""
+  if len(shape) not in (2, 3) or not 1 <= (*shape, 1)[2] <= MAX_CHANNELS:
+    raise ValueError(
+      f'holds an array of shape {list(shape)}; give [height, width] or '
+      f'[height, width, 1 to {MAX_CHANNELS}]'
+    )
+  check_size(*shape[:2])
+
+
+def find_white(dtype: np.dtype) -> float | None:
+  """Returns the largest value of an integer type; None for floats."""
+  if dtype.kind == 'b':
+    return 1
+  return None if dtype.kind == 'f' else int(np.iinfo(dtype).max)
