@@ -128,11 +128,13 @@ class Recorder:
 
   def load(self, like: loop.Progress) -> loop.Progress | None:
     """Goes back to the last checkpoint of this fit; see `loop.Store`."""
+    # Only the first fit of this start can be the one that was interrupted.
+    if self._has_records:
+      return None
+    self._has_records = True
     notes = self.checkpoints.find_latest()
-    is_first, self._has_records = not self._has_records, True
-    if notes is None or notes['label'] != self.label or not is_first:
-      if is_first:
-        self.records.begin(self._keep)
+    if notes is None or notes['label'] != self.label:
+      self.records.begin(self._keep)
       return None
     self.records.rewind(notes['records'])
     self._earlier, self._shown = notes['seconds'], notes['shown']
