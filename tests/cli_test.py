@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments.lib import cli, folders, task
+from experiments.lib import cli, folders, stopping, task
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -111,3 +111,20 @@ def test_an_error_of_a_file_names_the_file(capsys):
     cli.perform(fail, None, 'anywhere', overwrite=False)
   said = capsys.readouterr().err
   assert said == "error: 'a\\x1bb.png': No space left on device\n"
+
+
+def test_an_interrupt_that_a_callback_swallowed_comes_again():
+  class Swallowing:
+    def __del__(self):
+      os.kill(os.getpid(), signal.SIGINT)
+      time.sleep(0.01)  # The handler raises here, where nobody can catch it.
+
+  hook = sys.unraisablehook
+  sys.unraisablehook = stopping.repeat_swallowed
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      del_me = Swallowing()
+      del del_me
+      time.sleep(5)
+  finally:
+    sys.unraisablehook = hook

@@ -19,7 +19,14 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from experiments.lib import compiled, explain, folders, machine, schema
+from experiments.lib import (
+  compiled,
+  explain,
+  folders,
+  machine,
+  schema,
+  stopping,
+)
 from experiments.lib import workdir as workdirs
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
@@ -68,6 +75,7 @@ def _main(run: Run) -> None:
   # A terminated run cleans up as an interrupted one does.
   signal.signal(signal.SIGINT, signal.default_int_handler)
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+  sys.unraisablehook = stopping.repeat_swallowed
   compiled.enable_cache()
   perform(run, _CONFIG.value, _WORKDIR.value, overwrite=_OVERWRITE.value)
 

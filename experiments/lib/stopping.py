@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -58,6 +59,21 @@ def catch_signals() -> Iterator[Stop]:
     theirs.close()
     waiter.join()
     ours.close()
+
+
+def repeat_swallowed(unraisable: Any) -> None:
+  """Sends a signal again whose exception a callback has swallowed.
+
+  A handler of signals that raises an exception may run within a callback of the
+  garbage collector, where Python prints the exception and goes on. For
+  `sys.unraisablehook`.
+  """
+  numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
+  number = numbers.get(unraisable.exc_type)
+  if number is None:
+    sys.__unraisablehook__(unraisable)
+  else:
+    threading.Timer(0.05, os.kill, (os.getpid(), number)).start()
 
 
 def _do_nothing(number, frame):
