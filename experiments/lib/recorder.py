@@ -77,7 +77,7 @@ class Recorder:
 
     Args:
       workdir: the folder of the run.
-      config: has the sections record, checkpoint and average.
+      config: has the sections record and checkpoint, most have average.
       steps: the most steps of the fit.
       seeds: the seed of each lane.
       name: the folder of the fit's checkpoints, where a run has several fits.
@@ -224,8 +224,10 @@ class Recorder:
       return
     self._previewed = time.monotonic()
     steps = np.asarray(states.step)[:, None, None, None]
+    # Without the section the average is the last output.
+    decay = self._config.get('average', {}).get('decay', 0.0)
     averages = monitors.unbias_average(
-      states.average, jnp.asarray(steps), decay=self._config.average.decay
+      states.average, jnp.asarray(steps), decay=decay
     )
     good = np.asarray(averages)[np.ravel(steps) > 0]
     path = self._workdir.find(workdirs.PREVIEW)
