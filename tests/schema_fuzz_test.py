@@ -18,7 +18,7 @@ from configs import req2, req3
 from configs import staged as staged_config
 from dipjax.engine import lanes, loop
 from experiments import ddpm, denoise, inpaint, staged, super_resolution
-from experiments.lib import schema, stages
+from experiments.lib import chains, schema
 
 NUMBERS = (-1, 0, 10**9, 10**30, -1.0, 0.0, 1.5, 1e9, 1e30, math.nan, math.inf)
 VALUES = (*NUMBERS, '', 'x', True, None, (), (1,), {})
@@ -85,7 +85,7 @@ def begin(monkeypatch, traced):
 
   # `restore` has traced what it begins, for its estimate of the memory.
   monkeypatch.setattr(loop, 'run_lanes', run_traced_lanes)
-  monkeypatch.setattr(stages, 'run_lanes', run_lanes)
+  monkeypatch.setattr(chains, 'run_lanes', run_lanes)
   monkeypatch.setattr(ddpm, 'fit_model', fit_model)
 
 

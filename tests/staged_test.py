@@ -265,7 +265,7 @@ def test_parameters_and_images_go_on(photograph, monkeypatch):
     calls.append((problems, begun[0], _copy(states)))
     return states, trace
 
-  monkeypatch.setattr(stages, 'run_lanes', watch_run)
+  monkeypatch.setattr(chains, 'run_lanes', watch_run)
   images_of = {}
   for keep in (False, True):
     calls.clear()
@@ -294,7 +294,7 @@ def test_a_fixed_code_stays(photograph, monkeypatch):
     seen.append(np.asarray(problems.code))
     return run_lanes(fit, keys, problems, *rest, **arguments)
 
-  monkeypatch.setattr(stages, 'run_lanes', watch_run)
+  monkeypatch.setattr(chains, 'run_lanes', watch_run)
   config = _make_config(photograph, lanes=2, **{'staged.code': 'fixed'})
   config.fit.steps = 12
   _fit(config)
