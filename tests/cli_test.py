@@ -62,9 +62,10 @@ def test_ctrl_c_during_imports_has_no_traceback(tmp_path, after):
   time.sleep(after)
   process.send_signal(signal.SIGINT)
   _, said = process.communicate(timeout=120)
-  assert process.returncode in (-signal.SIGINT, 130)
   # Before the first line of ours Python itself reports the signal.
-  assert 'experiments' not in said or 'Traceback' not in said
+  if 'experiments' in said or not said:
+    assert process.returncode in (-signal.SIGINT, 130)
+    assert 'Traceback' not in said
   assert not os.listdir(tmp_path)
 
 
