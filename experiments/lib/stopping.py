@@ -65,9 +65,12 @@ def repeat_swallowed(unraisable: Any) -> None:
   """Sends a signal again whose exception a callback has swallowed.
 
   A handler of signals that raises an exception may run within a callback of the
-  garbage collector, where Python prints the exception and goes on. For
-  `sys.unraisablehook`.
+  garbage collector, where Python prints the exception and goes on. What orbax
+  leaves behind where it could not read or write is not printed either: the
+  error itself was raised. For `sys.unraisablehook`.
   """
+  if str(unraisable.exc_value) == 'Event loop is closed':
+    return
   numbers = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGTERM}
   number = numbers.get(unraisable.exc_type)
   if number is None:
