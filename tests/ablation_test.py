@@ -451,7 +451,7 @@ def _write_ddpm(workdir):
     model.training, jax.random.key(3), jnp.zeros((1, 8, 8, 3))
   )
   state = state.replace(step=jnp.int32(7))
-  with checkpoints.Checkpoints(str(workdir / checkpoints.FOLDER)) as saved:
+  with checkpoints.Checkpoints(str(workdir / workdirs.CHECKPOINTS)) as saved:
     saved.save(state, 7)
   return model, state
 

@@ -208,6 +208,23 @@ def test_a_run_stays_aside_until_one_succeeds(tmp_path):
   assert not aside.exists()
 
 
+def test_a_run_stays_aside_while_the_next_is_only_stopped(tmp_path):
+  _finish(tmp_path, **{'restored.png': 'old'})
+  with (
+    workdirs.overwrite(str(tmp_path)),
+    workdirs.open_workdir(str(tmp_path), CONFIG) as folder,
+  ):
+    folder.write({'steps': 1, 'stopped': True}, lambda path: [])
+  assert (tmp_path / '.replaced' / 'restored.png').read_text() == 'old'
+
+
+def test_the_arms_of_a_killed_ablation_are_replaced_too(tmp_path):
+  with workdirs.open_workdir(str(tmp_path), CONFIG) as folder:
+    records.append_lines(folder.find(workdirs.ARMS), [{'arm': 'old'}])
+  with workdirs.overwrite(str(tmp_path)):
+    assert records.read_lines(str(tmp_path / workdirs.ARMS)) == []
+
+
 def test_a_result_that_lists_foreign_files_deletes_none(tmp_path):
   workdir, foreign = tmp_path / 'run', tmp_path / 'foreign.txt'
   foreign.write_text('mine')

@@ -35,8 +35,6 @@ from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data, load_denoising
 from experiments.lib.task import Result
 
-ARMS = 'arms.jsonl'  # One line for each row of a finished arm.
-
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   """Fits all arms, one group after the other; returns numbers and arrays.
@@ -65,7 +63,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   ) as folder:
     if folder.finished:
       return task.recall(folder)
-    rows: list[Any] = records.read_lines(folder.find(ARMS))
+    rows: list[Any] = records.read_lines(folder.find(workdirs.ARMS))
     done = {row['arm'] for row in rows}
     print(arms_lib.describe_budget(config, planned, done), flush=True)
     beside = baselines.make_rows(data, sigma, told, trained)
@@ -76,7 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
       added, restored, signal = fit_arms(config, group, folder, done)
       if signal:
         break
-      records.append_lines(folder.find(ARMS), added)
+      records.append_lines(folder.find(workdirs.ARMS), added)
       rows += added
       arrays |= restored
     order = [arm.name for arm in planned]
@@ -89,7 +87,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
       lambda path: [
         *write(config, path, summary),
         *(f'{name}.png' for name in order),
-        ARMS,
+        workdirs.ARMS,
       ],
     )
     if not signal:

@@ -12,6 +12,7 @@ import numpy as np
 from dipjax import diffusion
 from experiments import ddpm
 from experiments.lib import checkpoints, report
+from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
 
 
@@ -68,7 +69,7 @@ def load_ddpm(workdir: str, shape: tuple[int, int, int]) -> Trained:
   model = ddpm.make_model(config, shape[-1])
   blank = jnp.zeros((1, *shape))
   fresh = diffusion.begin(model.training, jax.random.key(0), blank)
-  folder = os.path.join(workdir, checkpoints.FOLDER)
+  folder = os.path.join(workdir, workdirs.CHECKPOINTS)
   with checkpoints.Checkpoints(folder, data=None) as saved:
     try:
       state = saved.load(fresh)

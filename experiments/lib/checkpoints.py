@@ -18,8 +18,6 @@ import orbax.checkpoint as ocp
 from experiments.lib import folders, records
 from experiments.lib import leaves as leaves_lib
 
-FOLDER = 'checkpoints'
-
 _KEEP = 2
 
 _SPARE = 2**22  # Bytes that a disk must have beside a checkpoint.
@@ -68,7 +66,7 @@ class Checkpoints:
     """Reads and writes nothing yet.
 
     Args:
-      folder: the folder of the checkpoints alone, usually FOLDER in a workdir.
+      folder: the folder of the checkpoints alone.
       every: see `parse_interval`.
       data: the digest of the run's data; a checkpoint of other data is an
         error. None takes any.

@@ -14,6 +14,7 @@ from experiments.lib import folders, locks
 # Files that every run has while it goes on.
 _CONFIG, RESULT, METRICS = 'config.json', 'result.json', 'metrics.jsonl'
 PREVIEW, CHECKPOINTS = 'preview.png', 'checkpoints'
+ARMS = 'arms.jsonl'  # Of an ablation: one line for each row of a finished arm.
 
 # Where a run is until the run that replaces it has succeeded.
 _ASIDE = '.replaced'
@@ -199,11 +200,12 @@ def overwrite(workdir: str) -> Iterator[None]:
   """Sets a run's files aside, and deletes them once another run has succeeded.
 
   The function prints what will be deleted. Where the run in the context fails
-  before it has computed anything, the files come back. A process that is killed
-  leaves them in a folder `.replaced` of the workdir.
+  before it has computed anything, the files come back. A run that is stopped or
+  killed leaves them in a folder `.replaced` of the workdir, until one succeeds:
+  `Workdir.write` then deletes them.
 
   Raises:
-    ValueError: the folder is in use, or holds no run.
+    ValueError: the folder is in use.
   """
   names = list_files(workdir)
   if not names:
@@ -221,7 +223,6 @@ def overwrite(workdir: str) -> Iterator[None]:
         os.rename(os.path.join(aside, name), os.path.join(workdir, name))
       os.rmdir(aside)
     raise
-  shutil.rmtree(aside, ignore_errors=True)
 
 
 def _set_aside(workdir, names, aside):
@@ -247,7 +248,7 @@ def list_files(workdir: str) -> list[str]:
   if not os.path.exists(os.path.join(workdir, _CONFIG)):
     return []
   result = read_json(os.path.join(workdir, RESULT)) or {}
-  names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS}
+  names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS, ARMS}
   # Only names within the folder: anybody can write a result.json.
   names |= {str(name) for name in result.get('files', [])}
   return sorted(
@@ -265,7 +266,7 @@ def _has_work(workdir: str) -> bool:
   records = os.path.exists(metrics) and os.path.getsize(metrics)
   return bool(records) or any(
     os.path.exists(os.path.join(workdir, name))
-    for name in (RESULT, CHECKPOINTS, 'arms.jsonl')
+    for name in (RESULT, CHECKPOINTS, ARMS)
   )
 
 
