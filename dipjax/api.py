@@ -190,9 +190,7 @@ def restore(
   # before any code is drawn.
   shapes = jax.eval_shape(pose, keys[0], measurement)
   _check_prediction(recipe.network, shapes, size)
-  available = _find_memory() if memory is None else memory
-  if available is not None:
-    memory_lib.check_memory(recipe, shapes, available, lanes=len(seeds))
+  memory_lib.check_memory(recipe, shapes, memory, lanes=len(seeds))
   problems = lanes.stack_lanes([pose(key, measurement) for key in keys])
 
   cleans = None
@@ -276,10 +274,6 @@ def _check_penalties(recipe, size):
 def _check_perceptual(recipe, perceptual):
   if perceptual and not recipe.method.takes_terms:
     raise ValueError(f'the method {recipe.method.name!r} takes no features')
-
-
-def _find_memory():
-  return (jax.local_devices()[0].memory_stats() or {}).get('bytes_limit')
 
 
 def _check_prediction(network, problem, size):

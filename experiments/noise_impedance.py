@@ -148,10 +148,8 @@ def pose_targets(
   pose = lambda target: lanes.pose_problem(
     prepared, key, target, operator, target.shape
   )
-  available = machine.find_memory()
-  if available is not None:
-    shapes = jax.eval_shape(pose, arrays[0])
-    memory.check_memory(prepared, shapes, available, lanes=len(arrays))
+  shapes, available = jax.eval_shape(pose, arrays[0]), machine.find_memory()
+  memory.check_memory(prepared, shapes, available, lanes=len(arrays))
   return prepared, key, list(map(pose, arrays))
 
 

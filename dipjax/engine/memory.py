@@ -93,14 +93,20 @@ def _clone(network: Any, remat: bool) -> nn.Module:
 
 
 def check_memory(
-  recipe: Recipe, problem: Problem, available: int, *, lanes: int = 1
+  recipe: Recipe, problem: Problem, available: int | None, *, lanes: int = 1
 ) -> None:
   """Raises a ValueError, with the settings that would fit, if a fit does not.
 
   Args:
     recipe, problem, lanes: see `estimate_bytes`.
-    available: bytes that the fit may take.
+    available: bytes that the fit may take; None is what the device says it has.
+      Where the device says nothing, as a CPU does, every fit is allowed.
   """
+  if available is None:
+    stats = jax.local_devices()[0].memory_stats() or {}
+    available = stats.get('bytes_limit')
+  if available is None:
+    return
   measured = _measure(recipe, problem)
   total = lambda measured, lanes: (
     lanes * measured[0] + _count_at_once(lanes) * measured[1]

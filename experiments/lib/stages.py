@@ -178,9 +178,6 @@ def pose_stage(
 
 def check_memory(setup: Setup, count: int) -> None:
   """Raises a ValueError if `count` lanes of a stage do not fit into memory."""
-  available = machine.find_memory()
-  if available is None:
-    return
   prepared = []
 
   def pose(key):
@@ -192,7 +189,7 @@ def check_memory(setup: Setup, count: int) -> None:
   (recipe,) = prepared
   # The estimate is for a fit without oracles.
   recipe = recipe.replace(monitors={recipe.rule: recipe.monitors[recipe.rule]})
-  memory.check_memory(recipe, shapes, available, lanes=count)
+  memory.check_memory(recipe, shapes, machine.find_memory(), lanes=count)
 
 
 def make_target(setup: Setup, key: Array, index: int) -> Array:
