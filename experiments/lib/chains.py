@@ -90,18 +90,9 @@ def _slim(states: FitState) -> FitState:
 
 def _shape_stage(setups: Sequence[stages.Setup]) -> Any:
   """Returns the shapes of what every finished stage keeps."""
-  posed = [
-    stages.pose_stage(setup, key, 0, setup.first_code)
-    for setup in setups
-    for key in setup.keys
-  ]
-  clean = setups[0].data.clean
-  states = lanes.init.eval_shape(
-    make_fit(posed[0][0]),
-    jnp.stack([key for setup in setups for key in setup.keys]),
-    lanes.stack_lanes([problem for _, problem in posed]),
-    None if clean is None else jnp.stack([jnp.asarray(clean)] * len(posed)),
-  )
+  makers = [setup.first_code for setup in setups for _ in setup.keys]
+  posed, _ = _pose_stages([(setup, 0) for setup in setups], makers)
+  states = lanes.init.eval_shape(*posed)
   return _slim(states), history.begin(states).trace
 
 
@@ -140,26 +131,35 @@ def _fit_stages(pairs, makers, record, *, before: ArrayLike = 0, start=None):
     The states and the trace of all lanes, and a Restoration for each pair.
   """
   setup = pairs[0][0]
-  own = [(*pair, key) for pair in pairs for key in pair[0].keys]
-  posed = [
-    stages.pose_stage(setup, key, index, maker)
-    for (setup, index, key), maker in zip(own, makers, strict=True)
-  ]
-  recipe, problems = posed[0][0], [problem for _, problem in posed]
-  cleans = None
-  if setup.data.clean is not None:
-    cleans = jnp.stack([jnp.asarray(setup.data.clean) for setup, *_ in own])
+  posed, own = _pose_stages(pairs, makers)
   states, trace = run_lanes(
-    make_fit(recipe),
-    jnp.stack([staged.make_key(key, index) for _, index, key in own]),
-    lanes.stack_lanes(problems),
-    cleans,
+    *posed,
     start=start,
     chunk=min(setup.config.record.every, setup.config.fit.steps),
-    watch=_make_watch(own, problems, before, record),
+    watch=_make_watch(own, posed[2].measurement, before, record),
     store=record,
   )
   return states, trace, _split(setup, states, trace, len(pairs))
+
+
+def _pose_stages(pairs, makers):
+  """Returns what `run_lanes` takes for some stages, and each lane's stage.
+
+  A lane's stage is its setup, the stage's index and the key of the seed.
+  """
+  own = [(*pair, key) for pair in pairs for key in pair[0].keys]
+  recipes, problems = zip(
+    *(
+      stages.pose_stage(setup, key, index, maker)
+      for (setup, index, key), maker in zip(own, makers, strict=True)
+    )
+  )
+  cleans = None
+  if own[0][0].data.clean is not None:
+    cleans = jnp.stack([jnp.asarray(setup.data.clean) for setup, *_ in own])
+  keys = jnp.stack([staged.make_key(key, index) for _, index, key in own])
+  fit, problems = make_fit(recipes[0]), lanes.stack_lanes(problems)
+  return (fit, keys, problems, cleans), own
 
 
 def _split(setup, states, trace, count) -> list[Restoration]:
@@ -174,13 +174,12 @@ def _split(setup, states, trace, count) -> list[Restoration]:
   ]
 
 
-def _make_watch(own, problems, before, record):
+def _make_watch(own, targets, before, record):
   """Returns a watch that records each chunk with the scores of the averages.
 
   The scores are against the stages' targets and the clean image.
   """
-  targets = [np.asarray(problem.measurement) for problem in problems]
-  decay = own[0][0].recipe.decay
+  targets, decay = np.asarray(targets), own[0][0].recipe.decay
 
   def watch(states, trace):
     estimates = monitors.unbias_average(
