@@ -3,6 +3,7 @@
 python -m experiments.ddpm --config=configs/ddpm.py --workdir=DIR
 """
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -171,7 +172,6 @@ def check_config(
       f'images of {shape[2]}x{shape[1]} must have sides that are multiples of '
       f'{multiple} for {len(channels)} levels'
     )
-  checkpoints.parse_interval(config.checkpoint.every)
   diffusion.choose_steps(config.schedule.steps, config.sample.steps)
 
 
@@ -273,8 +273,9 @@ def fit_model(
           data.shape[1:],
           config.sample,
         )
-        grid = pictures.draw_grid(drawn)
-        images.write_image(folder.find('samples.png'), grid)
+        # The end writes the last ones again, and says where there is no room.
+        with contextlib.suppress(OSError):
+          _write(folder.path, {'samples': drawn})
       # A checkpoint has no losses that wait for their record.
       if due(config.record.every):
         mean = float(np.mean(waiting))
