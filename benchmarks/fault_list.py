@@ -84,7 +84,7 @@ def start(arguments: Sequence[str], workdir: str, *, most: int = 0) -> Started:
     name, *flags = arguments
     module = importlib.import_module(f'experiments.{name}')
     sys.argv = [str(module.__file__), *flags, f'--workdir={workdir}']
-    cli.launch(module.run)
+    cli.launch(module.run, getattr(module, 'PICTURES', None))
   except SystemExit as end:
     status = end.code if isinstance(end.code, int) else bool(end.code)
   finally:

@@ -15,7 +15,11 @@ def get_base() -> ml_collections.ConfigDict:
 
   config.data = data = ml_collections.ConfigDict()
   data.image = 'astronaut'  # A file, or the name of a sample.
-  data.crop = ()  # (top, left, height, width) of the image, before the noise.
+  # (top, left, height, width) of the image before the noise, or (height, width)
+  # of its middle, or what there is of it.
+  data.crop = ()
+  data.white = 0.0  # The stored value that is white; 0: the type's largest.
+  data.page = -1  # Of a TIFF or a FITS file, from 0; -1: the only one.
 
   # Words behind the colon choose others: network=NAME, method=NAME, stop=NAME.
   config.network = choices.make_network('skip')
@@ -52,6 +56,17 @@ def get_base() -> ml_collections.ConfigDict:
   # How often the whole fit is saved: '60s', or '500' steps; '0': never.
   checkpoint.every = '60s'
   return config
+
+
+def add_output(config: ml_collections.ConfigDict) -> None:
+  """Adds the field of the file that the restored picture is written to."""
+  # A file; 'beside': NAME_restored.EXT beside a picture of your own; '': none.
+  config.output = 'beside'
+
+
+def add_strength(config: ml_collections.ConfigDict) -> None:
+  """Adds the field of how much of the noise the written file leaves out."""
+  config.fit.strength = 1.0  # Share of the restored picture in the output file.
 
 
 def add_noise(data: ml_collections.ConfigDict, sigma: float) -> None:

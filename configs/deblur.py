@@ -14,20 +14,28 @@ from configs import common, req2
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: motion, quick, smoke."""
+  """Returns the config; variants: motion, file, quick, smoke."""
   config = common.get_base()
+  common.add_output(config)
   data = config.data
   data.blur = True  # data.image is the sharp picture; False: the blurred one.
   common.add_noise(data, sigma=2.0)  # The noise comes after the blur.
   data.kernel = kernel = ml_collections.ConfigDict()
-  kernel.name = 'gaussian'  # The word `motion` changes the kernel.
+  kernel.name = 'gaussian'  # The words `motion` and `file` change the kernel.
   kernel.width = 1.6  # Standard deviation, in pixels.
   words = {
     'motion': _set_motion,
+    'file': _set_file,
     'quick': common.make_quick,
     'smoke': req2.make_smoke,
   }
   return common.apply_variant(config, variant, words)
+
+
+def _set_file(config):
+  config.data.kernel = kernel = ml_collections.ConfigDict()
+  kernel.name = 'file'
+  kernel.file = ''  # The picture of one blurred point, sides odd; or an .npy.
 
 
 def _set_motion(config):

@@ -15,6 +15,8 @@ from configs import choices, common
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
+  common.add_output(config)
+  common.add_strength(config)
   config.data.flash = ''  # The picture with flash, of the same size.
   # Each level has a name of its own, so that the field changes its type.
   with config.network.ignore_type():

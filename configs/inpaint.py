@@ -23,6 +23,7 @@ from configs import choices, common
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: the four cases, quick, smoke."""
   config = common.get_base()
+  common.add_output(config)
   data = config.data
   data.noise_seed = 0  # Random seed that draws the missing pixels.
   data.mask = ''  # A picture file of the same size: black is missing.

@@ -17,11 +17,14 @@ from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: fast, quality, perceptual, langevin,
+  """Returns the config; variants: auto, fast, quality, perceptual, langevin,
   quick, smoke."""
   config = common.get_base()
+  common.add_output(config)
+  common.add_strength(config)
   common.add_denoising(config.data, sigma=25.0)
   words = {
+    'auto': _make_fast,
     'fast': _make_fast,
     'quality': _make_quality,
     'perceptual': lambda config: config.fit.update(perceptual=0.1),

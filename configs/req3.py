@@ -16,6 +16,7 @@ from configs import choices, common
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: x8, quick, smoke."""
   config = common.get_base()
+  common.add_output(config)
   data = config.data
   data.reduce = True  # data.image is the large picture; False: the small one.
   data.factor = 4  # Sides of the large picture over sides of the small one.

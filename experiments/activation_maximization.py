@@ -15,12 +15,11 @@ import numpy as np
 
 from dipjax import operators
 from experiments.lib import build, cli, fields, schema, task
-from experiments.lib.data import Data, read
+from experiments.lib.data import IMAGE, Data, read
 
 # The fields of config.data that this experiment reads.
 _READ = (
-  'image',
-  'crop',
+  *IMAGE,
   'layer',
   'channel',
   'level',
@@ -50,7 +49,7 @@ def load(data: ml_collections.ConfigDict) -> Data:
   photograph is only shown.
   """
   fields.refuse_unread(data, _READ, 'data')
-  image = read(data.image, data.crop)
+  image = read(data).pixels
   network = build.make_features(data.weights, (data.layer,), 'data.layer')
   channels = network.params[data.layer.replace('relu', 'conv')]['bias'].size
   if not 0 <= data.channel < channels:

@@ -8,11 +8,11 @@ import ml_collections
 import numpy as np
 
 from dipjax import blurring, corruptions, operators
-from experiments.lib import cli, fields, schema, task
-from experiments.lib.data import Data, read
+from experiments.lib import cli, fields, images, schema, task
+from experiments.lib.data import IMAGE, Data, read
 
 # The fields of config.data that this experiment reads.
-_READ = ('image', 'crop', 'sigma', 'noise_seed', 'clip', 'blur', 'kernel')
+_READ = (*IMAGE, 'sigma', 'noise_seed', 'clip', 'blur', 'kernel')
 # By a kernel's name: the function that makes it, and the fields that it takes.
 _KERNELS = {
   'gaussian': (blurring.make_gaussian_kernel, ('width',)),
@@ -42,10 +42,11 @@ def load(data: ml_collections.ConfigDict) -> Data:
   data.sigma is added. Without data.blur the image is the blurred picture.
   """
   fields.refuse_unread(data, _READ, 'data')
-  image = read(data.image, data.crop)
+  picture = read(data)
+  image = picture.pixels
   operator = operators.make_blur(_make_kernel(data.kernel))
   if not data.blur:
-    return Data(image, None, operator)
+    return Data(image, None, operator, file=picture)
   blurred = np.asarray(operator(jnp.asarray(image)))
   measurement = corruptions.add_gaussian_noise(
     blurred, data.sigma / 255, seed=data.noise_seed, clip=data.clip
@@ -54,10 +55,25 @@ def load(data: ml_collections.ConfigDict) -> Data:
 
 
 def _make_kernel(kernel):
+  if kernel.name == 'file':
+    fields.refuse_unread(kernel, ('name', 'file'), 'data.kernel')
+    if not kernel.file:
+      raise ValueError(
+        'data.kernel.file is empty: name the picture of one blurred point, '
+        '--kernel=FILE'
+      )
+    return images.read_image(kernel.file).mean(axis=2)
   make, taken = fields.choose(_KERNELS, kernel.name, 'data.kernel.name')
   fields.refuse_unread(kernel, ('name', *taken), 'data.kernel')
   return make(*(kernel[name] for name in taken))
 
 
+PICTURES = cli.Pictures(
+  'deblur:quick,file',
+  fields={'data.blur': False},
+  files={'kernel': 'data.kernel.file'},
+  examples=('photo.png --kernel=kernel.png',),
+)
+
 if __name__ == '__main__':
-  cli.launch(run)
+  cli.launch(run, PICTURES)

@@ -1,5 +1,6 @@
 """Denoises a picture blindly: requirement 2, or a picture of your own.
 
+python -m experiments.denoise photo.jpg
 python -m experiments.denoise --config=configs/req2.py --workdir=DIR
 """
 
@@ -24,5 +25,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   return task.run('denoise', data, config, workdir)
 
 
+PICTURES = cli.Pictures(
+  'req2:auto',
+  fields={'data.sigma': 0.0},
+  examples=('photo.jpg', '*.tif', 'photo.jpg --output=better.png'),
+)
+
 if __name__ == '__main__':
-  cli.launch(run)
+  cli.launch(run, PICTURES)

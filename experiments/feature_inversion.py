@@ -11,10 +11,10 @@ import numpy as np
 
 from dipjax import operators
 from experiments.lib import build, cli, fields, schema, task
-from experiments.lib.data import Data, read
+from experiments.lib.data import IMAGE, Data, read
 
 # The fields of config.data that this experiment reads.
-_READ = ('image', 'crop', 'layers', 'weights')
+_READ = (*IMAGE, 'layers', 'weights')
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
@@ -37,7 +37,7 @@ def load(data: ml_collections.ConfigDict) -> Data:
   The fit sees only the features; the picture itself is only shown.
   """
   fields.refuse_unread(data, _READ, 'data')
-  image = read(data.image, data.crop)
+  image = read(data).pixels
   network = build.make_features(data.weights, tuple(data.layers), 'data.layers')
   features, scale = build.scale_features(network, image)
   operator = operators.Shared(operators.compose(network, scale))

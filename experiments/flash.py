@@ -8,10 +8,10 @@ import ml_collections
 
 from dipjax import codes
 from experiments.lib import cli, fields, schema, task
-from experiments.lib.data import Data, read
+from experiments.lib.data import IMAGE, Data, read
 
 # The fields of config.data that this experiment reads.
-_READ = ('image', 'crop', 'flash')
+_READ = (*IMAGE, 'flash')
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
@@ -31,19 +31,26 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
       'data.flash is empty: name two pictures of one scene, '
       '--config.data.image=DARK --config.data.flash=BRIGHT'
     )
-  image = read(config.data.image, config.data.crop)
-  flash = read(config.data.flash, config.data.crop)
+  picture = read(config.data)
+  image = picture.pixels
+  flash = read(config.data, config.data.flash).pixels
   if image.shape[:2] != flash.shape[:2]:
     raise ValueError(
       f'data.flash is {flash.shape[1]}x{flash.shape[0]}, data.image is '
       f'{image.shape[1]}x{image.shape[0]}: they must be of one size'
     )
-  data = Data(image, clean=None)
+  data = Data(image, clean=None, file=picture)
   # A code may be larger than the picture: the picture with flash then lies in
   # its middle and is reflected beyond.
   code = codes.use_image(flash)
   return task.run('flash', data, config, workdir, code=code)
 
 
+PICTURES = cli.Pictures(
+  'flash:quick',
+  files={'flash': 'data.flash'},
+  examples=('dark.jpg --flash=bright.jpg',),
+)
+
 if __name__ == '__main__':
-  cli.launch(run)
+  cli.launch(run, PICTURES)

@@ -9,12 +9,11 @@ import numpy as np
 
 from dipjax import corruptions, operators
 from experiments.lib import cli, fields, schema, task
-from experiments.lib.data import Data, read
+from experiments.lib.data import IMAGE, Data, read
 
 # The fields of config.data that this experiment reads.
 _READ = (
-  'image',
-  'crop',
+  *IMAGE,
   'noise_seed',
   'mask',
   'missing',
@@ -45,7 +44,7 @@ def load(data: ml_collections.ConfigDict) -> Data:
   missing. The whole picture is known without data.mask, or with data.complete.
   """
   fields.refuse_unread(data, _READ, 'data')
-  image = read(data.image, data.crop)
+  image = read(data).pixels
   operator = operators.make_mask(_load_mask(data, image.shape[:2]))
   measurement = np.asarray(operator(jnp.asarray(image)))
   clean = None if data.mask and not data.complete else image
@@ -72,5 +71,11 @@ def _load_mask(data, size):
   return seen
 
 
+PICTURES = cli.Pictures(
+  'inpaint:quick',
+  files={'mask': 'data.mask'},
+  examples=('photo.png --mask=mask.png',),
+)
+
 if __name__ == '__main__':
-  cli.launch(run)
+  cli.launch(run, PICTURES)

@@ -30,11 +30,11 @@ from experiments.lib import (
   task,
 )
 from experiments.lib import workdir as workdirs
-from experiments.lib.data import read
+from experiments.lib.data import IMAGE, read
 from experiments.lib.task import Result
 
 # The fields of config.data that this experiment reads.
-_READ = ('image', 'crop', 'sigma', 'noise_seed')
+_READ = (*IMAGE, 'sigma', 'noise_seed')
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
@@ -114,7 +114,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 def make_targets(data: ml_collections.ConfigDict) -> dict[str, np.ndarray]:
   """Returns the four targets of the paper by name, [H, W, C] each."""
   fields.refuse_unread(data, _READ, 'data')
-  image = read(data.image, data.crop)
+  image = read(data).pixels
   seed = data.noise_seed
   noisy = corruptions.add_gaussian_noise(image, data.sigma / 255, seed=seed)
   return {

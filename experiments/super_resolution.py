@@ -9,12 +9,11 @@ from PIL import Image, ImageFilter
 
 from dipjax import operators
 from experiments.lib import cli, fields, images, schema, task
-from experiments.lib.data import Data, read
+from experiments.lib.data import IMAGE, Data, read
 
 # The fields of config.data that this experiment reads.
 _READ = (
-  'image',
-  'crop',
+  *IMAGE,
   'reduce',
   'factor',
   'filter',
@@ -48,11 +47,11 @@ def load(data: ml_collections.ConfigDict) -> Data:
   """
   fields.refuse_unread(data, _READ, 'data')
   operator = operators.Downsample(data.factor, data.filter)
-  image = read(data.image, data.crop)
+  picture = read(data)
   if not data.reduce:
-    small, clean = image, None
+    small, clean = picture.pixels, None
   else:
-    clean = _cut(image, data.multiple)
+    clean = _cut(picture.pixels, data.multiple)
     small = _reduce(clean, data.factor)
   height, width, channels = small.shape
   if height * width * data.factor**2 > images.MAX_PIXELS:
@@ -69,6 +68,7 @@ def load(data: ml_collections.ConfigDict) -> Data:
     shown=baselines['nearest'],
     baselines=baselines,
     shave=_SHAVE,
+    file=None if data.reduce else picture,
   )
 
 
@@ -116,5 +116,11 @@ def _from_pillow(image):
   return levels if levels.ndim == 3 else levels[..., None]
 
 
+PICTURES = cli.Pictures(
+  'req3:quick',
+  fields={'data.reduce': False},
+  examples=('small.png', 'small.png --config.data.factor=2'),
+)
+
 if __name__ == '__main__':
-  cli.launch(run)
+  cli.launch(run, PICTURES)

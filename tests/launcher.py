@@ -37,9 +37,9 @@ def _run(name: str, arguments: list[str]) -> None:
     if hasattr(module, '__path__'):
       module = importlib.import_module(f'{name}.__main__')
     sys.argv = [str(module.__file__), *arguments]
-    cli.launch(module.run)
+    cli.launch(module.run, getattr(module, 'PICTURES', None))
   except SystemExit as end:
-    status = end.code if isinstance(end.code, int) else 1
+    status = end.code or 0 if isinstance(end.code, int | None) else 1
   finally:
     sys.stdout.flush()
     sys.stderr.flush()

@@ -28,7 +28,9 @@ from dipjax import (
 from dipjax.networks import NETWORKS
 from experiments.lib import fields, weights
 
-_LEAST_SIGMA = 0.1 / 255  # Less than the rounding to 8 bits is no noise.
+# Less noise than this share of the step between two values is none.
+_LEAST_NOISE = 0.1
+_SAMPLE = 1 << 18  # Values that show the step.
 
 # Sections of the config, and fields of config.fit, that every fit reads.
 _SECTIONS = {
@@ -39,8 +41,17 @@ _SECTIONS = {
   'fit',
   'record',
   'checkpoint',
+  'output',
 }
-_FIT = {'steps', 'optimizer', 'learning_rate', 'clip', 'precision', 'remat'}
+_FIT = {
+  'steps',
+  'optimizer',
+  'learning_rate',
+  'clip',
+  'precision',
+  'remat',
+  'strength',
+}
 # Only fits that stop and average read the following sections and terms.
 _STOPPING = {'lanes', 'stop', 'average'}
 _TERMS = {
@@ -297,9 +308,8 @@ def prepare_noise(
   """
   if not _needs_sigma(recipe.method, recipe.monitors):
     return Noisy(measurement)
-  sigma = config.fit.sigma / 255
-  sigma = sigma or noise.estimate_sigma(measurement)
-  if 'sigma' in recipe.method.needs and sigma < _LEAST_SIGMA:
+  sigma = config.fit.sigma / 255 or _estimate(measurement)
+  if 'sigma' in recipe.method.needs and not sigma:
     raise ValueError(
       f'the method {recipe.method.name!r} needs noise, and none was found: '
       'give its standard deviation, of 255, as fit.sigma'
@@ -312,6 +322,15 @@ def prepare_noise(
     measurement, sigma, tau=config.stop.tau, seed=config.seed
   )
   return Noisy(fitted, math.hypot(1, config.stop.tau) * sigma, reference)
+
+
+def _estimate(measurement):
+  """Returns the noise's sigma, 0 for less than the rounding of the values."""
+  sigma = noise.estimate_sigma(measurement)
+  # The step between two values is that of 8 bits, or less.
+  levels = np.unique(np.ravel(measurement)[:_SAMPLE])
+  step = min(1 / 255, np.diff(levels).min()) if levels.size > 1 else 1 / 255
+  return sigma if sigma >= _LEAST_NOISE * step else 0.0
 
 
 def _needs_sigma(method, rules):

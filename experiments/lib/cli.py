@@ -2,6 +2,9 @@
 
 if __name__ == '__main__':
   cli.launch(run)
+
+An experiment that restores pictures also takes them without a flag, see
+`Pictures`.
 """
 
 import itertools
@@ -11,9 +14,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
@@ -31,37 +34,124 @@ from experiments.lib import workdir as workdirs
 
 Run = Callable[[ml_collections.ConfigDict, str], object]
 
-_CONFIG = config_flags.DEFINE_config_file(
-  'config',
-  help_string='FILE or FILE:VARIANT, as configs/req2.py:quick',
+_HELP = {'--help', '-help', '-h'}
+# The fields that --help lists, and the sections of which it lists all.
+_SHOWN = (
+  'lanes',
+  'data',
+  'fit.steps',
+  'fit.sigma',
+  'fit.strength',
+  'fit.precision',
+  'record.preview',
 )
-_WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder for what the run leaves; new by default, in runs/.'
-)
-_OVERWRITE = flags.DEFINE_bool(
-  'overwrite', False, 'Replace the run in the workdir, once this one succeeds.'
-)
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-def launch(run: Run) -> None:
+class Pictures(NamedTuple):
+  """What an experiment does with pictures that the command line names."""
+
+  config: str  # The config where none is named, as 'req2:auto'.
+  # What tells the experiment that the picture is what it restores.
+  fields: Mapping[str, Any] = {}
+  # By the name of a flag of its own for another file, the field that it sets.
+  files: Mapping[str, str] = {}
+  examples: Sequence[str] = ()  # For --help.
+
+
+def launch(run: Run, pictures: Pictures | None = None) -> None:
   """Runs run(config, workdir) with the flags of the command line, and exits.
 
   Bad input, that is a ValueError or an OSError, gives one line on standard
   error and exit code 2; with DIPJAX_DEBUG=1 in the environment it gives a
   traceback.
+
+  Args:
+    run: an experiment.
+    pictures: how the experiment takes pictures of the command line; None: it
+      takes none.
   """
-  app.run(lambda argv: _main(run), flags_parser=_parse_flags)
+  argv = _name_config(sys.argv, pictures)
+  _define_flags(argv, pictures)
+  app.run(
+    lambda argv: _main(run, pictures, argv[1:]),
+    argv=argv,
+    flags_parser=lambda argv: _parse_flags(argv, pictures),
+  )
 
 
-def _parse_flags(argv: Sequence[str]) -> list[str]:
+def _define_flags(argv, pictures):
+  # Pictures and flags may be mixed.
+  flags.FLAGS.set_gnu_getopt(True)
+  config_flags.DEFINE_config_file(
+    'config',
+    help_string='FILE or FILE:VARIANT, as configs/req2.py:quick',
+    sys_argv=argv,
+  )
+  flags.DEFINE_string(
+    'workdir', None, 'Folder for what the run leaves; new by default, in runs/.'
+  )
+  flags.DEFINE_bool(
+    'overwrite',
+    False,
+    'Replace the run in the workdir, once this one succeeds.',
+  )
+  if pictures:
+    flags.DEFINE_string(
+      'output', None, 'Restored file; by default NAME_restored.EXT beside it.'
+    )
+    for name, field in pictures.files.items():
+      flags.DEFINE_string(name, None, f'FILE: the field {field} of the config.')
+
+
+def _name_config(argv: Sequence[str], pictures: Pictures | None) -> list[str]:
+  """Returns the arguments with the path of their config.
+
+  A config is a file, or the name of one in the checkout. Where pictures are
+  named and no config is, their own config is put in.
+  """
+  named, found = [], False
+  for argument, before in zip(argv, ['', *argv], strict=False):
+    flag, equals, value = argument.partition('=')
+    if before.lstrip('-') == 'config' and before.startswith('-'):
+      argument, found = _find_config(argument), True
+    elif flag in ('--config', '-config'):
+      found = True
+      argument = f'{flag}={_find_config(value)}' if equals else argument
+    named.append(argument)
+  if pictures and not found and len(argv) > 1:
+    named.insert(1, f'--config={_find_config(pictures.config)}')
+  return named
+
+
+def _find_config(name: str) -> str:
+  """Returns the path of a config that is named with or without its folder."""
+  path, colon, words = name.partition(':')
+  if not os.path.exists(path):
+    for folder in (_ROOT, _ROOT / 'configs'):
+      for file in (folder / path, folder / f'{path}.py'):
+        if path and file.is_file():
+          return f'{file}{colon}{words}'
+  return name
+
+
+def _parse_flags(argv: Sequence[str], pictures: Pictures | None) -> list[str]:
   try:
+    if pictures and _HELP & {*argv}:
+      flags.FLAGS([a for a in argv if a not in _HELP])
+      print(_describe_usage(pictures))
+      sys.exit(0)
     rest = flags.FLAGS(argv)
-    if len(rest) > 1:
+    if len(rest) > 1 and pictures is None:
       raise ValueError(f'unknown argument {rest[1]!r}: flags begin with --')
-    if _CONFIG.value is None:
-      raise ValueError('name a config, as --config=configs/req2.py')
-    typed = config_flags.get_override_values(flags.FLAGS['config'])
-    schema.check_config(_CONFIG.value, typed)
+    if flags.FLAGS.config is None:
+      raise ValueError(
+        'name a picture, or a config as --config=configs/req2.py'
+        if pictures
+        else 'name a config, as --config=configs/req2.py'
+      )
+    for config, typed in _list_configs(pictures, rest[1:]):
+      schema.check_config(config, typed)
     return rest
   # The code of the config file runs here and can raise anything.
   except Exception as error:
@@ -69,7 +159,65 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     _fail(ValueError('; '.join(errors)) if errors else error)
 
 
-def _main(run: Run) -> None:
+def _describe_usage(pictures: Pictures) -> str:
+  name = _find_name()
+  command = f'python -m experiments.{name}'
+  lines = [f'{command} {example}' for example in pictures.examples]
+  lines += [f'{command} --config=NAME --workdir=DIR', '', 'Flags:']
+  lines += [
+    f'  --{flag.name:<10} {flag.help}'
+    for flag in flags.FLAGS.flags_by_module_dict().get(__name__, [])
+  ]
+  lines += ['', 'Fields of the config, as --config.fit.steps=1000:']
+  for field, value, allowed in schema.list_fields(flags.FLAGS.config):
+    if field in _SHOWN or field.partition('.')[0] in _SHOWN:
+      lines.append(f'  {field:<18} {value!r:<12} {allowed}')
+  lines += ['', 'docs/options.md in the checkout has all of them.']
+  return '\n'.join(lines)
+
+
+def _list_configs(
+  pictures: Pictures | None, files: Sequence[str]
+) -> Iterator[tuple[ml_collections.ConfigDict, set[str]]]:
+  """Yields the config of each picture and what the user set of it."""
+  values = flags.FLAGS.flag_values_dict()
+  typed = set(config_flags.get_override_values(flags.FLAGS['config']))
+  given = {}
+  if pictures:
+    beside = {'output': 'output', **pictures.files}
+    given = {
+      field: values[name]
+      for name, field in beside.items()
+      if values[name] is not None
+    }
+  if 'output' in given and len(files) > 1:
+    raise ValueError(
+      f'--output names one file, there are {len(files)} pictures'
+    )
+  for file in files or ['']:
+    config = ml_collections.ConfigDict(flags.FLAGS.config)
+    own = {**given, 'data.image': file} if file else given
+    preset = pictures.fields if pictures and file else {}
+    for field, value in {**preset, **own}.items():
+      if field in own or field not in typed:
+        _set_field(config, field, value)
+    whole = typed | own.keys()
+    # The part of a preset is that of its own picture.
+    if 'data.image' in whole and 'data.crop' not in whole:
+      config.data.crop = config.data.crop[-2:]
+    yield config, whole
+
+
+def _set_field(config, field, value):
+  *sections, name = field.split('.')
+  for section in sections:
+    config = config.get(section, {})
+  if name not in config:
+    raise ValueError(f'this config has no field {field}')
+  config[name] = value
+
+
+def _main(run: Run, pictures: Pictures | None, files: Sequence[str]) -> None:
   # Libraries log what they raise as well.
   logging.set_verbosity(logging.FATAL)
   # A terminated run cleans up as an interrupted one does.
@@ -77,11 +225,57 @@ def _main(run: Run) -> None:
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   sys.unraisablehook = stopping.repeat_swallowed
   compiled.enable_cache()
-  perform(run, _CONFIG.value, _WORKDIR.value, overwrite=_OVERWRITE.value)
+  workdir, overwrite = flags.FLAGS.workdir, flags.FLAGS.overwrite
+  configs = [config for config, _ in _list_configs(pictures, files)]
+  if len(configs) == 1:
+    perform(run, configs[0], workdir, overwrite=overwrite)
+  else:
+    _perform_each(run, configs, workdir, overwrite=overwrite)
+
+
+def _perform_each(run, configs, workdir, *, overwrite):
+  """Runs each picture in a folder of its own; a refused one stops no other."""
+  folder = workdir or _try(make_workdir)
+  refused, taken = 0, set()
+  for number, config in enumerate(configs, start=1):
+    stem = pathlib.Path(config.data.image).stem
+    names = itertools.chain([stem], (f'{stem}_{n}' for n in itertools.count(2)))
+    name = next(name for name in names if name not in taken)
+    taken.add(name)
+    print(f'{number} of {len(configs)}: {folders.show(config.data.image)}')
+    try:
+      perform(
+        run,
+        config,
+        os.path.join(folder, name),
+        overwrite=overwrite,
+        folder='' if workdir else folder,
+      )
+    except SystemExit as end:
+      if end.code != 2:
+        raise
+      refused += 1
+  if refused:
+    with suppress(OSError):
+      os.rmdir(folder)
+    print(f'{refused} of {len(configs)} pictures refused', file=sys.stderr)
+    sys.exit(2)
+
+
+def _try(make: Callable[[], str]) -> str:
+  try:
+    return make()
+  except OSError as error:
+    _fail(error)
 
 
 def perform(
-  run: Run, config: Any, workdir: str | None, *, overwrite: bool
+  run: Run,
+  config: Any,
+  workdir: str | None,
+  *,
+  overwrite: bool,
+  folder: str = '',
 ) -> None:
   """Runs run(config, workdir); exits where there is something to report.
 
@@ -92,6 +286,8 @@ def perform(
     config: its config.
     workdir: its folder; None makes a new one.
     overwrite: whether to replace the run in the folder.
+    folder: the --workdir that the command to go on must name, where it was not
+      given.
   """
   made = workdir is None
   try:
@@ -115,7 +311,7 @@ def perform(
     sys.exit(128 + signal.SIGINT)
   number = getattr(result, 'signal', 0)
   if number:
-    command = _repeat(workdir if made else '')
+    command = _repeat(folder or (workdir if made else ''))
     print(f'to go on: {folders.show(command)}', file=sys.stderr)
     sys.exit(128 + number)
 

@@ -1,6 +1,6 @@
 """Data of a restoration: a measurement, and images to compare results with."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -9,8 +9,12 @@ import numpy as np
 
 from dipjax import corruptions, operators
 from experiments.lib import fields, images, leaves
+from experiments.lib.reading import Picture
 
-_DENOISING = ('image', 'crop', 'sigma', 'noise_seed', 'clip', 'clean')
+IMAGE = ('image', 'crop', 'white', 'page')  # The fields that `read` reads.
+# A picture whose brightest value is a smaller share of white is dim.
+_DIM = 1 / 16
+_DENOISING = (*IMAGE, 'sigma', 'noise_seed', 'clip', 'clean')
 
 
 class Data(NamedTuple):
@@ -26,6 +30,7 @@ class Data(NamedTuple):
   # Pixels at each edge that the PSNR of Y leaves out; None: no PSNR of Y.
   shave: int | None = None
   caption: str = 'measurement'  # What `picture` shows.
+  file: Picture | None = None  # What was read, where it is what is restored.
 
   @property
   def picture(self) -> np.ndarray:
@@ -44,7 +49,9 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
 
   With data.sigma > 0, data.image is the clean image and noise is added. With
   data.sigma = 0, data.image is the measurement, and data.clean, if given, is
-  the clean image.
+  the clean image. Masked pixels of the measurement are filled with the nearest
+  others. Where data.white is 0, the brightest value of a dim measurement of
+  more than 8 bits becomes white, in the clean image too.
 
   Raises:
     ValueError: files, sizes or numbers that do not fit, in one line.
@@ -55,29 +62,63 @@ def load_denoising(data: ml_collections.ConfigDict) -> Data:
       'with data.sigma > 0 data.image is the clean image itself: leave out '
       f'data.clean={data.clean!r}, or set data.sigma=0'
     )
-  whole = images.read_image(data.image)
-  image = images.crop_image(whole, tuple(data.crop))
   if data.sigma:
+    image = read(data).pixels
     noisy = corruptions.add_gaussian_noise(
       image, data.sigma / 255, seed=data.noise_seed, clip=data.clip
     )
     return Data(noisy, image)
-  return Data(image, _read_clean(data, whole) if data.clean else None)
+  picture = read(data, masked=True)
+  clean = _read_clean(data, picture.pixels) if data.clean else None
+  gain = 1.0 if data.white else _find_gain(picture)
+  if gain > 1:
+    picture = picture._replace(
+      pixels=picture.pixels * np.float32(gain), white=picture.white / gain
+    )
+    clean = None if clean is None else clean * np.float32(gain)
+  return Data(images.fill(picture.pixels, picture.mask), clean, file=picture)
 
 
-def read(source: str, crop: Sequence[int]) -> np.ndarray:
-  """Returns the part of an image that `crop` names, see `images.crop_image`."""
-  return images.crop_image(images.read_image(source), tuple(crop))
+def _find_gain(picture):
+  """Returns what makes the brightest value of a dim scientific picture white.
+
+  A camera of 16 bits may use a few hundred of its values, too dark for a
+  network and for the eye. Pictures of 8 bits stay as people see them.
+  """
+  share = picture.high / picture.white
+  return 1 / share if picture.white != 255 and 0 < share < _DIM else 1.0
 
 
-def _read_clean(data, whole):
-  clean = images.read_image(data.clean)
-  if clean.shape != whole.shape:
+def read(
+  data: ml_collections.ConfigDict, source: str = '', *, masked: bool = False
+) -> Picture:
+  """Returns the picture data.image, or the part of it that data.crop names.
+
+  Args:
+    data: a section with the fields of IMAGE.
+    source: a file to read alike, in place of data.image.
+    masked: whether some pixels may be masked.
+
+  Raises:
+    ValueError: a file or a part that does not fit, in one line.
+  """
+  picture = images.read_picture(
+    source or data.image,
+    white=data.white or None,
+    page=None if data.page < 0 else data.page,
+    masked=masked,
+  )
+  return images.crop_picture(picture, tuple(data.crop))
+
+
+def _read_clean(data, image):
+  clean = read(data, data.clean).pixels
+  if clean.shape != image.shape:
     raise ValueError(
-      f'data.clean is {_describe(clean)}, data.image is {_describe(whole)}: '
+      f'data.clean is {_describe(clean)}, data.image is {_describe(image)}: '
       'they must be two versions of one picture'
     )
-  return images.crop_image(clean, tuple(data.crop))
+  return clean
 
 
 def _describe(image):

@@ -17,25 +17,33 @@ SAMPLES = reading.SAMPLES
 
 
 def read_image(source: str) -> np.ndarray:
-  """Returns the whole, upright image of a file or of a sample, or refuses it.
+  """Returns the pixels of `read_picture`: float32 [H, W, C], C 1 or 3."""
+  return read_picture(source).pixels
 
-  The function fills in nothing and guesses nothing: see `reading.read`, which
-  has masks, channels and what a file says of itself. Transparent and not
-  finite pixels are errors here. Colour profiles are ignored. A phone's
-  multi-picture JPEG gives its first picture.
+
+def read_picture(
+  source: str,
+  *,
+  white: float | None = None,
+  page: int | None = None,
+  masked: bool = False,
+) -> reading.Picture:
+  """Returns a file or a sample as `reading.read` does, grey or colour.
+
+  The function fills in nothing and guesses nothing. Colour profiles are
+  ignored. A phone's multi-picture JPEG gives its first picture.
 
   Args:
     source: a file, or one of SAMPLES where no file has that name.
-
-  Returns:
-    float32 [H, W, C], values in [0, 1]; C is 3 for colour and palette images
-    and 1 for grey ones.
+    white: the stored value that becomes 1; None: the type's largest.
+    page: of a TIFF or a FITS file, from 0; None: the only one.
+    masked: whether some pixels may be transparent, blank or not finite.
 
   Raises:
     ValueError: the message says in one line what is wrong with the source.
   """
-  picture = reading.read(source)
-  if picture.mask is not None:
+  picture = reading.read(source, white=white, page=page)
+  if picture.mask is not None and not masked:
     lost = picture.mask.size - np.count_nonzero(picture.mask)
     advice = (
       'fill them in first'
@@ -48,28 +56,72 @@ def read_image(source: str) -> np.ndarray:
   channels = picture.pixels.shape[2]
   if channels not in (1, 3):
     raise ValueError(f'{source!r}: has {channels} channels; give 1 or 3')
-  return picture.pixels
+  return picture
+
+
+def crop_picture(
+  picture: reading.Picture, box: Sequence[int]
+) -> reading.Picture:
+  """Returns the box of a picture, see `crop_image`."""
+  return picture.map(lambda array: crop_image(array, box))
 
 
 def crop_image(image: np.ndarray, box: Sequence[int]) -> np.ndarray:
   """Returns the box of the image; an empty box gives the whole image.
 
   Args:
-    image: [H, W, C].
-    box: (top, left, height, width) in pixels, inside the image; or ().
+    image: [H, W, ...].
+    box: (top, left, height, width) in pixels, inside the image; (height, width)
+      of the image's middle, or what there is of it; or ().
 
   Raises:
-    ValueError: the box is not four integers or reaches outside the image.
+    ValueError: the box is not two or four integers, or reaches outside the
+      image.
   """
   if isinstance(box, tuple | list) and not box:
     return image
-  if not _is_inside(box, *image.shape[:2]):
+  whole = image.shape[:2]
+  if isinstance(box, tuple | list) and len(box) == 2:
+    size = [min(part, side) for part, side in zip(box, whole, strict=True)]
+    corner = [
+      (side - part) // 2 for part, side in zip(size, whole, strict=True)
+    ]
+    box = (*corner, *size)
+  if not _is_inside(box, *whole):
     raise ValueError(
       f'crop {box!r} does not fit an image {image.shape[0]} high and '
       f'{image.shape[1]} wide; give (top, left, height, width)'
     )
   top, left, height, width = box
   return image[top : top + height, left : left + width]
+
+
+def fill(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+  """Returns the image with each masked pixel replaced by one near to it.
+
+  A pixel takes the nearest valid pixel of its row; a row without any takes the
+  nearest row.
+
+  Args:
+    image: [H, W, C].
+    mask: [H, W], True = valid, somewhere at least; None: all are.
+  """
+  if mask is None:
+    return image
+  columns = _find_nearest(mask)
+  rows = _find_nearest(mask.any(axis=1)[None])[0]
+  filled = np.take_along_axis(image, columns[..., None], axis=1)
+  return filled[rows]
+
+
+def _find_nearest(valid):
+  """Returns the index of the nearest valid entry of each row, [rows, n]."""
+  index = np.arange(valid.shape[1])
+  before = np.maximum.accumulate(np.where(valid, index, -valid.shape[1]), 1)
+  after = np.where(valid, index, 2 * valid.shape[1])[:, ::-1]
+  after = np.minimum.accumulate(after, 1)[:, ::-1]
+  nearest = np.where(index - before <= after - index, before, after)
+  return np.clip(nearest, 0, valid.shape[1] - 1)
 
 
 def write_image(path: str | os.PathLike, image: np.ndarray) -> None:

@@ -107,9 +107,12 @@ class Many(NamedTuple):
     return all(self.entry.allows(entry) for entry in value)
 
   def __str__(self) -> str:
-    between = ' to ' if isinstance(self.counts, range) else ' or '
-    ends = sorted({min(self.counts), max(self.counts)})
-    count = between.join(map(str, ends))
+    if isinstance(self.counts, range):
+      ends = sorted({min(self.counts), max(self.counts)})
+      count = ' to '.join(map(str, ends))
+    else:
+      *others, last = map(str, self.counts)
+      count = f'{", ".join(others)} or {last}'
     if self.or_one:
       return f'{self.entry}, or a tuple of {count} of them'
     return f'a tuple of {count} entries, each {self.entry}'

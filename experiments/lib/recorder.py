@@ -95,6 +95,8 @@ class Recorder:
     self._begin, self._compiled = time.perf_counter(), _seconds_compiling
     self._earlier = {'compile': 0.0, 'fit': 0.0}
     self._previewed, self._stack = time.monotonic(), contextlib.ExitStack()
+    self._paced: tuple[float, int] | None = None  # When, and at which step.
+    self._announced = False
 
   @property
   def seconds(self) -> dict[str, float]:
@@ -184,6 +186,7 @@ class Recorder:
     ]
     self.records.add(made)
     self._shown += int(trace.active.any(axis=0).sum())
+    self._announce()
     self._show(made)
     self._preview(states)
     return bool(self.stop)
@@ -200,6 +203,21 @@ class Recorder:
     for name, scores in trace.scores.items():
       record[_SCORE_KEYS.get(name, name)] = _finite(scores[lane, last])
     return record
+
+  def _announce(self):
+    """Prints once how long the fit will take, by its first steps."""
+    if self._announced:
+      return
+    now = time.monotonic()
+    # The first chunk has the time of compiling.
+    if self._paced is None:
+      self._paced = now, self._shown
+      return
+    begin, shown = self._paced
+    pace = (now - begin) / max(self._shown - shown, 1)
+    left = _format_time(pace * (self._steps - self._shown))
+    print(f'at most {left} for {self._steps} steps', flush=True)
+    self._announced = True
 
   def _show(self, made):
     if not self._tqdm or not made:
@@ -240,6 +258,13 @@ class Recorder:
 def _finite(value) -> float | None:
   # JSON has no infinity, which is the score of a rule that has none yet.
   return float(value) if np.isfinite(value) else None
+
+
+def _format_time(seconds):
+  for size, unit in ((3600, 'hours'), (60, 'minutes')):
+    if seconds >= 2 * size:
+      return f'{seconds / size:.0f} {unit}'
+  return f'{seconds:.0f} seconds'
 
 
 def _find_tqdm():

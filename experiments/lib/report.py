@@ -29,9 +29,10 @@ def list_images(
 ) -> dict[str, np.ndarray]:
   """Returns the pictures of a restoration as floats [H, W, C], by name.
 
-  The pictures are 'measurement' and 'restored'; with several lanes 'deviation'
-  and 'restored_seed_N'; and 'posterior_deviation', the mean over the lanes,
-  where the rule returns a mean of samples.
+  The pictures are 'measurement' and 'restored'; 'residual', what was removed,
+  where the measurement is an image itself; with several lanes 'deviation' and
+  'restored_seed_N'; and 'posterior_deviation', the mean over the lanes, where
+  the rule returns a mean of samples.
 
   Args:
     summary: what `summarize` returned.
@@ -40,6 +41,8 @@ def list_images(
     result: what the restoration gave.
   """
   listed = {'measurement': data.picture, 'restored': result.image}
+  if data.operator is None:
+    listed['residual'] = data.measurement - result.image
   if len(result.images) > 1:
     listed['deviation'] = result.deviation
     for lane, image in zip(summary['lanes'], result.images, strict=True):
@@ -71,9 +74,7 @@ def write_report(
     record: the recorder of the run.
   """
   drawn = {
-    name: pictures.draw_deviation(image)
-    if name.endswith('deviation')
-    else image
+    name: _draw(name, image)
     for name, image in listed.items()
     if name != 'measurement'
   }
@@ -95,6 +96,14 @@ def write_report(
   return names
 
 
+def _draw(name, image):
+  if name.endswith('deviation'):
+    return pictures.draw_deviation(image)
+  if name == 'residual':
+    return pictures.draw_difference(image, np.zeros_like(image))
+  return image
+
+
 def print_summary(workdir: str, summary: dict) -> None:
   """Prints the folder of the pictures, the gain and the jumps of a fit.
 
@@ -107,6 +116,8 @@ def print_summary(workdir: str, summary: dict) -> None:
   gain += f'{psnr:.2f} dB after; ' if psnr else ''
   mark = f'{summary["protocol"]}: ' if 'protocol' in summary else ''
   print(f'{mark}{gain}pictures in {folders.show(os.path.abspath(workdir))}')
+  if 'output' in summary:
+    print(f'restored: {folders.show(summary["output"])}')
   for lane in summary['lanes']:
     if lane['returned_to']:
       print(_describe_returns(lane))

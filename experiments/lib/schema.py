@@ -42,10 +42,13 @@ _SCHEDULE = Word(schedules.NAMES)
 # and are 'ddpm'.
 RANGES: dict[str, Range] = {
   'seed': _SEED,
+  'output': Text("a file, 'beside', or empty"),
   'lanes': Whole(1, 1000),
   'data.image': _PICTURE,
   'data.images': Text("a folder, an npz or 'digits'", '.+'),
-  'data.crop': Many(Whole(0, 10**6), (0, 4)),
+  'data.crop': Many(Whole(0, 10**6), (0, 2, 4)),
+  'data.white': Number(0, 1e300),
+  'data.page': Whole(-1, 10**6),
   'data.sigma': _SIGMA,
   'data.noise_seed': _SEED,
   'data.clip': Flag(),
@@ -55,7 +58,8 @@ RANGES: dict[str, Range] = {
   'data.complete': Flag(),
   'data.flash': _FILE,
   'data.blur': Flag(),
-  'data.kernel.name': Word(('gaussian', 'motion')),
+  'data.kernel.name': Word(('gaussian', 'motion', 'file')),
+  'data.kernel.file': _FILE,
   'data.kernel.width': Number(0, 200),
   'data.kernel.length': Number(1, 1000),
   'data.kernel.angle': Number(-360, 360),
@@ -114,6 +118,7 @@ RANGES: dict[str, Range] = {
   'fit.jitter': Number(0, 1000),
   'fit.precision': Word(tuple(PRECISIONS)),
   'fit.sigma': _SIGMA,
+  'fit.strength': Number(0, 1),
   'fit.remat': Flag(),
   'fit.tv': _WEIGHT,
   'fit.perceptual': _WEIGHT,
@@ -200,7 +205,7 @@ def list_errors(
   config: ml_collections.ConfigDict, typed: Collection[str] = ()
 ) -> list[str]:
   """Returns a line for each wrong field, see `check_config`."""
-  given = list(_walk(config))
+  given = list(list_fields(config))
   known = [field for field, _, allowed in given if allowed is not None]
   errors = []
   for field, value, allowed in given:
@@ -222,7 +227,7 @@ def find_ranges(config: ml_collections.ConfigDict) -> dict[str, Range | None]:
     field: allowed.entry
     if isinstance(allowed, Many) and not isinstance(value, tuple)
     else allowed
-    for field, value, allowed in _walk(config)
+    for field, value, allowed in list_fields(config)
   }
 
 
@@ -234,13 +239,15 @@ def describe(field: str, value: Any, allowed: Range | None) -> str:
   return f'{field} must be {wanted}, got {shown}'
 
 
-def _walk(section, prefix='') -> Iterator[tuple[str, Any, Range | None]]:
-  """Yields each field below a section, its value and its range."""
+def list_fields(
+  section: ml_collections.ConfigDict, prefix: str = ''
+) -> Iterator[tuple[str, Any, Range | None]]:
+  """Yields each field below a section, its value and its range or None."""
   for name, value in section.items():
     field = f'{prefix}{name}'
     allowed = _find_range(field, section.get('name', 'ddpm'))
     if allowed is None and isinstance(value, ml_collections.ConfigDict):
-      yield from _walk(value, f'{field}.')
+      yield from list_fields(value, f'{field}.')
     else:
       yield field, value, allowed
 

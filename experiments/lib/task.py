@@ -7,7 +7,15 @@ import ml_collections
 import numpy as np
 
 import dipjax
-from experiments.lib import build, folders, images, machine, recorder, report
+from experiments.lib import (
+  build,
+  folders,
+  images,
+  machine,
+  output,
+  recorder,
+  report,
+)
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
@@ -56,11 +64,17 @@ def run(
   perceptual = build.make_perceptual(config.fit)
   seeds = build.make_seeds(config)
   noisy = build.prepare_noise(config, recipe, data.measurement)
+  planned = output.plan(config, data, workdir)
   with workdirs.open_workdir(
     workdir, config, data=data_lib.digest(data)
   ) as folder:
     if folder.finished:
       return recall(folder)
+    if data.file:
+      print(f'{folders.show(config.data.image)}: {data.file.describe()}')
+    if noisy.sigma:
+      told = 'told' if config.fit.sigma else 'estimated'
+      print(f'noise: sigma {255 * noisy.sigma:.1f} of 255, {told}')
     record = recorder.Recorder(folder, config, steps=recipe.steps, seeds=seeds)
     error = None
     with record:
@@ -85,6 +99,11 @@ def run(
         if not restoration.stopped.max():
           raise
     summary = report.summarize(experiment, data, restoration, record)
+    if noisy.sigma:
+      summary['sigma'] = 255 * noisy.sigma
+    if planned:
+      output.write(planned, data, restoration.image)
+      summary['output'] = os.path.abspath(planned.path)
     pictures = report.list_images(summary, data, recipe, restoration)
     summary = folder.write(
       summary,

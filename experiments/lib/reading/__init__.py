@@ -7,6 +7,7 @@ file holds, and sizes are checked before anything is decoded.
 
 import os
 import re
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -72,6 +73,15 @@ class Picture(NamedTuple):
   high: float
   missing: str = ''  # Why pixels are masked.
   header: str | None = None  # The cards of a FITS file.
+
+  def map(self, change: Callable[[np.ndarray], np.ndarray]) -> 'Picture':
+    """Returns the picture with each array [H, W, ...] changed."""
+    arrays = {
+      name: change(value)
+      for name, value in self._asdict().items()
+      if isinstance(value, np.ndarray)
+    }
+    return self._replace(**arrays)
 
   def describe(self) -> str:
     """Returns one line that says what was read."""

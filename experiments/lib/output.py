@@ -1,0 +1,80 @@
+"""The file of a restored picture, beside what was restored."""
+
+import os
+from typing import NamedTuple
+
+import ml_collections
+import numpy as np
+
+from experiments.lib import folders, workdir, writing
+from experiments.lib.data import Data
+from experiments.lib.reading import Picture
+
+
+class Output(NamedTuple):
+  """A file to write, and how."""
+
+  path: str
+  like: Picture | None  # The file is written as this one was stored.
+  strength: float  # Share of the restored picture; the rest is the measurement.
+
+
+def plan(
+  config: ml_collections.ConfigDict, data: Data, folder: str
+) -> Output | None:
+  """Returns the file that a run writes outside of its workdir, None for none.
+
+  Args:
+    config: its field `output` names the file. 'beside' stands for a new file
+      beside the picture, where the picture itself is restored, or for the
+      workdir where nobody can write beside the picture.
+    data: what is restored.
+    folder: the workdir; a run that goes on writes the same file again.
+
+  Raises:
+    ValueError: a file that could not be written, in one line.
+  """
+  path = config.get('output', '')
+  if path == 'beside':
+    path = _name_beside(config, data, folder)
+  if not path:
+    return None
+  like = data.file
+  if like and data.size and data.size != like.pixels.shape:
+    like = like.drop_pixels()
+  writing.check(path, like)
+  return Output(path, like, config.fit.get('strength', 1.0))
+
+
+def _name_beside(config, data, folder):
+  if data.file is None:
+    return ''
+  before = workdir.read_json(os.path.join(folder, workdir.RESULT)) or {}
+  if before.get('output'):
+    return before['output']
+  path = writing.name_output(config.data.image)
+  if os.access(os.path.dirname(path) or '.', os.W_OK):
+    return path
+  return os.path.join(folder, os.path.basename(path))
+
+
+def write(output: Output, data: Data, image: np.ndarray) -> None:
+  """Writes the restored image; where there is no room, elsewhere, and says so.
+
+  Args:
+    output: what `plan` returned.
+    data: what was restored.
+    image: the restored image, [H, W, C].
+  """
+  if output.strength < 1:
+    image = output.strength * image + (1 - output.strength) * data.measurement
+  name = os.path.basename(output.path)
+  try:
+    folders.write_or_rescue(
+      os.path.dirname(output.path) or '.',
+      lambda folder: writing.write(
+        os.path.join(folder, name), image, output.like
+      ),
+    )
+  except OSError as error:
+    print(folders.show(str(error)))

@@ -1,0 +1,193 @@
+"""Pictures that the command line names: read, restored, written beside."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import req2
+from experiments import denoise
+from experiments.lib import cli, images, output
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+FAST = ('--config=req2:smoke,network=pixels', '--config.fit.steps=20')
+
+
+@pytest.fixture
+def photo(tmp_path) -> pathlib.Path:
+  """A noisy file of 16 bits with a colour profile."""
+  rng = np.random.default_rng(0)
+  levels = 30000 + 2000 * rng.standard_normal((20, 28))
+  path = tmp_path / 'photo.png'
+  Image.fromarray(levels.astype(np.uint16)).save(path, icc_profile=b'profile')
+  return path
+
+
+def _run(run_experiment, name, *arguments):
+  status, said = run_experiment(name, *map(str, arguments))
+  assert 'Traceback' not in said
+  return status, said
+
+
+def test_a_picture_alone_is_restored_beside_itself(
+  run_experiment, photo, tmp_path
+):
+  workdir = f'--workdir={tmp_path}/run'
+  status, said = _run(run_experiment, 'denoise', photo, *FAST, workdir)
+  assert status == 0, said
+  with Image.open(tmp_path / 'photo_restored.png') as file:
+    assert file.mode == 'I;16' and file.size == (28, 20)
+    assert file.info['icc_profile'] == b'profile'
+  result = json.loads((tmp_path / 'run' / 'result.json').read_text())
+  assert result['output'] == str(tmp_path / 'photo_restored.png')
+  assert {'restored.png', 'residual.png'} <= {*result['files']}
+  # A second run leaves the first one's file as it is.
+  again = f'--workdir={tmp_path}/again'
+  assert _run(run_experiment, 'denoise', photo, *FAST, again)[0] == 0
+  assert (tmp_path / 'photo_restored_2.png').exists()
+
+
+def test_a_bad_picture_stops_no_other(run_experiment, photo, tmp_path):
+  bad = tmp_path / 'bad.png'
+  bad.write_bytes(b'no picture')
+  workdir = f'--workdir={tmp_path}/runs'
+  files = (bad, photo, photo)
+  status, said = _run(run_experiment, 'denoise', *files, *FAST, workdir)
+  assert status == 2
+  assert 'bad.png' in said and '1 of 3 pictures refused' in said
+  assert sorted(os.listdir(tmp_path / 'runs')) == ['photo', 'photo_2']
+  assert (tmp_path / 'photo_restored_2.png').exists()
+
+
+@pytest.mark.parametrize(
+  'arguments, said',
+  [
+    (('a.png', 'b.png', '--output=c.png'), '--output names one file'),
+    (('a.png', '--config=req2:nothing'), "unknown variant 'nothing'"),
+    (('--config=nowhere.py', 'a.png'), 'nowhere.py'),
+    (('a.png', '--config.fit.step=3'), 'fit.steps'),
+    (('a.png', '--config.data.noise_seed=3'), 'nothing reads it'),
+    (('absent.png',), 'absent.png'),
+    ((), 'name a picture'),
+  ],
+)
+def test_what_cannot_be_meant_is_one_line(run_experiment, arguments, said):
+  status, error = _run(run_experiment, 'denoise', *arguments)
+  assert status == 2
+  assert said in error and error.count('\n') == 1
+
+
+def test_a_picture_by_flag_is_the_same(run_experiment, photo, tmp_path):
+  arguments = (f'--config.data.image={photo}', '--config.data.sigma=0')
+  arguments += (f'--workdir={tmp_path}/run', f'--output={tmp_path}/mine.tif')
+  assert _run(run_experiment, 'denoise', *FAST, *arguments)[0] == 0
+  with Image.open(tmp_path / 'mine.tif') as file:
+    assert file.mode == 'I;16'
+  assert not (tmp_path / 'photo_restored.png').exists()
+
+
+@pytest.mark.parametrize(
+  'name, flag, config, written',
+  [
+    ('inpaint', '--mask', 'inpaint:smoke', (28, 20)),
+    ('deblur', '--kernel', 'deblur:smoke,file', (28, 20)),
+    ('flash', '--flash', 'flash:smoke', (28, 20)),
+    ('super_resolution', '', 'req3:smoke', (112, 80)),
+  ],
+)
+def test_other_experiments_take_a_picture(
+  run_experiment, photo, tmp_path, name, flag, config, written
+):
+  other = np.full((20, 28) if flag != '--kernel' else (3, 3), 255, np.uint8)
+  if flag == '--mask':
+    other[5:9, 5:9] = 0
+  Image.fromarray(other).save(tmp_path / 'other.png')
+  arguments = (f'{flag}={tmp_path}/other.png',) if flag else ()
+  arguments += (f'--config={config}', '--config.fit.steps=20')
+  arguments += (f'--workdir={tmp_path}/run',)
+  status, said = _run(run_experiment, name, photo, *arguments)
+  assert status == 0, said
+  with Image.open(tmp_path / 'photo_restored.png') as file:
+    assert file.mode == 'I;16' and file.size == written
+
+
+def test_a_strength_of_0_gives_the_picture_back(photo, tmp_path):
+  config = req2.get_config('smoke,network=pixels')
+  config.data.update(image=str(photo), crop=(), sigma=0.0)
+  config.fit.update(steps=20, strength=0.0)
+  denoise.run(config, str(tmp_path / 'run'))
+  with Image.open(photo) as before:
+    with Image.open(tmp_path / 'photo_restored.png') as after:
+      np.testing.assert_array_equal(np.asarray(after), np.asarray(before))
+
+
+def test_dim_pictures_keep_their_values(tmp_path):
+  rng = np.random.default_rng(0)
+  counts = rng.poisson(100 + 400 * rng.random((24, 24))).astype(np.uint16)
+  Image.fromarray(counts).save(tmp_path / 'dim.png')
+  config = req2.get_config('smoke,network=pixels')
+  config.data.update(image=str(tmp_path / 'dim.png'), crop=(), sigma=0.0)
+  config.fit.update(steps=20, strength=0.0)
+  result = denoise.run(config, str(tmp_path / 'run'))
+  assert result.images['measurement'].max() == 1
+  with Image.open(tmp_path / 'dim_restored.png') as file:
+    np.testing.assert_array_equal(np.asarray(file), counts)
+
+
+def test_masked_pixels_stay_as_they_were(tmp_path):
+  image = np.random.default_rng(0).random((16, 18, 1)).astype(np.float32)
+  image[3, 4], image[9:12, :] = np.nan, np.nan
+  np.save(tmp_path / 'a.npy', image)
+  config = req2.get_config('smoke,network=pixels')
+  config.data.update(image=str(tmp_path / 'a.npy'), crop=(), sigma=0.0)
+  config.fit.steps = 20
+  denoise.run(config, str(tmp_path / 'run'))
+  written = np.load(tmp_path / 'a_restored.npy')
+  np.testing.assert_array_equal(np.isnan(written), np.isnan(image))
+
+
+def test_fill_takes_the_nearest_valid_pixel():
+  image = np.arange(12.0).reshape(3, 4)[..., None]
+  mask = np.array([[1, 0, 0, 1], [0, 0, 0, 0], [0, 1, 0, 0]], bool)
+  expected = [[0, 0, 3, 3], [0, 0, 3, 3], [9, 9, 9, 9]]
+  np.testing.assert_array_equal(images.fill(image, mask)[..., 0], expected)
+  assert images.fill(image, None) is image
+
+
+def test_nobody_can_write_beside_the_picture(photo, tmp_path, monkeypatch):
+  monkeypatch.setattr(output.os, 'access', lambda *unused: False)
+  config = req2.get_config('smoke,network=pixels')
+  config.data.update(image=str(photo), crop=(), sigma=0.0)
+  config.fit.steps = 20
+  denoise.run(config, str(tmp_path / 'run'))
+  assert (tmp_path / 'run' / 'photo_restored.png').exists()
+
+
+def test_importing_an_experiment_defines_no_flag():
+  code = (
+    'from absl import flags; before = set(flags.FLAGS); '
+    'from experiments import denoise, inpaint, staged; '
+    "assert not {'config', 'workdir'} & (set(flags.FLAGS) - before)"
+  )
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
+
+
+def test_help_has_examples_first():
+  command = [sys.executable, '-m', 'experiments.denoise', '--help']
+  told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert told.returncode == 0
+  assert told.stdout.startswith('python -m experiments.denoise photo.jpg\n')
+  assert 'fit.strength' in told.stdout and '--output' in told.stdout
+
+
+@pytest.mark.parametrize('name', ['req2', 'req2.py', 'configs/req2.py'])
+def test_a_config_is_found_by_its_name(tmp_path, monkeypatch, name):
+  monkeypatch.chdir(tmp_path)
+  found = cli._find_config(f'{name}:quick')
+  assert found == f'{ROOT}/configs/req2.py:quick'
+  assert cli._find_config('absent:quick') == 'absent:quick'
