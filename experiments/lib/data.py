@@ -26,6 +26,9 @@ class Data(NamedTuple):
   # Pixels at each edge that the PSNR of Y leaves out; None: no PSNR of Y.
   shave: int | None = None
   caption: str = 'measurement'  # What `picture` shows.
+  # bool [H, W, 1], the pixels of `picture` that are as they should be; None:
+  # none is.
+  seen: np.ndarray | None = None
 
   @property
   def picture(self) -> np.ndarray:

@@ -29,7 +29,8 @@ def list_images(
 ) -> dict[str, np.ndarray]:
   """Returns the pictures of a restoration as floats [H, W, C], by name.
 
-  The pictures are 'measurement' and 'restored'; with several lanes 'deviation'
+  The pictures are 'measurement' and 'restored'; where some pixels were seen as
+  they are, 'filled', which keeps them; with several lanes 'deviation'
   and 'restored_seed_N'; and 'posterior_deviation', the mean over the lanes,
   where the rule returns a mean of samples.
 
@@ -40,6 +41,8 @@ def list_images(
     result: what the restoration gave.
   """
   listed = {'measurement': data.picture, 'restored': result.image}
+  if data.seen is not None:
+    listed['filled'] = np.where(data.seen, data.picture, result.image)
   if len(result.images) > 1:
     listed['deviation'] = result.deviation
     for lane, image in zip(summary['lanes'], result.images, strict=True):
@@ -153,6 +156,7 @@ def summarize(
       experiment, result.params, int(result.stopped.max()), record
     ),
     **({'diverged': True} if result.diverged.all() else {}),
+    **({} if data.seen is None else {'missing': float(np.mean(~data.seen))}),
     'stop': stop,
     'measurement': score(data.picture, data),
     'restored': score(result.image, data)
