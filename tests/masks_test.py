@@ -127,7 +127,7 @@ def test_every_kind_of_mask_is_read_right(kind, tmp_path, picture):
 
 
 @pytest.mark.parametrize('quality', [None, 50, 60, 75, 85, 95])
-@pytest.mark.parametrize('width', [0.3, 1, 3, 6])
+@pytest.mark.parametrize('width', [0.6, 1, 3, 6])
 def test_what_is_half_covered_is_missing(quality, width, tmp_path):
   """What a soft mask, of PNG or of JPEG, says of the true coverage."""
   covered, alone, touched = [], [], []
@@ -146,7 +146,7 @@ def test_what_is_half_covered_is_missing(quality, width, tmp_path):
     alone.append(seen[~busy].mean())
   # Lanczos alone differs from the truth by some percent.
   assert max(covered) < (0.04 if quality else 0.07)
-  assert min(touched) > (0.8 if quality else 0.95)
+  assert min(touched) > (0.88 if quality else 0.98)
   assert min(alone) == 1
 
 
@@ -241,6 +241,9 @@ def test_the_picture_has_a_mask_of_its_own(tmp_path):
   assert 'transparent' in mask.line
   with pytest.raises(ValueError, match='data.invert needs a mask file'):
     masks.read_mask('alpha', picture, invert=True)
+  row, column = np.argwhere(SEEN)[0].tolist()
+  with pytest.raises(ValueError, match='data.image misses nothing in data.cro'):
+    masks.read_mask('', picture, crop=(row, column, 1, 1))
 
 
 def test_pixels_that_are_nan_are_missing(tmp_path):
@@ -298,11 +301,11 @@ def test_a_mask_is_cut_as_the_picture_is(tmp_path, picture):
 
 
 WRONG = {
-  'misses nothing: black': np.full(SIZE, 255, np.uint8),
+  'misses nothing: only near-white': np.full(SIZE, 255, np.uint8),
   'misses nothing in data.crop': np.where(
     np.arange(WIDTH) < 8, 255, LEVELS
   ).astype(np.uint8),
-  'misses everything: near-white': np.full(SIZE, 200, np.uint8),
+  'misses everything: only near-white': np.full(SIZE, 200, np.uint8),
   'is 96x128, the picture is 128x96: they must': LEVELS.T.copy(),
   'is 64x48, the picture is 128x96: they must': LEVELS[::2, ::2].copy(),
 }
@@ -315,6 +318,13 @@ def test_a_mask_that_cannot_be_is_refused_in_one_line(says, tmp_path, picture):
   with pytest.raises(ValueError, match=says) as caught:
     masks.read_mask(str(tmp_path / 'mask.png'), picture, crop=crop)
   assert '\n' not in str(caught.value)
+
+
+def test_a_mask_that_jpeg_has_mixed_all_over(tmp_path, picture):
+  scattered = np.random.RandomState(0).uniform(size=SIZE) < 0.2
+  _save(tmp_path / 'mask.jpg', np.where(scattered, 255, 0).astype(np.uint8))
+  with pytest.raises(ValueError, match='misses everything: .* PNG keeps more'):
+    masks.read_mask(str(tmp_path / 'mask.jpg'), picture)
 
 
 def test_masks_that_are_not_there(tmp_path, picture):

@@ -22,7 +22,7 @@ _WHITE = 249.5 / 255
 # what is covered may be white. So a neighbour of what is darker than _DARK is
 # missing too. tests/masks_test.py measures both numbers.
 _LOSSY = ('JPEG', 'WEBP')
-_DARK = 240 / 255
+_DARK = 220 / 255
 # How alike neighbours are: 0 where pixels are missing at random.
 _ALIKE = 0.1
 
@@ -66,7 +66,7 @@ def read_mask(
     ValueError: in one line: no such mask, another size, a mask that fits in two
       ways, or one that misses nothing or everything.
   """
-  name = f'data.mask {source!r}'
+  name = f'data.mask {source!r}' if source else 'data.image'
   if source in ('', ALPHA):
     if picture.mask is None:
       raise ValueError(f'{name}: the picture has no transparent pixels')
@@ -84,9 +84,9 @@ def read_mask(
   seen = images.crop_image(seen[..., None], crop)
   if seen.all():
     where = ' in data.crop' if len(crop) else ''
-    raise ValueError(f'{name} misses nothing{where}: black is missing')
+    raise ValueError(f'{name} misses nothing{where}: {_explain(notes)}')
   if not seen.any():
-    raise ValueError(f'{name} misses everything: near-white is seen')
+    raise ValueError(f'{name} misses everything: {_explain(notes)}')
   if seen.mean() < 0.5 and _find_likeness(seen[..., 0]) > _ALIKE:
     notes.append(question)
   return _make(seen, notes)
@@ -104,6 +104,10 @@ def draw_mask(size: tuple[int, int], missing: float, *, seed: int) -> Mask:
     raise ValueError(f'data.missing must be in (0, 1), got {missing}')
   seen = corruptions.draw_mask(size, missing, seed=seed)
   return _make(seen.astype(bool), ['drawn at random'])
+
+
+def _explain(notes):
+  return '; '.join(notes) or 'only near-white is seen'
 
 
 def _make(seen, notes):
@@ -124,24 +128,25 @@ def _read_file(source, picture, invert):
     notes.append('white is missing')
   else:
     light = _spread(found.pixels.min(axis=2))
+  transparent = found.mask is not None and 'transparent' in found.missing
+  if transparent and invert:
+    raise ValueError(
+      f'data.mask {source!r} has transparent pixels: for data.invert=True '
+      'flatten it onto a background first'
+    )
+  if transparent and not _is_drawn(light[found.mask]):
+    seen = found.mask
+    notes.append('its transparent pixels are missing')
+    question = f'{_MOST}: flatten strokes on a transparent layer onto white'
+    return reading.TURNS[turn](seen), notes, question
   seen = light > _WHITE
   if found.container in _LOSSY:
     seen &= ~_grow(light < _DARK)
-  if found.mask is not None and 'transparent' in found.missing:
-    if invert:
-      raise ValueError(
-        f'data.mask {source!r} has transparent pixels: for data.invert=True '
-        'flatten it onto a background first'
-      )
-    if not _is_drawn(light[found.mask]):
-      seen = found.mask
-      notes.append('its transparent pixels are missing')
-      question = (
-        f'{_MOST}: flatten a mask whose strokes are on a transparent layer '
-        'onto white'
-      )
+    notes.append(
+      f'what {found.container} mixed with strokes is missing, PNG keeps more'
+    )
   if found.mask is not None:
-    seen = seen & found.mask
+    seen &= found.mask
   return reading.TURNS[turn](seen), notes, question
 
 
