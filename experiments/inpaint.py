@@ -35,7 +35,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   """
   schema.check_config(config)
   data, mask = _load(config.data)
-  print(mask.line)
+  print(mask.line, flush=True)
   return task.run('inpaint', data, config, workdir)
 
 
