@@ -26,8 +26,11 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   common.add_output(config)
   data = config.data
   data.noise_seed = 0  # Random seed that draws the missing pixels.
-  data.mask = ''  # A picture file of the same size: black is missing.
-  data.missing = 0.5  # Share of the pixels that is missing, without data.mask.
+  # A picture file of the same size: only near-white is seen. 'alpha': what is
+  # transparent in the picture is missing, as it is without data.mask.
+  data.mask = ''
+  data.invert = False  # Whether white is missing in data.mask, not black.
+  data.missing = 0.5  # Share that is missing at random, without any mask.
   data.complete = False  # With data.mask: whether the image is known under it.
   config.fit.steps = 3000
   config.fit.jitter = 0.03

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from dipjax import corruptions, operators
-from experiments.lib import cli, fields, schema, task
+from dipjax import operators
+from experiments.lib import cli, fields, images, masks, schema, task
 from experiments.lib.data import IMAGE, Data, read
 
 # The fields of config.data that this experiment reads.
@@ -16,6 +16,7 @@ _READ = (
   *IMAGE,
   'noise_seed',
   'mask',
+  'invert',
   'missing',
   'complete',
 )
@@ -32,43 +33,42 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
     ValueError: bad input, in one line; no file is left behind.
   """
   schema.check_config(config)
-  data = load(config.data)
+  data, mask = _load(config.data)
+  print(mask.line, flush=True)
   return task.run('inpaint', data, config, workdir)
 
 
 def load(data: ml_collections.ConfigDict) -> Data:
   """Returns the seen pixels, and the whole picture where it is known.
 
-  The mask is data.mask, a picture of the same size in which 0 is missing.
-  Without data.mask a share data.missing of the pixels, drawn at random, is
-  missing. The whole picture is known without data.mask, or with data.complete.
+  What is missing data.mask says, see `masks.read_mask`. Without data.mask it is
+  the pixels of the picture that are transparent, blank or not finite; where
+  there are none, a share data.missing of the pixels, drawn at random. The whole
+  picture is known where pixels are drawn, or with data.complete.
   """
+  return _load(data)[0]
+
+
+def _load(data):
   fields.refuse_unread(data, _READ, 'data')
-  image = read(data).pixels
-  operator = operators.make_mask(_load_mask(data, image.shape[:2]))
-  measurement = np.asarray(operator(jnp.asarray(image)))
-  clean = None if data.mask and not data.complete else image
-  return Data(measurement=measurement, clean=clean, operator=operator)
-
-
-def _load_mask(data, size):
-  if not data.mask:
-    if not 0 < data.missing < 1:
-      raise ValueError(f'data.missing must be in (0, 1), got {data.missing}')
-    return corruptions.draw_mask(size, data.missing, seed=data.noise_seed)
-  mask = read(data.mask, data.crop)
-  if mask.shape[:2] != size:
+  whole, crop = read(data, masked=True, whole=True), tuple(data.crop)
+  picture = images.crop_picture(whole, crop)
+  drawn = not data.mask and whole.mask is None
+  if drawn:
+    size = picture.pixels.shape[:2]
+    mask = masks.draw_mask(size, data.missing, seed=data.noise_seed)
+  else:
+    mask = masks.read_mask(data.mask, whole, crop=crop, invert=data.invert)
+  if data.complete and whole.mask is not None:
     raise ValueError(
-      f'data.mask {data.mask!r} is {mask.shape[1]}x{mask.shape[0]}, the image '
-      f'is {size[1]}x{size[0]}: they must be of one size'
+      f'data.complete=True: the picture has pixels that are {whole.missing}, '
+      'so it is not known everywhere'
     )
-  # In a colour mask a pixel is missing if it is dark in all channels.
-  seen = mask.max(axis=2, keepdims=True) >= 0.5
-  if seen.all():
-    raise ValueError(f'data.mask {data.mask!r} misses nothing: 0 is missing')
-  if not seen.any():
-    raise ValueError(f'data.mask {data.mask!r} misses everything')
-  return seen
+  operator = operators.make_mask(mask.seen)
+  measurement = np.asarray(operator(jnp.asarray(picture.pixels)))
+  clean = picture.pixels if drawn or data.complete else None
+  file = None if drawn else picture
+  return Data(measurement, clean, operator, seen=mask.seen, file=file), mask
 
 
 PICTURES = cli.Pictures(

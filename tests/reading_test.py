@@ -374,6 +374,7 @@ def test_each_way_of_reading_a_tiff_turns_it_alike(
   right = _expect(values).reshape(35, channels)[order]
   np.testing.assert_array_equal(picture.pixels, right)
   assert picture.turned == (orientation > 1)
+  assert picture.turn == (orientation if orientation > 1 else 0)
 
 
 # --- Every mode of Pillow, written by it: an encoder is no reader.

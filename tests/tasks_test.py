@@ -6,6 +6,7 @@ import os
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from configs import activation_maximization as activation_config
 from configs import choices, req1, req2, req3
@@ -88,12 +89,54 @@ def test_the_baselines_of_zebra_are_the_papers(data_dir):
     assert float(psnr) == pytest.approx(expected, abs=5e-5)
 
 
-def test_inpainting_leaves_what_was_seen(photograph, tmp_path):
+def test_inpainting_leaves_what_was_seen(photograph, tmp_path, capsys):
   config = _make_config(inpaint_config, photograph)
   config.data.crop = (0, 0, 32, 32)
   config.fit.steps = 200
   result = _run(inpaint, config, tmp_path)
   assert result['restored']['psnr'] > result['measurement']['psnr'] + 3
+  assert 0.4 < result['missing'] < 0.6
+  share = f'{100 * result["missing"]:.3g}'
+  said = f'mask: {share} % of the pixels are missing; drawn at random\n'
+  assert capsys.readouterr().out.startswith(said)
+
+
+def test_inpainting_keeps_seen_pixels_to_the_bit(photograph, tmp_path, capsys):
+  """A picture with an alpha channel, and a mask with soft edges beside it."""
+  values = np.asarray(Image.open(photograph))
+  alpha = np.full((48, 64), 255)
+  alpha[20:24, :10] = np.array([0, 60, 254, 255])[:, None]
+  Image.fromarray(np.dstack([values, alpha]).astype(np.uint8)).save(
+    tmp_path / 'picture.png'
+  )
+  mask = np.full((48, 64), 255, np.uint8)
+  mask[5:11, :25] = np.array([251, 128, 0, 0, 128, 251])[:, None]
+  Image.fromarray(mask).save(tmp_path / 'mask.png')
+  config = _make_config(
+    inpaint_config,
+    str(tmp_path / 'picture.png'),
+    mask=str(tmp_path / 'mask.png'),
+  )
+  config.data.crop = (0, 0, 32, 32)
+  config.fit.steps = 20
+  workdir = tmp_path / 'run'
+  returned = inpaint.run(config, str(workdir))
+  seen = ((mask >= 250) & (alpha == 255))[:32, :32]
+  read = lambda name: np.asarray(Image.open(workdir / name))
+  filled, restored = read('filled.png'), read('restored.png')
+  np.testing.assert_array_equal(filled[seen], values[:32, :32][seen])
+  np.testing.assert_array_equal(filled[~seen], restored[~seen])
+  assert np.any(restored[seen] != filled[seen])
+  for name, there in (('measurement', seen), ('restored', ~seen)):
+    np.testing.assert_array_equal(
+      returned.images['filled'][there], returned.images[name][there]
+    )
+  assert returned.summary['missing'] == np.mean(~seen)
+  assert 'filled.png' in returned.summary['files']
+  assert 'transparent' in capsys.readouterr().out.splitlines()[0]
+  # What is not known under the transparent pixels cannot be scored.
+  config.data.complete = True
+  _refuse(inpaint, config, tmp_path / 'other', 'not known everywhere')
 
 
 def test_inpainting_with_a_mask(photograph, tmp_path):

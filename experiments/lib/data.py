@@ -31,6 +31,9 @@ class Data(NamedTuple):
   shave: int | None = None
   caption: str = 'measurement'  # What `picture` shows.
   file: Picture | None = None  # What was read, where it is what is restored.
+  # bool [H, W, 1], the pixels of `picture` that are as they should be; None:
+  # none is.
+  seen: np.ndarray | None = None
 
   @property
   def picture(self) -> np.ndarray:
@@ -90,7 +93,11 @@ def _find_gain(picture):
 
 
 def read(
-  data: ml_collections.ConfigDict, source: str = '', *, masked: bool = False
+  data: ml_collections.ConfigDict,
+  source: str = '',
+  *,
+  masked: bool = False,
+  whole: bool = False,
 ) -> Picture:
   """Returns the picture data.image, or the part of it that data.crop names.
 
@@ -98,6 +105,7 @@ def read(
     data: a section with the fields of IMAGE.
     source: a file to read alike, in place of data.image.
     masked: whether some pixels may be masked.
+    whole: whether to leave out the crop.
 
   Raises:
     ValueError: a file or a part that does not fit, in one line.
@@ -108,7 +116,7 @@ def read(
     page=None if data.page < 0 else data.page,
     masked=masked,
   )
-  return images.crop_picture(picture, tuple(data.crop))
+  return picture if whole else images.crop_picture(picture, tuple(data.crop))
 
 
 def _read_clean(data, image):

@@ -40,7 +40,8 @@ def plan(
   if not path:
     return None
   like = data.file
-  if like and data.size and data.size != like.pixels.shape:
+  # Another size, or pixels that were missing: the file's own masks are no more.
+  if like and (data.seen is not None or data.size):
     like = like.drop_pixels()
   writing.check(path, like)
   return Output(path, like, config.fit.get('strength', 1.0))
@@ -66,6 +67,8 @@ def write(output: Output, data: Data, image: np.ndarray) -> None:
     data: what was restored.
     image: the restored image, [H, W, C].
   """
+  if data.seen is not None:
+    image = np.where(data.seen, data.picture, image)
   if output.strength < 1:
     image = output.strength * image + (1 - output.strength) * data.measurement
   name = os.path.basename(output.path)

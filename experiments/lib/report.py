@@ -30,9 +30,10 @@ def list_images(
   """Returns the pictures of a restoration as floats [H, W, C], by name.
 
   The pictures are 'measurement' and 'restored'; 'residual', what was removed,
-  where the measurement is an image itself; with several lanes 'deviation' and
-  'restored_seed_N'; and 'posterior_deviation', the mean over the lanes, where
-  the rule returns a mean of samples.
+  where the measurement is an image itself; 'filled', which keeps the pixels
+  that were seen as they are, where some were; with several lanes 'deviation'
+  and 'restored_seed_N'; and 'posterior_deviation', the mean over the lanes,
+  where the rule returns a mean of samples.
 
   Args:
     summary: what `summarize` returned.
@@ -43,6 +44,8 @@ def list_images(
   listed = {'measurement': data.picture, 'restored': result.image}
   if data.operator is None:
     listed['residual'] = data.measurement - result.image
+  if data.seen is not None:
+    listed['filled'] = np.where(data.seen, data.picture, result.image)
   if len(result.images) > 1:
     listed['deviation'] = result.deviation
     for lane, image in zip(summary['lanes'], result.images, strict=True):
@@ -164,6 +167,7 @@ def summarize(
       experiment, result.params, int(result.stopped.max()), record
     ),
     **({'diverged': True} if result.diverged.all() else {}),
+    **({} if data.seen is None else {'missing': float(np.mean(~data.seen))}),
     'stop': stop,
     'measurement': score(data.picture, data),
     'restored': score(result.image, data)

@@ -56,6 +56,7 @@ RANGES: dict[str, Range] = {
   'data.mask': _FILE,
   'data.missing': Number(0, 1, above=True, below=True),
   'data.complete': Flag(),
+  'data.invert': Flag(),
   'data.flash': _FILE,
   'data.blur': Flag(),
   'data.kernel.name': Word(('gaussian', 'motion', 'file')),
@@ -170,7 +171,7 @@ RANGES: dict[str, Range] = {
 # other field, its value; a bool stands for any value that is, or is not, set).
 _BESIDE = (
   (('data.missing', 'data.noise_seed'), 'data.mask', False),
-  (('data.complete',), 'data.mask', True),
+  (('data.complete', 'data.invert'), 'data.mask', True),
   (('data.clip',), 'data.sigma', True),
   (('data.sigma', 'data.noise_seed', 'data.clip'), 'data.blur', True),
   (('data.multiple',), 'data.reduce', True),

@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.lib.reading import arrays, fits, netpbm, pillow, raw, tiff
 from experiments.lib.reading.raw import MAX_PIXELS as MAX_PIXELS
+from experiments.lib.reading.tiff import TURNS as TURNS
 
 # Photographs inside scikit-image's own package, which need no download.
 SAMPLES = (
@@ -73,6 +74,7 @@ class Picture(NamedTuple):
   high: float
   missing: str = ''  # Why pixels are masked.
   header: str | None = None  # The cards of a FITS file.
+  turn: int = 0  # EXIF's orientation, 2 to 8, where it was turned.
 
   def map(self, change: Callable[[np.ndarray], np.ndarray]) -> 'Picture':
     """Returns the picture with each array [H, W, ...] changed."""
@@ -209,12 +211,13 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
     top,
     found.container,
     found.depth,
-    found.turned,
+    bool(found.turned),
     found.profile,
     low,
     high,
     missing,
     found.header,
+    turn=found.turned,
   )
 
 

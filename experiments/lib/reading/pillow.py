@@ -33,10 +33,10 @@ _SWAPPED = {'L': 'B', 'B': 'L', 'N': 'B' if _NATIVE == 'L' else 'L'}
 
 
 class Loaded(NamedTuple):
-  """A decoded, upright image, and whether it had to be turned."""
+  """A decoded, upright image, and how it was turned."""
 
   image: Image.Image
-  turned: bool
+  turned: int  # EXIF's orientation, 2 to 8; 0: not turned.
 
 
 def read_pillow(path: str, container: str) -> Raw:
@@ -91,7 +91,8 @@ def open_image(source, container: str) -> Iterator[ImageFile.ImageFile]:
 
 def load(image: Image.Image) -> Loaded:
   """Decodes an image and turns it upright, without a line on the terminal."""
-  turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
+  turned = image.getexif().get(_ORIENTATION, 0)
+  turned = turned if turned in range(2, 9) else 0
   with _hush():
     image.load()
   # What Pillow loads of a TIFF is upright; a second turn would undo it.

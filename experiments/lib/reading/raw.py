@@ -16,7 +16,7 @@ class Raw(NamedTuple):
   depth: str  # As 'uint16'.
   container: str  # As 'PNG'.
   valid: np.ndarray | None = None  # bool [H, W], False: transparent or blank.
-  turned: bool = False  # The values lie upright, in the file they did not.
+  turned: int = 0  # EXIF's orientation, 2 to 8, of values that lie upright now.
   profile: bytes | None = None  # ICC.
   header: str | None = None  # The cards of a FITS file.
 

@@ -30,7 +30,8 @@ _WIDTHS = {1: (8, 16, 32, 64), 2: (8, 16, 32, 64), 3: (16, 32, 64)}
 _JPEG = 7
 _ALPHA = (1, 2)  # Premultiplied or not: what is opaque is the same.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
-_TURNS = {
+# By EXIF's orientation, what turns [H, W, ...] upright.
+TURNS = {
   1: lambda x: x,
   2: lambda x: x[:, ::-1],
   3: lambda x: x[::-1, ::-1],
@@ -65,11 +66,11 @@ def read_tiff(path: str, number: int | None) -> Raw:
     values, loaded = pillow.load_deep(lambda: _open(path, page))
     return _drop_alpha(page, values, 65535, name, loaded.turned)
   if _is_packed(page):
-    values = _TURNS.get(page.orientation, _TURNS[1])(_unpack(path, page))
+    values = TURNS.get(page.orientation, TURNS[1])(_unpack(path, page))
     white = (1 << page.bits) - 1
     if page.photometric == _WHITE_IS_ZERO:
       values = white - values
-    return _make(page, values, white, name, page.orientation in range(2, 9))
+    return _make(page, values, white, name, _find_turn(page))
   return _read_other(path, page, name)
 
 
@@ -193,9 +194,12 @@ def _read_other(path, page, name):
   white = find_white(values.dtype)
   if page.photometric == _WHITE_IS_ZERO:
     values = np.array(white, values.dtype) - values
-  values = _TURNS.get(page.orientation, _TURNS[1])(values)
-  turned = page.orientation in range(2, 9)
-  return _drop_alpha(page, values, white, name, turned)
+  values = TURNS.get(page.orientation, TURNS[1])(values)
+  return _drop_alpha(page, values, white, name, _find_turn(page))
+
+
+def _find_turn(page):
+  return page.orientation if page.orientation in range(2, 9) else 0
 
 
 def _read_pages(path, page, name):
