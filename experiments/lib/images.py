@@ -109,7 +109,7 @@ def fill(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
   if mask is None:
     return image
   columns = _find_nearest(mask)
-  rows = _find_nearest(mask.any(axis=1)[None])[0]
+  rows = _find_nearest(np.atleast_2d(mask.any(axis=1)))[0]
   filled = np.take_along_axis(image, columns[..., None], axis=1)
   return filled[rows]
 

@@ -42,7 +42,7 @@ def plan(
   like = data.file
   # Another size, or pixels that were missing: the file's own masks are no more.
   if like and (data.seen is not None or data.size):
-    like = like.drop_pixels()
+    like = like.drop_masks()
   writing.check(path, like)
   return Output(path, like, config.fit.get('strength', 1.0))
 

@@ -85,6 +85,11 @@ class Picture(NamedTuple):
     }
     return self._replace(**arrays)
 
+  def drop_masks(self) -> 'Picture':
+    """Returns the picture for pixels of another size or that were filled in."""
+    arrays = [n for n, v in self._asdict().items() if isinstance(v, np.ndarray)]
+    return self._replace(**{n: None for n in arrays if n != 'pixels'})
+
   def describe(self) -> str:
     """Returns one line that says what was read."""
     height, width, channels = self.pixels.shape
