@@ -137,6 +137,10 @@ def _read_fits(path):
   return np.moveaxis(data, 0, 2) if data.ndim == 3 else data
 
 
+def _open_tiff(path) -> Any:
+  return tifffile.TiffFile(path)
+
+
 def _read_npz(path):
   with np.load(path) as archive:
     return archive[archive.files[0]]
@@ -214,7 +218,7 @@ def test_a_packed_tiff_keeps_its_bits(tmp_path, bits):
   values = reading_test._bits(bits, 5, 7, 1)
   picture = _read(tmp_path, made.tiff(values, bits=bits))
   path = _write(tmp_path, '.tif', picture)
-  with tifffile.TiffFile(path) as file:
+  with _open_tiff(path) as file:
     assert file.pages[0].bitspersample == bits
     np.testing.assert_array_equal(file.pages[0].asarray(), values[..., 0])
 
@@ -388,7 +392,7 @@ def test_colours_multiplied_by_alpha_stay_so(tmp_path, name, deflate):
   values[0, 0, 3] = reading_test._whiten(values)
   data = made.tiff(values, photometric=2, extra=(1,), deflate=deflate)
   picture = _read(tmp_path, data)
-  with tifffile.TiffFile(_write(tmp_path, '.tif', picture)) as file:
+  with _open_tiff(_write(tmp_path, '.tif', picture)) as file:
     assert file.pages[0].extrasamples == (1,)
     np.testing.assert_array_equal(file.pages[0].asarray(), values)
 
@@ -623,7 +627,7 @@ def test_a_tiff_keeps_its_notes(tmp_path, name, big, order):
   )
   picture = _read(tmp_path, data.getvalue())
   assert picture.turned
-  with tifffile.TiffFile(_write(tmp_path, '.tif', picture)) as file:
+  with _open_tiff(_write(tmp_path, '.tif', picture)) as file:
     assert len(file.pages) == 1
     tags = file.pages[0].tags
     assert tags['Software'].value == 'Scanner' and 274 not in tags
@@ -635,6 +639,25 @@ def test_a_tiff_keeps_its_notes(tmp_path, name, big, order):
   np.testing.assert_allclose(down[0] / down[1], 300, atol=1e-3)
   text = dict(reading.read(str(tmp_path / 'output.tif')).notes.text)
   assert text['Description'] == 'caf\xe9'
+
+
+@pytest.mark.parametrize('dtype', ['u1', 'u2'])
+def test_what_a_png_says_of_its_colours_is_kept(tmp_path, dtype):
+  points = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
+  chunks = [
+    (b'gAMA', struct.pack('>I', 100_000)),
+    (b'cHRM', struct.pack('>8I', *points)),
+  ]
+  values = reading_test._numbers(dtype, 5, 7, 3)
+  bits = 8 * values.dtype.itemsize
+  picture = _read(tmp_path, reading_test._png(values, bits, 2, chunks=chunks))
+  with open(_write(tmp_path, '.png', picture), 'rb') as file:
+    written = file.read()
+  for name, data in chunks:
+    chunk = name + data + struct.pack('>I', zlib.crc32(name + data))
+    assert written.count(chunk) == 1
+  plan = writing.check(str(tmp_path / 'a.webp'), picture)
+  assert 'without its gamma' in plan.describe()
 
 
 def test_exif_in_the_text_of_a_png_turns_no_picture_twice(tmp_path):

@@ -37,7 +37,7 @@ def find_notes(image: Image.Image, orientation: int) -> Notes:
   text |= _decode_xmp(info.get('xmp'))
   exif = re.sub(rb'^(Exif\0\0)+', b'', exif) if exif else None
   dpi = _check_dpi(info.get('dpi'), orientation)
-  return Notes(exif or None, dpi, tuple(text.items()))
+  return Notes(exif or None, dpi, tuple(text.items()), _find_colour(info))
 
 
 def read_tags(path: str, page: Page) -> Notes:
@@ -59,6 +59,19 @@ def read_tags(path: str, page: Page) -> Notes:
     text |= _decode_xmp(found[_XMP].data)
   dpi = _find_dpi(found, page.orientation)
   return Notes(exif, dpi, tuple(text.items()))
+
+
+def _find_colour(info):
+  """Returns what a PNG says of its colours without a profile."""
+  chunks = []
+  if 'gamma' in info:
+    chunks.append((b'gAMA', struct.pack('>I', round(info['gamma'] * 1e5))))
+  points = [round(point * 1e5) for point in info.get('chromaticity', ())]
+  if len(points) == 8:
+    chunks.append((b'cHRM', struct.pack('>8I', *points)))
+  if 'srgb' in info:
+    chunks.append((b'sRGB', bytes([info['srgb']])))
+  return tuple(chunks)
 
 
 def _decode_raw(text):

@@ -14,6 +14,7 @@ class Notes(NamedTuple):
   exif: bytes | None = None  # As the file has it, from its byte order on.
   dpi: tuple[float, float] | None = None  # Pixels for each inch, across, down.
   text: tuple[tuple[str, str], ...] = ()  # Keys are those of PNG.
+  colour: tuple[tuple[bytes, bytes], ...] = ()  # Chunks of PNG, as gAMA.
 
 
 class Raw(NamedTuple):

@@ -259,6 +259,9 @@ def _find_changes(kind, like, shape, depth, profile):
     yield 'at most 256 colours'
   if like.profile and not profile:
     yield 'without its colour profile'
+  names = [name for name, _ in like.notes.colour]
+  if kind.container != 'PNG' and b'gAMA' in names and b'sRGB' not in names:
+    yield 'without its gamma'
   if like.container == 'FITS' != kind.container:
     yield 'without its header'
   exif = clean_notes(like.notes, shape).exif

@@ -33,6 +33,8 @@ def encode_png(content: Content) -> bytes:
 
 def _find_options(content):
   text = PngInfo()
+  for name, data in content.notes.colour:
+    text.add(name, data)
   for key, value in content.notes.text:
     if isinstance(value, iTXt):
       text.add_itxt(key, value, value.lang or '', value.tkey or '')
