@@ -496,6 +496,44 @@ def test_the_line_says_what_was_read(tmp_path):
   )
 
 
+# --- What is kept to write the file again.
+
+
+def test_a_profile_may_hold_any_byte(tmp_path):
+  profile, data = bytes(range(256)), io.BytesIO()
+  Image.new('RGB', (3, 2)).save(data, 'TIFF', icc_profile=profile)
+  assert _read(tmp_path, data.getvalue()).profile == profile
+
+
+@pytest.mark.parametrize('order', '<>')
+def test_the_notes_of_a_tiff_are_read(tmp_path, order):
+  tags = {270: ('B', *b'text\0'), 296: ('H', 3), 274: ('H', 6)}
+  grey = _numbers('u1', 5, 7, 1)
+  plain = made.tiff(grey, order=order, tags=tags)
+  picture = _read(tmp_path, plain)
+  assert picture.notes == reading.Notes(text=(('Description', 'text'),))
+  assert picture.path == str(tmp_path / 'made.bin') and picture.full == 255
+
+
+def test_damaged_notes_of_a_tiff_are_left_out(tmp_path):
+  # A table of the camera that lies outside the file.
+  data = made.tiff(_numbers('u1', 5, 7, 1), tags={34665: ('I', 1 << 30)})
+  assert _read(tmp_path, data).notes == reading.Notes()
+
+
+def test_tables_that_point_to_each_other_end(tmp_path):
+  data = made.tiff(_numbers('u1', 5, 7, 1), tags={34665: ('I', 44)})
+  assert data[4:8] == b'\x2c\0\0\0'
+  assert _read(tmp_path, data).pixels.shape == (5, 7, 1)
+
+
+def test_a_big_endian_bigtiff_is_read_without_pillow(tmp_path):
+  values = _numbers('u2', 5, 7, 3)
+  data = made.tiff(values, order='>', big=True, photometric=2)
+  picture = _read_or_skip(tmp_path, data)
+  np.testing.assert_array_equal(picture.pixels, _expect(values))
+
+
 # --- Masks.
 
 
@@ -516,6 +554,7 @@ def test_pixels_that_are_not_finite_are_masked(tmp_path, kind):
   _need(kind.upper())
   picture = _read(tmp_path, data)
   _check_mask(picture, np.isfinite(values))
+  np.testing.assert_array_equal(picture.stored, [[np.nan], [np.inf]])
   assert '2 pixels masked (nan' in picture.describe()
   with pytest.raises(ValueError, match='nan'):
     images.read_image(str(tmp_path / 'made.bin'))
@@ -554,6 +593,8 @@ def test_what_is_not_opaque_is_masked(tmp_path, name, data):
   picture = _read_or_skip(tmp_path, data)
   _check_mask(picture, np.eye(5, 7) == 0)
   assert picture.pixels.shape[2] == (1 if name.startswith('LA') else 3)
+  alpha = np.where(np.eye(5, 7), 3, picture.white).astype(picture.depth)
+  np.testing.assert_array_equal(picture.alpha, alpha, strict=True)
   with pytest.raises(ValueError, match='flatten'):
     images.read_image(str(tmp_path / 'made.bin'))
 

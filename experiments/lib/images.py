@@ -63,7 +63,7 @@ def crop_picture(
   picture: reading.Picture, box: Sequence[int]
 ) -> reading.Picture:
   """Returns the box of a picture, see `crop_image`."""
-  return picture.map(lambda array: crop_image(array, box))
+  return picture.cut(lambda array: crop_image(array, box))
 
 
 def crop_image(image: np.ndarray, box: Sequence[int]) -> np.ndarray:

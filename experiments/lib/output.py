@@ -43,7 +43,7 @@ def plan(
   # Another size, or pixels that were missing: the file's own masks are no more.
   if like and (data.seen is not None or data.size):
     like = like.drop_masks()
-  writing.check(path, like)
+  writing.check(path, like, shape=data.size or data.measurement.shape)
   return Output(path, like, config.fit.get('strength', 1.0))
 
 
@@ -71,13 +71,7 @@ def write(output: Output, data: Data, image: np.ndarray) -> None:
     image = np.where(data.seen, data.picture, image)
   if output.strength < 1:
     image = output.strength * image + (1 - output.strength) * data.measurement
-  name = os.path.basename(output.path)
   try:
-    folders.write_or_rescue(
-      os.path.dirname(output.path) or '.',
-      lambda folder: writing.write(
-        os.path.join(folder, name), image, output.like
-      ),
-    )
+    writing.write(output.path, image, output.like)
   except OSError as error:
     print(folders.show(str(error)))

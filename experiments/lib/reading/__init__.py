@@ -14,6 +14,7 @@ import numpy as np
 
 from experiments.lib.reading import arrays, fits, netpbm, pillow, raw, tiff
 from experiments.lib.reading.raw import MAX_PIXELS as MAX_PIXELS
+from experiments.lib.reading.raw import Notes as Notes
 from experiments.lib.reading.tiff import TURNS as TURNS
 
 # Photographs inside scikit-image's own package, which need no download.
@@ -73,22 +74,38 @@ class Picture(NamedTuple):
   low: float  # The stored values of the valid pixels.
   high: float
   missing: str = ''  # Why pixels are masked.
-  header: str | None = None  # The cards of a FITS file.
+  header: str | None = None  # The cards of a FITS file; the name in an npz.
   turn: int = 0  # EXIF's orientation, 2 to 8, where it was turned.
+  # What the file needs to be written again as it was: see writing.
+  full: float | None = None  # The largest value of its type; None: floats.
+  stored: np.ndarray | None = None  # [N, C], the values where masked, in order.
+  alpha: np.ndarray | None = None  # [H, W], as stored, upright.
+  associated: bool = False  # The stored colours are multiplied by alpha.
+  flat: bool = False  # The array is [H, W], without channels.
+  notes: Notes = Notes()
+  path: str | None = None  # The file; None: a sample.
 
-  def map(self, change: Callable[[np.ndarray], np.ndarray]) -> 'Picture':
-    """Returns the picture with each array [H, W, ...] changed."""
-    arrays = {
-      name: change(value)
-      for name, value in self._asdict().items()
-      if isinstance(value, np.ndarray)
-    }
-    return self._replace(**arrays)
+  def cut(self, cut: Callable[[np.ndarray], np.ndarray]) -> 'Picture':
+    """Returns a part of the picture.
+
+    Args:
+      cut: a function of any array [H, W, ...] that returns its part.
+    """
+    part = self._replace(pixels=cut(self.pixels))
+    if self.alpha is not None:
+      part = part._replace(alpha=cut(self.alpha))
+    if self.mask is None:
+      return part
+    mask = cut(self.mask)
+    if self.stored is not None:
+      place = np.zeros(self.mask.shape, np.intp)
+      place[~self.mask] = np.arange(len(self.stored))
+      part = part._replace(stored=self.stored[cut(place)[~mask]])
+    return part._replace(mask=mask)
 
   def drop_masks(self) -> 'Picture':
     """Returns the picture for pixels of another size or that were filled in."""
-    arrays = [n for n, v in self._asdict().items() if isinstance(v, np.ndarray)]
-    return self._replace(**{n: None for n in arrays if n != 'pixels'})
+    return self._replace(mask=None, stored=None, alpha=None)
 
   def describe(self) -> str:
     """Returns one line that says what was read."""
@@ -133,7 +150,7 @@ def read(
   path = os.path.expanduser(source)
   if os.path.isfile(path):
     try:
-      return _scale(_decode(path, page), white)
+      return _scale(_decode(path, page), white)._replace(path=path)
     # Decoders raise nearly anything on damaged data.
     except Exception as error:
       text = ' '.join(str(error).split())[:200] or type(error).__name__
@@ -195,7 +212,7 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
   """Masks and scales values, block by block so that memory stays bounded."""
   values = found.values if found.values.ndim == 3 else found.values[..., None]
   raw.check_shape(values.shape)
-  mask, missing = _find_mask(values, found.valid)
+  mask, missing = _find_mask(values, found)
   low, high = _find_range(values, mask)
   top = white if white is not None else found.white
   top = 1.0 if top is None else float(top)
@@ -211,24 +228,38 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
     if mask is not None:
       pixels[block][~mask[block]] = 0
   return Picture(
-    pixels,
-    mask,
-    top,
-    found.container,
-    found.depth,
-    bool(found.turned),
-    found.profile,
-    low,
-    high,
-    missing,
-    found.header,
+    pixels=pixels,
+    mask=mask,
+    white=top,
+    container=found.container,
+    depth=found.depth,
+    turned=bool(found.turned),
     turn=found.turned,
+    profile=found.profile,
+    low=low,
+    high=high,
+    missing=missing,
+    header=found.header,
+    full=found.white,
+    stored=None if mask is None else _to_native(values[~mask]),
+    alpha=None if found.alpha is None else _to_native(found.alpha),
+    associated=found.associated,
+    flat=found.values.ndim == 2,
+    notes=found.notes,
   )
 
 
-def _find_mask(values, valid):
+def _to_native(values):
+  """Returns a copy, which keeps no larger array that it was a part of."""
+  return values.astype(values.dtype.newbyteorder('='))
+
+
+def _find_mask(values, found):
   """Returns the pixels that count and why others do not; None: all count."""
   masks, why = [], []
+  valid = found.valid
+  if found.alpha is not None:
+    valid = found.alpha == (1 if found.white is None else found.white)
   if valid is not None and not valid.all():
     masks.append(valid)
     why.append('transparent or blank')

@@ -44,7 +44,8 @@ def read_npz(path: str) -> Raw:
       data = file.read(needed)
   if len(data) < needed:
     raise ValueError(f'is truncated: {needed - len(data)} bytes missing')
-  return _make(data, shape, order, dtype, 'npz')
+  name = names[0].filename.removesuffix('.npy')
+  return _make(data, shape, order, dtype, 'npz')._replace(header=name)
 
 
 def _read_header(file):

@@ -70,7 +70,7 @@ def _read_pam(data):
   white = _check_maxval(int(fields['MAXVAL']))
   values = _read_samples(data, end + 7, shape, _find_type(white))
   if kind.endswith('_ALPHA'):
-    return _make(values[..., :-1], white, values[..., -1] == white)
+    return _make(values[..., :-1], white, values[..., -1])
   return _make(values, white)
 
 
@@ -138,8 +138,8 @@ def _find_type(white):
   return np.dtype('u1' if white < 256 else '>u2')
 
 
-def _make(values, white, valid=None):
+def _make(values, white, alpha=None):
   if values.max() > white:
     raise ValueError(f'holds {values.max()}, above its maxval {white}')
   bits = 1 if white == 1 else 8 if white < 256 else 16
-  return Raw(values, white, f'uint{bits}', 'Netpbm', valid)
+  return Raw(values, white, f'uint{bits}', 'Netpbm', alpha=alpha)

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from experiments.lib.reading.raw import MAX_PIXELS, Raw, check_size
+from experiments.lib.reading.notes import find_notes
+from experiments.lib.reading.raw import MAX_PIXELS, Notes, Raw, check_size
 
 # The modes of each format whose values Pillow gives as they are stored.
 _COLOURS = {'1', 'L', 'LA', 'P', 'RGB', 'RGBA'}
@@ -33,10 +34,11 @@ _SWAPPED = {'L': 'B', 'B': 'L', 'N': 'B' if _NATIVE == 'L' else 'L'}
 
 
 class Loaded(NamedTuple):
-  """A decoded, upright image, and how it was turned."""
+  """A decoded, upright image, how it was turned, and its notes."""
 
   image: Image.Image
   turned: int  # EXIF's orientation, 2 to 8; 0: not turned.
+  notes: Notes
 
 
 def read_pillow(path: str, container: str) -> Raw:
@@ -53,16 +55,23 @@ def read_pillow(path: str, container: str) -> Raw:
     if container == 'PNG':
       _check_bytes(image, depth, path)
     if depth == 16 and colour:
-      values, valid, turned = _read_deep_png(path, colour)
-      return Raw(values, 65535, 'uint16', 'PNG', valid, turned, profile)
-    if image.mode == '1':
-      depth = 1
-    loaded = load(image)
-    values, valid = split(loaded.image, depth if colour == 0 else 8)
-  bits = 16 if depth == 16 else depth if image.mode in ('1', 'L') else 8
-  white = (1 << bits) - 1
+      values, alpha, loaded = _read_deep_png(path, colour)
+      bits = 16
+    else:
+      if image.mode == '1':
+        depth = 1
+      loaded = load(image)
+      values, alpha = split(loaded.image, depth if colour == 0 else 8)
+      bits = 16 if depth == 16 else depth if image.mode in ('1', 'L') else 8
   return Raw(
-    values, white, f'uint{bits}', container, valid, loaded.turned, profile
+    values,
+    (1 << bits) - 1,
+    f'uint{bits}',
+    container,
+    turned=loaded.turned,
+    profile=profile,
+    alpha=alpha,
+    notes=loaded.notes,
   )
 
 
@@ -96,9 +105,11 @@ def load(image: Image.Image) -> Loaded:
   with _hush():
     image.load()
   # What Pillow loads of a TIFF is upright; a second turn would undo it.
-  if image.format != 'TIFF':
-    ImageOps.exif_transpose(image, in_place=True)
-  return Loaded(image, turned)
+  if image.format == 'TIFF':
+    return Loaded(image, turned, Notes())
+  notes = find_notes(image, turned or 1)  # A turn rewrites them.
+  ImageOps.exif_transpose(image, in_place=True)
+  return Loaded(image, turned, notes)
 
 
 def load_deep(opener: Callable) -> tuple[np.ndarray, Loaded]:
@@ -114,7 +125,7 @@ def load_deep(opener: Callable) -> tuple[np.ndarray, Loaded]:
     high = load(image)
     values = np.asarray(high.image).astype(np.uint16) << 8
   with opener() as image:
-    image.tile = [_swap_bytes(tile) for tile in image.tile]
+    image.tile = [change_mode(tile, _swap_bytes) for tile in image.tile]
     values |= np.asarray(load(image).image)
   return values, high
 
@@ -122,7 +133,7 @@ def load_deep(opener: Callable) -> tuple[np.ndarray, Loaded]:
 def split(
   image: Image.Image, bits: int = 8
 ) -> tuple[np.ndarray, np.ndarray | None]:
-  """Returns the values, and which pixels are opaque; None: all.
+  """Returns the values and the alpha, as they are stored; None: no alpha.
 
   Args:
     image: decoded, of a mode of `_MODES`.
@@ -137,13 +148,25 @@ def split(
     key = image.info.get('transparency')
     if key is not None and image.mode == '1':
       key = int(key > 0)
-    return values, None if key is None else values != key
+    return values, None if key is None else (values != key) * _find_top(bits)
   if not image.has_transparency_data:
     return np.asarray(image.convert('RGB')), None
   grey = image.mode == 'LA'
   pixels = np.asarray(image if grey else image.convert('RGBA'))
   colours = pixels[..., 0] if grey else pixels[..., :3]
-  return colours, pixels[..., -1] == 255
+  return colours, pixels[..., -1]
+
+
+def change_mode(tile, change: Callable[[str], str]):
+  """Returns a tile whose samples Pillow takes for those of another mode."""
+  args = tile.args
+  if isinstance(args, str):
+    return tile._replace(args=change(args))
+  return tile._replace(args=(change(args[0]), *args[1:]))
+
+
+def _find_top(bits):
+  return np.array((1 << bits) - 1, np.uint8 if bits <= 8 else np.uint16)
 
 
 def _check_frames(image):
@@ -175,16 +198,17 @@ def _read_deep_png(path, colour):
   if colour == 4:
     opener = lambda: open_image(_widen_grey(path), 'PNG')
     with opener() as image:
-      image, turned = load(image)
-      pixels = np.asarray(image).astype(np.uint16)
-    values, alpha = pixels[..., ::2] << 8 | pixels[..., 1::2], 1
-    return values[..., 0], values[..., alpha] == 65535, turned
-  values, (image, turned) = load_deep(opener)
+      loaded = load(image)
+      pixels = np.asarray(loaded.image).astype(np.uint16)
+    values = pixels[..., ::2] << 8 | pixels[..., 1::2]
+    return values[..., 0], values[..., 1], loaded
+  values, loaded = load_deep(opener)
   if colour == 6:
-    return values[..., :3], values[..., 3] == 65535, turned
-  key = image.info.get('transparency')
-  valid = None if key is None else (values != np.array(key)).any(2)
-  return values, valid, turned
+    return values[..., :3], values[..., 3], loaded
+  key = loaded.image.info.get('transparency')
+  if key is None:
+    return values, None, loaded
+  return values, (values != np.array(key)).any(2) * _find_top(16), loaded
 
 
 def _widen_grey(path):
@@ -196,15 +220,10 @@ def _widen_grey(path):
   return io.BytesIO(data)
 
 
-def _swap_bytes(tile):
-  args = tile.args
-  mode = args if isinstance(args, str) else args[0]
+def _swap_bytes(mode):
   if mode[-4:-1] != ';16':
     raise ValueError(f'has samples of the layout {mode}, not supported')
-  mode = mode[:-1] + _SWAPPED[mode[-1]]
-  return tile._replace(
-    args=mode if isinstance(args, str) else (mode, *args[1:])
-  )
+  return mode[:-1] + _SWAPPED[mode[-1]]
 
 
 @contextlib.contextmanager

@@ -8,6 +8,15 @@ MAX_PIXELS = 100_000_000
 MAX_CHANNELS = 5
 
 
+class Notes(NamedTuple):
+  """What a file says beside its pixels; nothing here changes them."""
+
+  exif: bytes | None = None  # As the file has it, from its byte order on.
+  dpi: tuple[float, float] | None = None  # Pixels for each inch, across, down.
+  text: tuple[tuple[str, str], ...] = ()  # Keys are those of PNG.
+  colour: tuple[tuple[bytes, bytes], ...] = ()  # Chunks of PNG, as gAMA.
+
+
 class Raw(NamedTuple):
   """The values of one image, neither scaled nor masked, and what they mean."""
 
@@ -15,10 +24,15 @@ class Raw(NamedTuple):
   white: float | None  # The largest value of the type; None: floats.
   depth: str  # As 'uint16'.
   container: str  # As 'PNG'.
-  valid: np.ndarray | None = None  # bool [H, W], False: transparent or blank.
+  valid: np.ndarray | None = None  # bool [H, W], False: blank.
   turned: int = 0  # EXIF's orientation, 2 to 8, of values that lie upright now.
   profile: bytes | None = None  # ICC.
-  header: str | None = None  # The cards of a FITS file.
+  header: str | None = None  # The cards of a FITS file; the name in an npz.
+  alpha: np.ndarray | None = (
+    None  # [H, W], stored; white (1 of floats): opaque.
+  )
+  associated: bool = False  # The colours are multiplied by alpha.
+  notes: Notes = Notes()
 
 
 def check_size(height: int, width: int) -> None:

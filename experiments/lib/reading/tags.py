@@ -11,7 +11,7 @@ _MAX_PAGES = 10_000
 _MAX_BYTES = 32 << 20  # Of one tag.
 _MAX_RATIO = 1100  # Of samples to their file, and
 _MAX_FREE = 16 << 20  # bytes for which the ratio does not matter.
-_TYPES = dict(enumerate('BsHIIBbshiifdI', 1)) | {16: 'Q', 17: 'q', 18: 'Q'}
+_TYPES = dict(enumerate('BsHIIbBhiifdI', 1)) | {16: 'Q', 17: 'q', 18: 'Q'}
 _RATIONALS = (5, 10)
 _REDUCED, _MASK = 1, 4  # Bits of NewSubfileType.
 _DNG = 50706
@@ -69,6 +69,8 @@ class Page(NamedTuple):
   """One image of a TIFF: where it stands, and what its samples are."""
 
   index: int
+  offset: int  # Where its tags lie.
+  big: bool  # BigTIFF.
   big_endian: bool
   width: int
   height: int
@@ -191,8 +193,9 @@ def _read_all(file: BinaryIO):
     if offset in seen or len(seen) >= _MAX_PAGES:
       raise ValueError('is a TIFF whose pages do not end')
     seen.add(offset)
+    place = {'offset': (offset,), 'big': (big,)}
     tags, offset = _read_tags(file, offset, order, big, size)
-    found.append((len(found), _DEFAULTS | tags))
+    found.append((len(found), _DEFAULTS | tags | place))
   return found
 
 

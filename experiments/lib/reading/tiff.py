@@ -9,7 +9,7 @@ import logging
 
 import numpy as np
 
-from experiments.lib.reading import pillow
+from experiments.lib.reading import notes, pillow
 from experiments.lib.reading.raw import Raw, check_shape, find_white
 from experiments.lib.reading.tags import Page, read_page
 
@@ -28,7 +28,8 @@ _OTHERS = {
 _FORMATS = {1: 'uint', 2: 'int', 3: 'float'}
 _WIDTHS = {1: (8, 16, 32, 64), 2: (8, 16, 32, 64), 3: (16, 32, 64)}
 _JPEG = 7
-_ALPHA = (1, 2)  # Premultiplied or not: what is opaque is the same.
+_ASSOCIATED = 1
+_ALPHA = (_ASSOCIATED, 2)  # What is opaque is the same.
 _COMPRESSIONS = {1, 2, 3, 4, 5, 7, 8, 32773, 32946}
 # By EXIF's orientation, what turns [H, W, ...] upright.
 TURNS = {
@@ -46,6 +47,10 @@ TURNS = {
 def read_tiff(path: str, number: int | None) -> Raw:
   """Returns the values of the only page, or of page `number`."""
   page = read_page(path, number)
+  return _read(path, page)._replace(notes=notes.read_tags(path, page))
+
+
+def _read(path, page):
   name = _name_type(page)
   if page.compression not in _COMPRESSIONS:
     raise ValueError(f'has compression {page.compression}, not supported')
@@ -106,6 +111,8 @@ def _is_simple(page):
   # What follows has been seen to go wrong in Pillow: pressed floats of the
   # other byte order come with their bytes turned.
   strange = page.big_endian and page.compression != 1
+  if _is_unknown(page):
+    return False
   if page.photometric in _GREYS and page.samples == 1:
     if page.planar != 1:
       return False
@@ -127,7 +134,12 @@ def _is_simple(page):
 def _is_deep(page):
   whole = page.samples == 3 or _has_alpha(page, 4)
   kind = (page.photometric, page.bits, page.format, page.planar)
-  return kind == (_RGB, 16, 1, 1) and whole
+  return kind == (_RGB, 16, 1, 1) and whole and not _is_unknown(page)
+
+
+def _is_unknown(page):
+  """Whether Pillow takes the file for none of its own."""
+  return page.big and page.big_endian
 
 
 def _is_packed(page):
@@ -152,16 +164,16 @@ def _read_simple(path, page, name):
   if page.format == 3:
     return _make(page, np.asarray(loaded.image), None, name, loaded.turned)
   grey = page.samples == 1
-  values, valid = pillow.split(loaded.image, page.bits if grey else 8)
+  values, alpha = pillow.split(loaded.image, page.bits if grey else 8)
   white = (1 << page.bits) - 1
   # Pillow turns black and white over for all but 16 bits.
   if page.photometric == _WHITE_IS_ZERO and page.bits == 16:
     values = white - values
-  return _make(page, values, white, name, loaded.turned, valid)
+  return _make(page, values, white, name, loaded.turned, alpha)
 
 
 def _read_palette(path, page):
-  image, turned = _load(path, page)
+  image, turned, _ = _load(path, page)
   colours = np.array(page.colours, np.uint16).reshape(3, -1).T
   # Writers disagree on how a table of 8 bits becomes one of 16. The numbers
   # tell which they took: as they are, or times 256; the right way is 257.
@@ -249,20 +261,33 @@ def _drop_alpha(page, values, white, name, turned):
     return _make(page, values, white, name, turned)
   if alphas != [page.extra[-1]]:
     raise ValueError(f'has extra samples {page.extra}, not supported')
-  full = 1 if white is None else white
-  valid = values[..., -1] == full
-  return _make(page, values[..., :-1], white, name, turned, valid)
+  return _make(page, values[..., :-1], white, name, turned, values[..., -1])
 
 
-def _make(page, values, white, name, turned, valid=None):
+def _make(page, values, white, name, turned, alpha=None):
   check_shape(values.shape)
-  return Raw(values, white, name, 'TIFF', valid, turned, page.profile)
+  return Raw(
+    values,
+    white,
+    name,
+    'TIFF',
+    turned=turned,
+    profile=page.profile,
+    alpha=alpha,
+    associated=alpha is not None and page.extra[-1] == _ASSOCIATED,
+  )
 
 
 @contextlib.contextmanager
 def _open(path, page: Page):
   with pillow.open_image(path, 'TIFF') as image:
     image.seek(page.index)
+    # Pillow would divide the colours by their alpha, and not give them as they
+    # are stored.
+    image.tile = [
+      pillow.change_mode(tile, lambda mode: mode.replace('RGBa', 'RGBA'))
+      for tile in image.tile
+    ]
     yield image
 
 
