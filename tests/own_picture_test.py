@@ -71,7 +71,7 @@ def test_a_bad_picture_stops_no_other(run_experiment, photo, tmp_path):
     (('a.png', '--config=req2:nothing'), "unknown variant 'nothing'"),
     (('--config=nowhere.py', 'a.png'), 'nowhere.py'),
     (('a.png', '--config.fit.step=3'), 'fit.steps'),
-    (('a.png', '--config.data.noise_seed=3'), 'nothing reads it'),
+    (('a.png', '--config.data.clip=False'), 'nothing reads it'),
     (('absent.png',), 'absent.png'),
     ((), 'name a picture'),
   ],

@@ -64,12 +64,12 @@ def run(
   perceptual = build.make_perceptual(config.fit)
   seeds = build.make_seeds(config)
   noisy = build.prepare_noise(config, recipe, data.measurement)
-  planned = output.plan(config, data, workdir)
   with workdirs.open_workdir(
     workdir, config, data=data_lib.digest(data)
   ) as folder:
     if folder.finished:
       return recall(folder)
+    planned = output.plan(config, data, workdir)
     if data.file:
       print(f'{folders.show(config.data.image)}: {data.file.describe()}')
     if noisy.sigma:
