@@ -91,5 +91,7 @@ def _avoid_blank(values, blank, mask):
   hit = values == blank
   if mask is not None:
     hit &= mask[..., None]
-  step = 1 if blank < np.iinfo(values.dtype).max else -1
-  return np.where(hit, values + np.array(step, values.dtype), values)
+  if not hit.any():
+    return values
+  near = blank + 1 if blank < np.iinfo(values.dtype).max else blank - 1
+  return np.where(hit, np.array(near, values.dtype), values)
