@@ -372,6 +372,14 @@ def test_clear_pixels_keep_their_colours_and_alpha_its_values(tmp_path, ending):
   np.testing.assert_array_equal(found[0, :, :3], right)
 
 
+def test_a_box_of_a_picture_has_the_alpha_and_the_colours_of_its_box(tmp_path):
+  values = reading_test._bits(8, 5, 7, 4)
+  values[::2, :, 3] = 255
+  whole = _read(tmp_path, reading_test._png(values, 8, 6))
+  found = _read_png(_write(tmp_path, '.png', whole.crop(1, 2, 3, 4)))
+  np.testing.assert_array_equal(found, values[1:4, 2:6])
+
+
 def test_alpha_is_turned_with_the_pixels_and_holds_no_more(tmp_path):
   values = reading_test._bits(8, 5, 7, 4)
   values[0, 0, 3] = 255

@@ -82,6 +82,22 @@ class Picture(NamedTuple):
   notes: Notes = Notes()
   path: str | None = None  # The file; None: a sample.
 
+  def crop(self, top: int, left: int, height: int, width: int) -> 'Picture':
+    """Returns a box that lies inside, with all that belongs to its pixels."""
+    box = slice(top, top + height), slice(left, left + width)
+    cut = lambda values: None if values is None else values[box]
+    stored = self.stored
+    if self.mask is not None and stored is not None:
+      inside = np.zeros_like(self.mask)
+      inside[box] = True
+      stored = stored[inside[~self.mask]]
+    return self._replace(
+      pixels=self.pixels[box],
+      mask=cut(self.mask),
+      stored=stored,
+      alpha=cut(self.alpha),
+    )
+
   def describe(self) -> str:
     """Returns one line that says what was read."""
     height, width, channels = self.pixels.shape
