@@ -361,7 +361,7 @@ def test_an_array_without_a_file_has_16_bits_where_it_can(tmp_path):
 def test_clear_pixels_keep_their_colours_and_alpha_its_values(tmp_path, ending):
   values = reading_test._bits(8, 5, 7, 4)
   values[..., 3] &= 127
-  values[0, :, 3] = 255
+  values[:2, :, 3] = [[255], [0]]
   picture = _read(tmp_path, reading_test._png(values, 8, 6))
   restored = np.clip(picture.pixels + 0.2, 0, 1)
   reader = _read_pnm if ending == '.pam' else _read_pillow
