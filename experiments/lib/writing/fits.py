@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from experiments.lib.writing.formats import count_bits
 from experiments.lib.writing.levels import Content
-from experiments.lib.writing.plan import count_bits
 
 # What the header says of the old pixels.
 _STALE = ('CHECKSUM', 'DATASUM', 'DATAMIN', 'DATAMAX')
