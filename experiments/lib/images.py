@@ -63,7 +63,7 @@ def crop_picture(
   picture: reading.Picture, box: Sequence[int]
 ) -> reading.Picture:
   """Returns the box of a picture, see `crop_image`."""
-  return picture.cut(lambda array: crop_image(array, box))
+  return picture.crop(*_find_box(box, *picture.pixels.shape[:2]))
 
 
 def crop_image(image: np.ndarray, box: Sequence[int]) -> np.ndarray:
@@ -78,21 +78,7 @@ def crop_image(image: np.ndarray, box: Sequence[int]) -> np.ndarray:
     ValueError: the box is not two or four integers, or reaches outside the
       image.
   """
-  if isinstance(box, tuple | list) and not box:
-    return image
-  whole = image.shape[:2]
-  if isinstance(box, tuple | list) and len(box) == 2:
-    size = [min(part, side) for part, side in zip(box, whole, strict=True)]
-    corner = [
-      (side - part) // 2 for part, side in zip(size, whole, strict=True)
-    ]
-    box = (*corner, *size)
-  if not _is_inside(box, *whole):
-    raise ValueError(
-      f'crop {box!r} does not fit an image {image.shape[0]} high and '
-      f'{image.shape[1]} wide; give (top, left, height, width)'
-    )
-  top, left, height, width = box
+  top, left, height, width = _find_box(box, *image.shape[:2])
   return image[top : top + height, left : left + width]
 
 
@@ -152,6 +138,21 @@ def write_image(path: str | os.PathLike, image: np.ndarray) -> None:
   grey = levels.shape[2] == 1
   Image.fromarray(levels[..., 0] if grey else levels).save(data, 'PNG')
   folders.write_atomic(path, data.getvalue())
+
+
+def _find_box(box, height, width):
+  """Returns (top, left, height, width) of a box inside an image."""
+  if isinstance(box, tuple | list) and not box:
+    return 0, 0, height, width
+  if isinstance(box, tuple | list) and len(box) == 2:
+    h, w = min(box[0], height), min(box[1], width)
+    box = ((height - h) // 2, (width - w) // 2, h, w)
+  if not _is_inside(box, height, width):
+    raise ValueError(
+      f'crop {box!r} does not fit an image {height} high and {width} wide; '
+      'give (top, left, height, width)'
+    )
+  return box
 
 
 def _is_inside(box: Sequence[int], height: int, width: int) -> bool:

@@ -7,7 +7,6 @@ file holds, and sizes are checked before anything is decoded.
 
 import os
 import re
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -85,23 +84,21 @@ class Picture(NamedTuple):
   notes: Notes = Notes()
   path: str | None = None  # The file; None: a sample.
 
-  def cut(self, cut: Callable[[np.ndarray], np.ndarray]) -> 'Picture':
-    """Returns a part of the picture.
-
-    Args:
-      cut: a function of any array [H, W, ...] that returns its part.
-    """
-    part = self._replace(pixels=cut(self.pixels))
-    if self.alpha is not None:
-      part = part._replace(alpha=cut(self.alpha))
-    if self.mask is None:
-      return part
-    mask = cut(self.mask)
-    if self.stored is not None:
-      place = np.zeros(self.mask.shape, np.intp)
-      place[~self.mask] = np.arange(len(self.stored))
-      part = part._replace(stored=self.stored[cut(place)[~mask]])
-    return part._replace(mask=mask)
+  def crop(self, top: int, left: int, height: int, width: int) -> 'Picture':
+    """Returns a box that lies inside, with all that belongs to its pixels."""
+    box = slice(top, top + height), slice(left, left + width)
+    cut = lambda values: None if values is None else values[box]
+    stored = self.stored
+    if self.mask is not None and stored is not None:
+      inside = np.zeros_like(self.mask)
+      inside[box] = True
+      stored = stored[inside[~self.mask]]
+    return self._replace(
+      pixels=self.pixels[box],
+      mask=cut(self.mask),
+      stored=stored,
+      alpha=cut(self.alpha),
+    )
 
   def drop_masks(self) -> 'Picture':
     """Returns the picture for pixels of another size or that were filled in."""

@@ -22,7 +22,7 @@ from experiments.lib.writing import (
   png,
   tiff,
 )
-from experiments.lib.writing.plan import FORMATS as FORMATS
+from experiments.lib.writing.formats import FORMATS as FORMATS
 from experiments.lib.writing.plan import Plan as Plan
 
 _ENCODERS = {

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from experiments.lib.writing.formats import count_bits
 from experiments.lib.writing.levels import Content
-from experiments.lib.writing.plan import count_bits
 
 # What the header says of the old pixels.
 _STALE = ('CHECKSUM', 'DATASUM', 'DATAMIN', 'DATAMAX')
@@ -91,5 +91,7 @@ def _avoid_blank(values, blank, mask):
   hit = values == blank
   if mask is not None:
     hit &= mask[..., None]
-  step = 1 if blank < np.iinfo(values.dtype).max else -1
-  return np.where(hit, values + np.array(step, values.dtype), values)
+  if not hit.any():
+    return values
+  near = blank + 1 if blank < np.iinfo(values.dtype).max else blank - 1
+  return np.where(hit, np.array(near, values.dtype), values)

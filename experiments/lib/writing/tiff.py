@@ -13,9 +13,10 @@ from experiments.lib.reading.entries import (
   read_head,
 )
 from experiments.lib.reading.notes import DESCRIPTIVE, XMP
+from experiments.lib.writing.formats import count_bits
 from experiments.lib.writing.levels import Content
 from experiments.lib.writing.pillow import make_image, save
-from experiments.lib.writing.plan import count_bits, is_packed, is_simple
+from experiments.lib.writing.plan import is_packed, is_simple
 
 _BYTE, _ASCII, _SHORT, _LONG, _RATIONAL, _UNDEFINED = 1, 2, 3, 4, 5, 7
 _PER_INCH = struct.pack('<H', 2)
