@@ -29,7 +29,8 @@ def plan(
       beside the picture, where the picture itself is restored, or for the
       workdir where nobody can write beside the picture.
     data: what is restored.
-    folder: the workdir, which exists; a run that goes on writes the same file again.
+    folder: the workdir, which exists; a run that goes on writes the same file
+      again.
 
   Raises:
     ValueError: a file that could not be written, in one line.
