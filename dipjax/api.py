@@ -1,5 +1,7 @@
 """`restore` checks its arguments, then hands them to the engine, which fits."""
 
+import contextlib
+import operator as operator_lib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -7,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dipjax import monitors
+from dipjax import monitors, settings, units
 from dipjax.engine import lanes, loop
 from dipjax.engine import memory as memory_lib
 from dipjax.engine.fit import make_fit
@@ -19,8 +21,10 @@ from dipjax.recipe import Recipe
 Array = jax.Array
 
 DEFAULT = Recipe()
+_NEAR = 1e-3  # Rounding of an operator's values of black and white.
 
 
+@settings.pin()
 def restore(
   measurement: Any,
   operator: Callable[[Array], Array] | None = None,
@@ -42,11 +46,14 @@ def restore(
   The function fits a randomly initialised network to the measurement, once for
   each seed, all seeds at once. It stops each fit where the recipe's rule says.
   The clean image never steers: with the clean image and without it the restored
-  image is the same.
+  image is the same. Arrays are float32 whatever the settings of JAX are, of
+  which none changes the result, see `settings.pin`.
 
   Args:
     measurement: what `operator` gave for the unknown image, finite floats; for
-      denoising the noisy image itself, [H, W, C] in [0, 1].
+      denoising the noisy image itself, [H, W, C] in [0, 1]. Noise may take it
+      out of [0, 1], another unit (0 to 255, counts) is refused, as is one of
+      an operator that keeps the unit: where white gives 1 and black gives 0.
     operator: a function of an image [H, W, C] in [0, 1], differentiable: one of
       `dipjax.operators` or any other function. An operator that is a pytree is
       compiled once for all values of its arrays. Another function is compiled
@@ -56,11 +63,13 @@ def restore(
     recipe: how to fit, see `dipjax.Recipe`; the default is the paper's skip
       network, stopped by the variance of the average.
     size: (H, W, C) of the image; None is the shape of the measurement.
-    seeds: the random seed of each lane, a whole number in [0, 2**32).
+    seeds: the random seed of each lane, whole numbers in [0, 2**32), no two of
+      them equal.
     clean: the true image, [H, W, C], if known. The function then adds the
       monitors `oracle` and `oracle_output`, which only report.
     sigma: standard deviation of the measurement's noise, if known, for methods
-      and monitors that need the deviation, see `noise.estimate_sigma`.
+      and monitors that need the deviation, see `noise.estimate_sigma`; in the
+      unit of the measurement: 25 / 255, say, for one in [0, 1].
     reference: a second measurement with independent noise, for the monitor
       `PseudoReference`; see `noise.split_measurement`.
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
@@ -160,16 +169,17 @@ def restore(
     >>> image = dipjax.restore(scan(grey), scan, size=grey.shape).image
   """
   measurement = check_array(measurement, 'the measurement')
-  size = tuple(measurement.shape if size is None else size)
-  _check_arguments(size, seeds, chunk)
-  _check_seeds(seeds)
-  _check_sigma(sigma)
+  size = _find_size(measurement, size)
+  seeds = _find_seeds(seeds)
+  _check_chunk(chunk)
+  sigma = None if sigma is None else units.check_sigma(sigma, of_image=False)
   _check_penalties(recipe, size)
   _check_perceptual(recipe, perceptual)
   if reference is not None:
     reference = check_array(reference, 'the reference', measurement.shape)
   if recipe.network is None:
     recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
+  given = operator
   recipe, operator = recipe.prepare(measurement, operator, sigma=sigma)
 
   # Features, which all lanes share, go to the device once.
@@ -188,14 +198,17 @@ def restore(
   keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   # Shapes alone come first, so that a picture that does not fit is refused
   # before any code is drawn.
-  shapes = jax.eval_shape(pose, keys[0], measurement)
+  with _explain_traces('the code, or the features,'):
+    shapes = jax.eval_shape(pose, keys[0], measurement)
   _check_prediction(recipe.network, shapes, size)
   memory_lib.check_memory(recipe, shapes, memory, lanes=len(seeds))
+  _check_units(measurement, given, size, sigma)
   problems = lanes.stack_lanes([pose(key, measurement) for key in keys])
 
   cleans = None
   if clean is not None:
     clean = check_array(clean, 'the clean image', size)
+    units.check_image(clean, 'the clean image')
     cleans = jnp.stack([clean] * len(seeds))
     recipe = recipe.watch(**monitors.ORACLES)
   states, trace = loop.run_lanes(
@@ -222,49 +235,128 @@ def check_array(
     name: the array's name in the error.
     shape: the shape that the array must have; None is any.
   """
-  array = np.asarray(array)
-  if not np.issubdtype(array.dtype, np.floating):
+  try:
+    array = array if np.ma.isMaskedArray(array) else np.asarray(array)
+  except jax.errors.TracerArrayConversionError as error:
     raise ValueError(
-      f'{name} must hold floats in [0, 1], got {array.dtype}: divide integers '
-      'by their white level first'
-    )
+      f'{name} is traced: call restore outside of jax.jit, vmap and grad'
+    ) from error
+  units.check_floats(array, name)
   if array.size == 0:
     raise ValueError(f'{name} is empty: shape {array.shape}')
+  with np.errstate(over='ignore'):
+    array = np.asarray(array, np.float32)
   if not np.all(np.isfinite(array)):
     raise ValueError(f'{name} holds NaN or infinite values')
   if shape is not None and array.shape != tuple(shape):
     raise ValueError(f'{name} must be {tuple(shape)}, got {array.shape}')
-  return np.asarray(array, np.float32)
+  return array
 
 
-def _check_arguments(size, seeds, chunk):
-  if len(size) != 3 or size[-1] not in (1, 3, 4):
+def _find_size(measurement, size):
+  """Returns (H, W, C) as integers."""
+  given = measurement.shape if size is None else size
+  try:
+    found = tuple(operator_lib.index(side) for side in given)
+  except TypeError as error:
+    raise ValueError(f'size is (H, W, C), got {size!r}') from error
+  if len(found) == 3 and found[-1] in (1, 3, 4) and min(found) > 0:
+    return found
+  if size is None and len(found) == 2:
+    advice = 'give a grey image as image[..., None], or '
+  elif size is None and len(found) == 3 and found[0] in (1, 3, 4):
+    advice = 'put channels last, as image.transpose(1, 2, 0), or '
+  elif size is None and len(found) == 4:
+    advice = 'give one image of a batch, as images[0], or '
+  else:
+    advice = ''
+  raise ValueError(
+    f'an image is [H, W, C] with C of 1, 3 or 4, got {found}: '
+    f'{advice}give size=(H, W, C) where the measurement is no image'
+  )
+
+
+def _find_seeds(seeds):
+  """Returns the seeds as integers."""
+  try:
+    given = list(seeds)
+  except TypeError as error:
     raise ValueError(
-      f'an image is [H, W, C] with C of 1, 3 or 4, got {size}: give '
-      'size=(H, W, C) where the measurement is no image'
-    )
-  if chunk < 1 or not len(seeds):
-    raise ValueError(
-      'chunk and the number of seeds must be at least 1, got '
-      f'{chunk}, {len(seeds)}'
-    )
-
-
-def _check_seeds(seeds):
+      f'seeds are a sequence, such as (0, 1), got {seeds!r}'
+    ) from error
+  found = [_find_seed(seed) for seed in given]
+  if not found:
+    raise ValueError('the number of seeds must be at least 1, got 0')
   # A larger seed, or one below 0, gives the numbers of one that is in range.
-  wrong = [seed for seed in seeds if not 0 <= seed < 2**32]
-  if wrong:
-    raise ValueError(f'seeds must be in [0, 2**32), got {wrong[0]}')
+  for seed in found:
+    if not 0 <= seed < 2**32:
+      raise ValueError(f'seeds must be in [0, 2**32), got {seed}')
+  twice = [seed for place, seed in enumerate(found) if seed in found[:place]]
+  if twice:
+    raise ValueError(f'seeds must differ, got {twice[0]} twice')
+  return found
 
 
-def _check_sigma(sigma):
-  if sigma is not None and not (np.isfinite(sigma) and sigma >= 0):
-    raise ValueError(f'sigma must be a number >= 0, got {sigma}')
+def _find_seed(seed):
+  try:
+    if isinstance(seed, bool):
+      raise TypeError
+    return operator_lib.index(seed)
+  except TypeError as error:
+    raise ValueError(
+      f'a seed is a whole number in [0, 2**32), got {seed!r}'
+    ) from error
+
+
+def _check_chunk(chunk):
+  if not isinstance(chunk, int | np.integer) or chunk < 1:
+    raise ValueError(f'chunk must be a whole number, at least 1, got {chunk!r}')
+
+
+def _check_units(measurement, operator, size, sigma):
+  """Refuses another unit than that of images, where the operator keeps it."""
+  seen = _find_image_values(operator, size)
+  units.check_image(measurement, 'the measurement', seen)
+  if sigma is not None:
+    units.check_sigma(sigma, of_image=bool(np.any(seen)))
+
+
+def _find_image_values(operator, size):
+  """Returns which values of a measurement have the unit of the image.
+
+  They are those where a white image gives 1 and a black image gives 0, if no
+  value is farther off: samples and averages of the image, as the pixels that a
+  mask keeps. Sums or a Fourier transform may have any range: none of theirs.
+  """
+  if operator is None:
+    return np.True_
+  give = lambda value: np.asarray(operator(jnp.full(size, value, jnp.float32)))
+  black, white = give(0), give(1)
+  kept = (np.abs(black) < _NEAR) & (white > -_NEAR) & (white < 1 + _NEAR)
+  return (white > 1 - _NEAR) & kept.all()
+
+
+@contextlib.contextmanager
+def _explain_traces(what):
+  """Turns the errors of a function that JAX cannot trace into one line."""
+  try:
+    yield
+  except jax.errors.TracerArrayConversionError as error:
+    raise ValueError(
+      f'{what} calls NumPy, or what builds on it, with an array that JAX '
+      'traces: use jax.numpy'
+    ) from error
+  except jax.errors.ConcretizationTypeError as error:
+    raise ValueError(
+      f'{what} asks for the values of an array that JAX traces: use jnp.where '
+      'in place of if, and no float(), int() or bool()'
+    ) from error
 
 
 def _check_penalties(recipe, size):
   for penalty, _ in recipe.penalties:
-    value = jax.eval_shape(penalty, jax.ShapeDtypeStruct(size, jnp.float32))
+    with _explain_traces('a penalty'):
+      value = jax.eval_shape(penalty, jax.ShapeDtypeStruct(size, jnp.float32))
     if value.shape:
       raise ValueError(
         f'a penalty returns one number, {penalty} gives {value.shape}'
@@ -278,18 +370,45 @@ def _check_perceptual(recipe, perceptual):
 
 def _check_prediction(network, problem, size):
   """Refuses a network or an operator of other shapes; shapes are enough."""
-
-  def predict(problem, output):
-    image = problem.crop(output)
-    return image, problem.operator(image)
-
   output = find_output(network, problem.code.shape)
   output = jax.ShapeDtypeStruct(output, jnp.float32)
-  image, prediction = jax.eval_shape(predict, problem, output)
+  image = jax.eval_shape(problem.crop, output)
   if image.shape != size:
     raise ValueError(f'the network gives {image.shape}, not {size}')
+  prediction = _predict(problem, image)
   if prediction.shape != problem.measurement.shape:
     raise ValueError(
       f'the operator turns an image {image.shape} into {prediction.shape}, but '
       f'the measurement is {problem.measurement.shape}'
     )
+
+
+def _predict(problem, image):
+  """Returns the shape of what the operator gives, which must be floats."""
+  with _explain_traces('the operator'):
+    try:
+      prediction = jax.eval_shape(
+        lambda problem, image: problem.operator(image), problem, image
+      )
+    except jax.errors.JAXTypeError:
+      raise
+    except TypeError as error:
+      first, *_ = str(error).splitlines()
+      raise ValueError(
+        f'the operator fails for an image {image.shape}: {first}'
+      ) from error
+  if not isinstance(prediction, jax.ShapeDtypeStruct):
+    raise ValueError(
+      f'the operator must return one array, got {type(prediction).__name__}'
+    )
+  if jnp.issubdtype(prediction.dtype, jnp.complexfloating):
+    raise ValueError(
+      f'the operator gives {prediction.dtype}: let it give real and imaginary '
+      'parts, as jnp.stack([y.real, y.imag])'
+    )
+  if not jnp.issubdtype(prediction.dtype, jnp.floating):
+    raise ValueError(
+      f'the operator gives {prediction.dtype}, which has no gradient: let it '
+      'give floats'
+    )
+  return prediction

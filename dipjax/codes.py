@@ -14,13 +14,14 @@ def draw_uniform_noise(
   key: Array, size: tuple[int, int], channels: int, *, scale: float = 0.1
 ) -> Array:
   """Returns scale * U(0, 1), [height, width, channels], fixed by the key."""
-  return scale * jax.random.uniform(key, (*size, channels))
+  return scale * jax.random.uniform(key, (*size, channels), jnp.float32)
 
 
 def make_meshgrid(size: tuple[int, int]) -> Array:
   """Returns coordinates x and y from 0 to 1, [height, width, 2]."""
   y, x = jnp.meshgrid(
-    jnp.linspace(0, 1, size[0]), jnp.linspace(0, 1, size[1]), indexing='ij'
+    *(jnp.linspace(0, 1, side, dtype=jnp.float32) for side in size),
+    indexing='ij',
   )
   return jnp.stack([x, y], axis=-1)
 
@@ -97,5 +98,5 @@ def jitter_code(key: Array, code: Array, deviation: Array | float) -> Array:
   The noise regularises one step of a fit.
   """
   # Noise in float32 would promote a bfloat16 code, and the network with it.
-  noisy = code + deviation * jax.random.normal(key, code.shape)
+  noisy = code + deviation * jax.random.normal(key, code.shape, jnp.float32)
   return noisy.astype(code.dtype)

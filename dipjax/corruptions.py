@@ -8,6 +8,8 @@ measurement of the paper's authors where their seed is known.
 
 import numpy as np
 
+from dipjax import units
+
 
 def add_gaussian_noise(
   image: np.ndarray, sigma: float, *, seed: int, clip: bool = True
@@ -24,10 +26,11 @@ def add_gaussian_noise(
     float32, the shape of the image.
 
   Raises:
-    ValueError: sigma is negative or not finite.
+    ValueError: sigma is no number in [0, 4], or the image is no floats in
+      [0, 1], but for noise.
   """
-  if not (np.isfinite(sigma) and sigma >= 0):
-    raise ValueError(f'sigma must be a number >= 0, got {sigma}')
+  sigma = units.check_sigma(sigma)
+  units.check_image(np.asarray(image), 'the image')
   # The sum is formed and clipped in float64 and rounded once, in the order of
   # the authors, so that their seed gives their measurement.
   noise = np.random.RandomState(seed).normal(scale=sigma, size=image.shape)
@@ -53,13 +56,14 @@ def add_poisson_noise(
 
   Raises:
     ValueError: peak is not positive and finite, or the image has values below
-      0 or NaN.
+      0 or NaN, or is no floats in [0, 1], but for noise.
   """
   if not (np.isfinite(peak) and peak > 0):
     raise ValueError(f'peak must be a number > 0, got {peak}')
   # "Not >=" refuses NaN too, for which every comparison is false.
   if not np.min(image) >= 0:
     raise ValueError(f'no counts for a pixel of {np.min(image)}')
+  units.check_image(np.asarray(image), 'the image')
   photons = np.random.RandomState(seed).poisson(peak * np.float64(image))
   noisy = np.asarray(photons / peak, np.float32)
   return np.clip(noisy, 0, 1) if clip else noisy
@@ -82,9 +86,11 @@ def add_impulse_noise(
     float32, the shape of the image.
 
   Raises:
-    ValueError: a fraction outside of [0, 1].
+    ValueError: a fraction outside of [0, 1], or an image that is no floats in
+      [0, 1], but for noise.
   """
   _check_fraction(fraction)
+  units.check_image(np.asarray(image), 'the image')
   # One draw decides both: below `fraction` the value is replaced, and the lower
   # half of these draws gives 1.
   chance = np.random.RandomState(seed).uniform(size=image.shape)

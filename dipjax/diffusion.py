@@ -20,7 +20,7 @@ import optax
 from flax import linen as nn
 from flax import struct
 
-from dipjax import schedules
+from dipjax import schedules, settings
 
 Array = jax.Array
 
@@ -129,12 +129,14 @@ def make_training(
   return Training(init, step)
 
 
+@settings.pin()
 @functools.partial(jax.jit, static_argnums=0)
 def begin(training: Training, key: Array, images: Array) -> TrainState:
   """Returns the state before the first step, for images [N, H, W, C]."""
   return training.init(key, images)
 
 
+@settings.pin()
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def train(
   training: Training, state: TrainState, images: Array
@@ -184,6 +186,7 @@ def find_step(levels: np.ndarray, sigma: float) -> int:
   return 1 + int(np.argmin(np.abs(np.asarray(levels) - level)))
 
 
+@settings.pin()
 def draw_samples(
   network: nn.Module,
   params: Any,
@@ -211,6 +214,7 @@ def draw_samples(
   return _go_down(network, params, levels, key, noise, steps, eta)
 
 
+@settings.pin()
 def denoise(
   network: nn.Module,
   params: Any,

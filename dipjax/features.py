@@ -142,7 +142,7 @@ def lpips(params: Params, linear: Mapping[str, Any], a: Array, b: Array):
   ours, theirs = (
     extract(params, jnp.asarray(image), LPIPS_LAYERS) for image in (a, b)
   )
-  distance = jnp.zeros(())
+  distance = jnp.zeros((), jnp.float32)
   for layer, weights in linear.items():
     # Features of length 1 compare the pattern of a pixel, not its contrast. The
     # weights of LPIPS were learned from people's judgements.
@@ -170,10 +170,10 @@ def draw_params(
     key, own = jax.random.split(key)
     # He et al.'s variance keeps the size of the activations through the ReLUs,
     # so that the deepest layer neither vanishes nor explodes.
-    kernel = jax.random.normal(own, (3, 3, inputs, outputs))
+    kernel = jax.random.normal(own, (3, 3, inputs, outputs), jnp.float32)
     params[layer.replace('relu', 'conv')] = {
       'kernel': kernel * math.sqrt(2 / (9 * inputs)),
-      'bias': jnp.zeros(outputs),
+      'bias': jnp.zeros(outputs, jnp.float32),
     }
     inputs = outputs
   return params

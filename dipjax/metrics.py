@@ -7,7 +7,10 @@ the image and the reference to [0, 1], as a file of 8 bits would.
 import dm_pix
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+
+from dipjax import settings, units
 
 Array = jax.Array
 
@@ -22,10 +25,12 @@ def psnr(image: ArrayLike, reference: ArrayLike) -> Array:
     reference: of the same shape.
 
   Raises:
-    ValueError: the shapes differ.
+    ValueError: the shapes differ; or integers, or a reference that is an image
+      of another unit than [0, 1].
   """
   if jnp.shape(image) != jnp.shape(reference):
     raise ValueError(f'psnr of {jnp.shape(image)} and {jnp.shape(reference)}')
+  _check_units(image, reference)
   # dm_pix takes the mean over three axes: one row of all values has one mean.
   flatten = lambda x: jnp.clip(x, 0, 1).reshape(1, 1, -1)
   return dm_pix.psnr(flatten(image), flatten(reference))
@@ -43,17 +48,18 @@ def psnr_y(image: ArrayLike, reference: ArrayLike, *, shave: int) -> Array:
     shave: how many pixels are left out at each edge.
 
   Raises:
-    ValueError: shapes that differ or are not [H, W, 3], or a shave that leaves
-      nothing.
+    ValueError: shapes that differ or are not [H, W, 3], a shave that leaves
+      nothing, or as `psnr`.
   """
   shape = jnp.shape(image)
   if shape != jnp.shape(reference) or len(shape) != 3 or shape[2] != 3:
     raise ValueError(f'psnr_y of {shape} and {jnp.shape(reference)}')
   if shave < 0 or 2 * shave >= min(shape[:2]):
     raise ValueError(f'shave={shave} leaves nothing of {shape}')
+  _check_units(image, reference)
   # BT.601's luma runs from 16 to 235 of 255. The narrower range adds about
   # 1.3 dB, and published numbers contain it.
-  weights = jnp.array([65.481, 128.553, 24.966]) / 255
+  weights = jnp.array([65.481, 128.553, 24.966], jnp.float32) / 255
   luma = lambda x: jnp.clip(x, 0, 1) @ weights + 16 / 255
   # An enlarged image is uncertain at its edge; papers leave the edge out.
   inner = slice(shave, shape[0] - shave), slice(shave, shape[1] - shave)
@@ -82,6 +88,7 @@ def correlate_error(
   return jnp.corrcoef(jnp.ravel(jnp.asarray(deviation)), jnp.ravel(error))[0, 1]
 
 
+@settings.pin()  # dm_pix makes its window in the process's precision.
 def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
   """Returns the structural similarity (Wang et al. 2004), 1 for equal images.
 
@@ -90,12 +97,29 @@ def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
   channels.
 
   Raises:
-    ValueError: an image with a side under 11 pixels.
+    ValueError: an image with a side under 11 pixels, or as `psnr`.
   """
   if min(jnp.shape(image)[:2]) < 11:
     raise ValueError(
       f'ssim needs sides of at least 11 pixels, got {jnp.shape(image)}'
     )
+  _check_units(image, reference)
   # dm_pix keeps the windows inside the image: padding would count pixels that
   # do not exist.
   return dm_pix.ssim(jnp.clip(image, 0, 1), jnp.clip(reference, 0, 1))
+
+
+def _check_units(image, reference):
+  """Refuses integers, and an image of another unit as the reference.
+
+  What a fit gives may be any floats. Measurements that are no images may be any
+  floats too, and arrays that JAX traces are not looked at.
+  """
+  for array, name in ((image, 'the image'), (reference, 'the reference')):
+    units.check_floats(jnp.asarray(array), name)
+  try:
+    reference = np.asarray(reference)
+  except jax.errors.TracerArrayConversionError:
+    return
+  if reference.ndim == 3 and reference.shape[-1] in (1, 3, 4):
+    units.check_image(reference, 'the reference')

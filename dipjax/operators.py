@@ -117,11 +117,14 @@ def make_mask(mask: Any) -> Mask:
   """
   mask = np.asarray(mask)
   mask = mask.astype(np.float32) if mask.dtype == bool else mask
-  mask = _check_floats(mask, 'a mask')
+  mask = _check_floats(mask, 'a mask', 'booleans, as mask > 127 for 8 bits')
   if mask.ndim not in (2, 3):
     raise ValueError(f'a mask is [H, W] or [H, W, C], got {mask.shape}')
   if mask.min() < 0 or mask.max() > 1:
-    raise ValueError(f'a mask lies in [0, 1], got {mask.min()} to {mask.max()}')
+    raise ValueError(
+      f'a mask lies in [0, 1], got {mask.min()} to {mask.max()}: divide it by '
+      'its white level, such as 255'
+    )
   if not mask.any():
     raise ValueError(f'the mask misses all of its {mask.size} pixels')
   mask = mask[..., None] if mask.ndim == 2 else mask
@@ -175,7 +178,7 @@ def make_blur(kernel: Any) -> Blur:
     ValueError: another shape, integers, NaN or infinite values, or a sum that
       is not positive beyond rounding.
   """
-  kernel = _check_floats(np.asarray(kernel), 'a kernel')
+  kernel = _check_floats(np.asarray(kernel), 'a kernel', 'kernel.astype(float)')
   if kernel.ndim != 2 or not all(side % 2 for side in kernel.shape):
     raise ValueError(f'a kernel is [h, w], both odd, got {kernel.shape}')
   # A sum of nothing but rounding errors gives the kernel no meaningful scale.
@@ -271,9 +274,11 @@ def adjoint(
   return transposed
 
 
-def _check_floats(array: np.ndarray, name: str) -> np.ndarray:
+def _check_floats(array: np.ndarray, name: str, instead: str) -> np.ndarray:
   if not np.issubdtype(array.dtype, np.floating):
-    raise ValueError(f'{name} must hold floats, got {array.dtype}')
+    raise ValueError(
+      f'{name} must hold floats, got {array.dtype}: give {instead}'
+    )
   if array.size == 0 or not np.all(np.isfinite(array)):
     raise ValueError(
       f'{name} must hold finite values, got shape {array.shape} with '

@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from flax.core import FrozenDict
@@ -156,9 +157,11 @@ class Recipe:
 def _check_numbers(recipe: Recipe) -> None:
   if not 0 <= recipe.decay < 1:
     raise ValueError(f'decay must be in [0, 1), got {recipe.decay}')
-  if not 1 <= recipe.steps < 2**31:  # Steps are counted in 32 bits.
+  whole = isinstance(recipe.steps, int | np.integer)
+  if not (whole and 1 <= recipe.steps < 2**31):  # Counted in 32 bits.
     raise ValueError(
-      f'steps must be at least 1 and below 2**31, got {recipe.steps}'
+      'steps must be a whole number, at least 1 and below 2**31, got '
+      f'{recipe.steps!r}'
     )
   if recipe.precision not in PRECISIONS:
     raise ValueError(

@@ -15,7 +15,7 @@ CORE = ROOT / 'dipjax'
 # folder, where no file may need itself. The longest name that fits counts.
 FLOORS = [
   ['conv.choose'],
-  ['conv', 'device'],
+  ['conv', 'device', 'settings', 'units'],
   ['metrics', 'resampling', 'blurring', 'corruptions', 'noise'],
   ['codes', 'schedules', 'optimizers'],
   ['operators', 'features', 'networks'],

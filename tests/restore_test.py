@@ -470,12 +470,97 @@ def test_the_examples_of_the_documentation_run():
       r'features are of an image|does not reduce',
     ),
     ({'penalties': [(jnp.square, 1)]}, 'one number, .*4, 4, 3'),
+    ({'measurement': np.full((4, 4, 3), 200.0)}, 'floats of 200 .* by 255'),
+    ({'measurement': np.zeros((4, 4, 3), np.uint8)}, 'divide it by 255'),
+    ({'measurement': np.zeros((4, 4, 3), complex)}, 'real and imaginary'),
+    ({'measurement': np.full((4, 4, 3), 1e39)}, 'NaN or infinite'),
+    ({'measurement': np.zeros((4, 4))}, r'as image\[..., None\]'),
+    ({'measurement': np.zeros((3, 4, 4 + 1))}, r'transpose\(1, 2, 0\)'),
+    ({'measurement': np.zeros((1, 4, 4, 3))}, r'as images\[0\]'),
+    ({'measurement': np.ma.masked_array(np.zeros((4, 4, 3)))}, 'make_mask'),
+    ({'clean': np.full((4, 4, 3), 200.0)}, 'clean image is floats of 200'),
+    ({'sigma': 25}, 'at most 4, got 25: divide it by .* 255'),
+    ({'sigma': '0.1'}, "sigma must be a number >= 0, got '0.1'"),
+    (
+      {
+        'measurement': np.full((2, 2, 3), 200.0),
+        'operator': lambda image: image[::2, ::2],
+        'size': (4, 4, 3),
+      },
+      'floats of 200',
+    ),
+    (
+      {
+        'measurement': np.full((4, 4, 3), 200.0),
+        'operator': operators.make_mask(np.eye(4)),
+      },
+      'floats of 200',
+    ),
+    ({'seeds': 3}, r'seeds are a sequence, such as \(0, 1\), got 3'),
+    ({'seeds': None}, 'seeds are a sequence'),
+    ({'seeds': '01'}, "a seed is a whole number .* got '0'"),
+    ({'seeds': (0.0,)}, r'a seed is a whole number .* got 0\.0'),
+    ({'seeds': (True,)}, 'a seed is a whole number .* got True'),
+    ({'seeds': (jax.random.key(0),)}, 'a seed is a whole number'),
+    ({'seeds': (5, 0, 5)}, 'seeds must differ, got 5 twice'),
+    ({'size': (4.0, 4, 3)}, r'size is \(H, W, C\)'),
+    ({'size': 4}, r'size is \(H, W, C\), got 4'),
+    ({'size': (-4, 4, 3)}, r'an image is \[H, W, C\] .* got \(-4, 4, 3\)'),
+    ({'steps': 6.0}, r'steps must be a whole number, .* got 6\.0'),
+    ({'chunk': 7.5}, r'chunk must be a whole number, at least 1, got 7\.5'),
+    ({'operator': lambda image: np.asarray(image)}, 'the operator calls NumPy'),
+    (
+      {'operator': lambda image: image if image.sum() > 0 else -image},
+      'the operator asks for the values .* use jnp.where',
+    ),
+    ({'penalties': [(lambda x: float(x[0, 0, 0]), 1)]}, 'a penalty asks'),
+    ({'operator': lambda image: jnp.fft.fft2(image)}, 'gives complex64'),
+    ({'operator': lambda image: image > 0.5}, 'gives bool, which has no grad'),
+    ({'operator': lambda image: (image, image)}, 'one array, got tuple'),
+    (
+      {'operator': lambda image: image * jnp.ones((5, 6, 3))},
+      r'the operator fails for an image \(4, 4, 3\)',
+    ),
   ],
 )
 def test_bad_arguments_are_refused(changes, message):
   arguments = {'measurement': np.zeros((4, 4, 3)), **changes}
   with pytest.raises(ValueError, match=message):
     _restore(arguments.pop('measurement'), **arguments)
+
+
+@pytest.mark.parametrize('size', [[8, 8, 3], np.array([8, 8, 3]), (8, 8, 3)])
+def test_sizes_and_seeds_may_be_arrays(size):
+  clean, _ = _make_noisy(8, 8)
+  keep = lambda image: image[::2, ::2]
+  arguments = {'network': pixels.Pixels(), 'steps': 1, 'chunk': np.int64(1)}
+  result = _restore(
+    keep(clean), keep, size=size, seeds=np.arange(2), **arguments
+  )
+  assert result.images.shape == (2, 8, 8, 3)
+
+
+def test_a_measurement_that_is_no_image_may_have_any_range():
+  clean, _ = _make_noisy(8, 8)
+  network = pixels.Pixels()
+  for operator in (
+    lambda image: 255 * image,
+    lambda image: jnp.fft.rfft2(image, axes=(0, 1)).real,
+    lambda image: jnp.cumsum(image, axis=0),
+  ):
+    measured = operator(clean)
+    assert np.abs(measured).max() > 3
+    result = _restore(
+      measured, operator, size=clean.shape, network=network, steps=1, sigma=9
+    )
+    assert result.image.shape == clean.shape
+
+
+def test_a_restoration_is_not_traced():
+  _, noisy = _make_noisy(8, 8)
+  for transform in (jax.jit, jax.grad):
+    with pytest.raises(ValueError, match='is traced: call restore outside of'):
+      transform(lambda measurement: _restore(measurement).image.mean())(noisy)
 
 
 def test_no_more_programs_are_kept_than_there_is_memory_for(monkeypatch):

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dipjax import operators
+from dipjax import operators, settings
 from dipjax.conv import choose
 from dipjax.engine import fit as fit_lib
 from dipjax.engine.problem import Problem, make_problem
@@ -28,6 +28,7 @@ MOST_PROGRAMS = 8
 _programs: set[Any] = set()  # What is kept, of `make_room`.
 
 
+@settings.pin()
 def pose_problem(
   recipe: Recipe,
   key: Array,

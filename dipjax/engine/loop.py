@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
+from dipjax import settings
 from dipjax.device import packing
 from dipjax.engine import guard, history, lanes
 from dipjax.engine.fit import Fit, FitState, Trace
@@ -65,6 +66,7 @@ class Restoration(NamedTuple):
   params: Any
 
 
+@settings.pin()
 def run_lanes(
   fit: Fit,
   keys: Array,

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 from flax import linen as nn
 
+from dipjax import settings
 from dipjax.conv import choose
 from dipjax.device import packing
 from dipjax.engine import fit as fit_lib
@@ -18,6 +19,7 @@ from dipjax.recipe import PRECISIONS, Recipe
 _WORKING = 7
 
 
+@settings.pin()
 def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
   """Returns about how many bytes a step of all lanes takes at its peak.
 
@@ -92,6 +94,7 @@ def _clone(network: Any, remat: bool) -> nn.Module:
   return network
 
 
+@settings.pin()
 def check_memory(
   recipe: Recipe, problem: Problem, available: int | None, *, lanes: int = 1
 ) -> None:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 
-from dipjax import schedules
+from dipjax import schedules, settings
 from dipjax.engine import fit
 
 Array = jax.Array
@@ -79,6 +79,7 @@ def make_key(key: Array, index: int) -> Array:
   return jax.random.fold_in(jax.random.fold_in(key, 3), index) if index else key
 
 
+@settings.pin()
 def make_target(key: Array, reference: Array, level: float) -> Array:
   """Returns sqrt(1 - level) reference + sqrt(level) noise, not clipped.
 

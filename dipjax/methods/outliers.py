@@ -87,8 +87,8 @@ class BesideOutliers(nn.Module):
     """[h, w, C] -> [h, w, outputs] by the network, without the outliers."""
     # The two arrays become parameters here; the objective reads them.
     draw = nn.initializers.normal(_START)
-    self.param('plus', draw, self.shape)
-    self.param('minus', draw, self.shape)
+    self.param('plus', draw, self.shape, jnp.float32)
+    self.param('minus', draw, self.shape, jnp.float32)
     return self.network(code)
 
 

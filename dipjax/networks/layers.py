@@ -74,7 +74,7 @@ def make_init(fan_in: int) -> Callable[..., Array]:
   """Returns (key, shape) -> U(-b, b), b = 1 / sqrt(fan in), as in PyTorch."""
   bound = 1 / math.sqrt(fan_in)
   return lambda key, shape: jax.random.uniform(
-    key, shape, minval=-bound, maxval=bound
+    key, shape, jnp.float32, minval=-bound, maxval=bound
   )
 
 
@@ -96,8 +96,9 @@ class Norm(nn.Module):
   @nn.compact
   def make_params(self, channels: int) -> tuple[Array, Array]:
     """Returns scale and bias, [channels] each."""
-    scale = self.param('scale', nn.initializers.ones, (channels,))
-    return scale, self.param('bias', nn.initializers.zeros, (channels,))
+    shape = (channels,), jnp.float32
+    scale = self.param('scale', nn.initializers.ones, *shape)
+    return scale, self.param('bias', nn.initializers.zeros, *shape)
 
   def __call__(self, x: Array) -> Array:
     """[H, W, C] -> [H, W, C]."""

@@ -1,6 +1,7 @@
 """No network: the fit changes the image itself, for comparison."""
 
 import jax
+import jax.numpy as jnp
 from flax import linen as nn
 
 Array = jax.Array
@@ -26,4 +27,5 @@ class Pixels(nn.Module):
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]; only the size of the code matters."""
     init = nn.initializers.uniform(0.1)
-    return self.param('image', init, (*code.shape[:2], self.outputs))
+    shape = (*code.shape[:2], self.outputs)
+    return self.param('image', init, shape, jnp.float32)
