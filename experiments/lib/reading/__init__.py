@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.lib.reading import arrays, fits, netpbm, pillow, raw, tiff
+from experiments.lib.reading import (
+  arrays,
+  fits,
+  netpbm,
+  pillow,
+  quiet,
+  raw,
+  tiff,
+)
 from experiments.lib.reading.raw import MAX_PIXELS as MAX_PIXELS
 
 # Photographs inside scikit-image's own package, which need no download.
@@ -116,10 +124,11 @@ def read(
   path = os.path.expanduser(source)
   if os.path.isfile(path):
     try:
-      return _scale(_decode(path, page), white)
+      with quiet.hush():
+        return _scale(_decode(path, page), white)
     # Decoders raise nearly anything on damaged data.
     except Exception as error:
-      text = ' '.join(str(error).split())[:200] or type(error).__name__
+      text = _to_line(str(error)) or type(error).__name__
       if not isinstance(error, ValueError | OSError):
         text = f'is damaged ({type(error).__name__}: {text})'
       raise ValueError(f'{path!r}: {text}') from error
@@ -156,6 +165,12 @@ def _decode(path, page):
   if kind in decoders:
     return decoders[kind](path)
   return pillow.read_pillow(path, kind)
+
+
+def _to_line(text):
+  """Returns one line that a terminal shows as it is."""
+  line = ' '.join(text.split())[:200]
+  return ''.join(c if c.isprintable() else '?' for c in line)
 
 
 def _find(head, table):

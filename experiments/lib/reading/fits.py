@@ -1,7 +1,6 @@
 """FITS through astropy: scaled, blank pixels left out, the header kept."""
 
 import os
-import warnings
 
 import numpy as np
 
@@ -20,16 +19,14 @@ def read_fits(path: str, page: int | None) -> Raw:
     raise ValueError(
       "is FITS, which needs astropy: pip install 'dipjax[fits]'"
     ) from None
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    # Without a memory map no page of the file outlives it.
-    with fits.open(
-      path, memmap=False, do_not_scale_image_data=True, ignore_blank=True
-    ) as units:
-      unit = _choose(units, page)
-      header = unit.header.copy()
-      _check_header(header, path)
-      return _make(np.asarray(unit.data), header)
+  # Without a memory map no page of the file outlives it.
+  with fits.open(
+    path, memmap=False, do_not_scale_image_data=True, ignore_blank=True
+  ) as units:
+    unit = _choose(units, page)
+    header = unit.header.copy()
+    _check_header(header, path)
+    return _make(np.asarray(unit.data), header)
 
 
 def _choose(units, page):

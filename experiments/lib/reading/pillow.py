@@ -5,8 +5,6 @@ import io
 import os
 import struct
 import sys
-import tempfile
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,7 +12,12 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from experiments.lib.reading.raw import MAX_PIXELS, Raw, check_size
+from experiments.lib.reading.raw import (
+  MAX_PIXELS,
+  Raw,
+  check_packed,
+  check_size,
+)
 
 # The modes of each format whose values Pillow gives as they are stored.
 _COLOURS = {'1', 'L', 'LA', 'P', 'RGB', 'RGBA'}
@@ -26,7 +29,6 @@ _MODES = {
   'WEBP': {'RGB', 'RGBA'},
 }
 _ORIENTATION = 0x0112
-_MAX_RATIO = 1100  # Deflate packs no better.
 # What takes the low byte of a sample where Pillow takes the high one.
 _NATIVE = 'L' if sys.byteorder == 'little' else 'B'
 _SWAPPED = {'L': 'B', 'B': 'L', 'N': 'B' if _NATIVE == 'L' else 'L'}
@@ -50,8 +52,8 @@ def read_pillow(path: str, container: str) -> Raw:
     if image.mode == 'CMYK' and profile:
       raise ValueError('holds inks with a colour profile; convert it to RGB')
     depth, colour = _read_header(path) if container == 'PNG' else (8, 2)
-    if container == 'PNG':
-      _check_bytes(image, depth, path)
+    samples = image.width * image.height * len(image.getbands())
+    check_packed(samples, os.path.getsize(path))
     if depth == 16 and colour:
       values, valid, turned = _read_deep_png(path, colour)
       return Raw(values, 65535, 'uint16', 'PNG', valid, turned, profile)
@@ -70,17 +72,14 @@ def read_pillow(path: str, container: str) -> Raw:
 def open_image(source, container: str) -> Iterator[ImageFile.ImageFile]:
   """Opens a file as one format alone; no other decoder sees a byte of it."""
   try:
-    # Pillow warns of files that the checks accept or refuse by themselves.
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      formats = ['JPEG', 'MPO'] if container == 'JPEG' else [container]
-      # Pillow maps a file that it knows by name, and turns what it mapped
-      # wrongly (TIFF, orientations 5 to 8): it gets the open file.
-      with (
-        open(source, 'rb') if isinstance(source, str) else source as file,
-        Image.open(file, formats=formats) as image,
-      ):
-        yield image
+    formats = ['JPEG', 'MPO'] if container == 'JPEG' else [container]
+    # Pillow maps a file that it knows by name, and turns what it mapped
+    # wrongly (TIFF, orientations 5 to 8): it gets the open file.
+    with (
+      open(source, 'rb') if isinstance(source, str) else source as file,
+      Image.open(file, formats=formats) as image,
+    ):
+      yield image
   except UnidentifiedImageError:
     raise ValueError('is not a known image; give a PNG, JPEG or TIFF') from None
   except Image.DecompressionBombError:
@@ -90,10 +89,9 @@ def open_image(source, container: str) -> Iterator[ImageFile.ImageFile]:
 
 
 def load(image: Image.Image) -> Loaded:
-  """Decodes an image and turns it upright, without a line on the terminal."""
+  """Decodes an image and turns it upright."""
   turned = image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-  with _hush():
-    image.load()
+  image.load()
   # What Pillow loads of a TIFF is upright; a second turn would undo it.
   if image.format != 'TIFF':
     ImageOps.exif_transpose(image, in_place=True)
@@ -162,13 +160,6 @@ def _read_header(path):
   return header[24], header[25]
 
 
-def _check_bytes(image, depth, path):
-  """Refuses a PNG with fewer bytes than its pixels can be packed in."""
-  packed = image.width * image.height * depth // 8 // _MAX_RATIO
-  if packed > os.path.getsize(path):
-    raise ValueError('is truncated: pixels are missing')
-
-
 def _read_deep_png(path, colour):
   opener = lambda: open_image(path, 'PNG')
   if colour == 4:
@@ -204,22 +195,3 @@ def _swap_bytes(tile):
   return tile._replace(
     args=mode if isinstance(args, str) else (mode, *args[1:])
   )
-
-
-@contextlib.contextmanager
-def _hush():
-  """Keeps what a C library says about a file off the terminal."""
-  try:
-    kept = os.dup(2)
-  except OSError:  # No terminal, nothing to keep off it.
-    yield
-    return
-  try:
-    with tempfile.TemporaryFile() as lines:
-      os.dup2(lines.fileno(), 2)
-      try:
-        yield
-      finally:
-        os.dup2(kept, 2)
-  finally:
-    os.close(kept)
