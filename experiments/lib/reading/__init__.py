@@ -125,7 +125,7 @@ def read(
   if os.path.isfile(path):
     try:
       with quiet.hush():
-        return _scale(_decode(path, page), white)
+        return _read_whole(path, white, page)
     # Decoders raise nearly anything on damaged data.
     except Exception as error:
       text = _to_line(str(error)) or type(error).__name__
@@ -136,16 +136,35 @@ def read(
     return _scale(_read_sample(source), white)
   if os.path.isdir(path):
     raise ValueError(f'{path!r} is a folder; {_advise(path)}')
+  if os.path.lexists(path):
+    raise ValueError(
+      f'{path!r} is a pipe, device, socket or link to nothing; give a file'
+    )
   raise ValueError(
     f'{path!r} is neither a file nor one of the samples {", ".join(SAMPLES)}'
   )
 
 
+def _read_whole(path, white, page):
+  """Reads a file that stays as it is meanwhile."""
+  before = _stamp(path)
+  picture = _scale(_decode(path, page), white)
+  if _stamp(path) != before:
+    raise ValueError('was changed while it was read; read it again')
+  return picture
+
+
+def _stamp(path):
+  found = os.stat(path)
+  return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _decode(path, page):
+  # The files of /proc, which can hang, say that they are empty.
+  if not os.path.getsize(path):
+    raise ValueError('is empty; give a PNG, JPEG or TIFF')
   with open(path, 'rb') as file:
     head = file.read(512)
-  if not head:
-    raise ValueError('is empty; give a PNG, JPEG or TIFF')
   kind = _find(head, _BEGINNINGS)
   if kind is None:
     refused = _find(head, _REFUSED)

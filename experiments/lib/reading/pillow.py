@@ -29,6 +29,8 @@ _MODES = {
   'WEBP': {'RGB', 'RGBA'},
 }
 _ORIENTATION = 0x0112
+_MAX_SCANS = 100  # Of a JPEG, as libtiff has it.
+_MAX_BYTES = 10 * MAX_PIXELS  # Of a file; no pixel takes so many.
 # What takes the low byte of a sample where Pillow takes the high one.
 _NATIVE = 'L' if sys.byteorder == 'little' else 'B'
 _SWAPPED = {'L': 'B', 'B': 'L', 'N': 'B' if _NATIVE == 'L' else 'L'}
@@ -43,17 +45,22 @@ class Loaded(NamedTuple):
 
 def read_pillow(path: str, container: str) -> Raw:
   """Returns the values of a file of one of the formats of `_MODES`."""
+  size = os.path.getsize(path)
+  if size > _MAX_BYTES:
+    raise ValueError(f'has {size} bytes, more than {MAX_PIXELS} pixels take')
   with open_image(path, container) as image:
     check_size(image.height, image.width)
     _check_frames(image)
     if image.mode not in _MODES[container]:
       raise ValueError(f'is a {container} of mode {image.mode}, not supported')
+    if container == 'JPEG':
+      _check_scans(path)
     profile = image.info.get('icc_profile')
     if image.mode == 'CMYK' and profile:
       raise ValueError('holds inks with a colour profile; convert it to RGB')
     depth, colour = _read_header(path) if container == 'PNG' else (8, 2)
     samples = image.width * image.height * len(image.getbands())
-    check_packed(samples, os.path.getsize(path))
+    check_packed(samples, size)
     if depth == 16 and colour:
       values, valid, turned = _read_deep_png(path, colour)
       return Raw(values, 65535, 'uint16', 'PNG', valid, turned, profile)
@@ -144,13 +151,22 @@ def split(
 
 
 def _check_frames(image):
-  frames = getattr(image, 'n_frames', 1)
   # The later pictures in a phone's JPEG are previews and gain maps of the
   # photograph, not photographs.
-  if frames != 1 and image.format != 'MPO':
+  if getattr(image, 'is_animated', False) and image.format != 'MPO':
     raise ValueError(
-      f'holds {frames} frames; save the one to restore as a file of its own'
+      'holds several frames; save the one to restore as a file of its own'
     )
+
+
+def _check_scans(path):
+  """Refuses a JPEG that goes over its pixels again and again, for hours."""
+  scans = 0
+  with open(path, 'rb') as file:
+    while block := file.read(1 << 20):
+      scans += block.count(b'\xff\xda')
+  if scans > _MAX_SCANS:
+    raise ValueError(f'is a JPEG of {scans} scans, more than {_MAX_SCANS}')
 
 
 def _read_header(path):
