@@ -14,6 +14,7 @@ import numpy as np
 from experiments.lib.reading import (
   arrays,
   fits,
+  heif,
   netpbm,
   pillow,
   quiet,
@@ -48,12 +49,12 @@ _BEGINNINGS = {
   rb'SIMPLE  =': 'FITS',
   rb'\x93NUMPY': 'npy',
   rb'PK\x03\x04|PK\x05\x06': 'npz',
+  rb'....ftyp(hei|hev|mif1|msf1)': 'HEIC',
 }
 _REFUSED = {
   rb'%!PS|\xc5\xd0\xd3\xc6': 'PostScript, which is a program',
   rb'%PDF': 'PDF',
   rb'....ftyp(avif|avis)': 'AVIF',
-  rb'....ftyp(hei|hev|mif1|msf1)': 'HEIC',
   rb'....ftyp': 'a video or a camera raw file',
   rb'\0\0\0\x0cjP|\xff\x4f\xff\x51': 'JPEG 2000',
   rb'\0\0\0\x0cJXL|\xff\x0a': 'JPEG XL',
@@ -180,6 +181,7 @@ def _decode(path, page):
     'Netpbm': netpbm.read_netpbm,
     'npy': arrays.read_npy,
     'npz': arrays.read_npz,
+    'HEIC': heif.read_heif,
   }
   if kind in decoders:
     return decoders[kind](path)
