@@ -141,7 +141,7 @@ def _load_npz(path):
       f'`images` of {path!r} must be uint8 [N, H, W, 1 or 3], got '
       f'{stack.dtype} {stack.shape}'
     )
-  return stack.astype(np.float32) / 255
+  return list(stack.astype(np.float32) / 255)
 
 
 def _load_digits():

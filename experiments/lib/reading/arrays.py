@@ -31,9 +31,10 @@ def read_npy(path: str) -> Raw:
 def read_npz(path: str) -> Raw:
   """Returns the array of a .npz file that holds no other."""
   with zipfile.ZipFile(path) as archive:
-    (found,) = _find_members(archive, path, 1)
-    check_shape(found[1])
-    return _make(_unpack(archive, *found), *found[1:], 'npz')
+    ((info, shape, order, dtype),) = _find_members(archive, path, 1)
+    check_shape(shape)
+    data = _unpack(archive, info, shape, order, dtype)
+  return _make(data, shape, order, dtype, 'npz')
 
 
 def load_arrays(

@@ -59,7 +59,9 @@ def read_pillow(path: str, container: str) -> Raw:
     if image.mode == 'CMYK' and profile:
       raise ValueError('holds inks with a colour profile; convert it to RGB')
     depth, colour = _read_header(path) if container == 'PNG' else (8, 2)
-    samples = image.width * image.height * len(image.getbands())
+    # A palette becomes RGB.
+    bands = 3 if image.mode == 'P' else len(image.getbands())
+    samples = image.width * image.height * bands
     check_packed(samples, size)
     if depth == 16 and colour:
       values, valid, turned = _read_deep_png(path, colour)

@@ -4,21 +4,29 @@ import contextlib
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+
+# What is changed belongs to the process: two threads that overlap would each
+# put back what the other one had changed.
+_LOCK = threading.RLock()
 
 
 @contextlib.contextmanager
 def hush() -> Iterator[None]:
-  """Drops warnings, logs and the lines of C libraries while it lasts."""
-  level = logging.root.manager.disable
-  logging.disable(logging.CRITICAL)
-  try:
-    with warnings.catch_warnings(), _drop_stderr():
-      warnings.simplefilter('ignore')
+  """Drops warnings, logs and the lines of C libraries while it lasts.
+
+  Threads take turns.
+  """
+  with _LOCK, warnings.catch_warnings(), _drop_stderr():
+    warnings.simplefilter('ignore')
+    level = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
       yield
-  finally:
-    logging.disable(level)
+    finally:
+      logging.disable(level)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ MAX_CHANNELS = 5
 # No photograph has more samples to a byte of its file, and no Deflate packs
 # better; so many samples are free.
 _MAX_RATIO = 1100
-_MAX_FREE = 32 << 20
+_MAX_FREE = 16 << 20
 
 
 class Raw(NamedTuple):

@@ -163,7 +163,9 @@ def _make(index, tags, big_endian):
 
 def _check_bytes(page, tags, size):
   """Refuses samples that are not there, before room is made for them."""
-  check_packed(page.height * page.width * page.samples, size)
+  # A palette becomes RGB.
+  samples = max(page.samples, 3 * bool(page.colours))
+  check_packed(page.height * page.width * samples, size)
   stride = (page.width * page.samples * page.bits + 7) // 8
   needed = stride * page.height
   starts = page.strips or tags['tiles']
