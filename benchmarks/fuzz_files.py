@@ -9,7 +9,7 @@ bounded. A fault is all but a picture or a ValueError of one line: a traceback,
 the death of the process, more than SECONDS, a file or a process that a decoder
 makes, a line that it prints. The exit status is 1 if there is one. A fault is
 seen again with `--first INDEX --times 1`. Needs Linux, whose /proc has the
-memory, and the extras `test` and `heic`.
+memory, and the extra `test`.
 """
 
 import argparse
@@ -56,7 +56,7 @@ class Worker:
 
   def __init__(self, seed: int, folder: str):
     command = [sys.executable, '-m', 'benchmarks.fuzz_files', '--worker']
-    self.folder = folder
+    self.folder, self.lost = folder, False
     self.process = subprocess.Popen(
       [*command, '--seed', str(seed), '--out', folder],
       stdin=subprocess.PIPE,
@@ -77,8 +77,10 @@ class Worker:
     try:
       answer = self._receive(SECONDS)
     except TimeoutError:
+      self.lost = True
       answer = {'what': 'fault', 'text': f'hangs for more than {SECONDS:g} s'}
     except EOFError:
+      self.lost = True
       said = pathlib.Path(self.folder, 'said').read_text(errors='replace')
       text = f'died with {self.process.wait()}: {said[-300:]!r}'
       answer = {'what': 'fault', 'text': text}
@@ -111,7 +113,7 @@ def fuzz(seed: int, indices: Sequence[int]) -> Iterator[Outcome]:
         worker.send(index)
         outcome = worker.receive(index, names[index % len(names)])
         yield outcome
-        if outcome.what == 'fault':
+        if worker.lost:
           worker.close()
           worker = Worker(seed, folder)
     finally:
@@ -122,13 +124,13 @@ def _work(seed, folder):
   """Reads the mutants that stdin names and answers in lines of JSON."""
   answers = os.fdopen(os.dup(1), 'w')
   said = os.path.join(folder, 'said')
-  number = os.open(said, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+  number = os.open(said, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND)
   os.dup2(number, 1)
   os.dup2(number, 2)
   os.environ['TMPDIR'] = tempfile.tempdir = folder
   sources = mutations.make_sources()
   for data in (files[0] for files in sources.values()):
-    _read(_write(folder, data))  # Imports what reads them.
+    read(_write(folder, data))  # Imports what reads them.
   _bound_memory()
   watched = _watch()
   print(json.dumps({'what': 'ready'}), file=answers, flush=True)
@@ -137,12 +139,13 @@ def _work(seed, folder):
     path, kept = _write(folder, data), set(os.listdir(folder))
     before, started = _reset_memory(), time.monotonic()
     watched.clear()
-    what, text = _read(path)
+    what, text = read(path)
     faults = list(watched)
     if os.fstat(number).st_size:
       faults.append(f'said {os.pread(number, 200, 0)!r}')
+      os.ftruncate(number, 0)
     if set(os.listdir(folder)) != kept:
-      faults.append('left a file')
+      faults.append('made or removed a file')
     memory = _find_memory('VmHWM') - before
     if memory > MEMORY:
       faults.append(f'took {memory >> 20} MB')
@@ -159,7 +162,7 @@ def _write(folder, data):
   return path
 
 
-def _read(path):
+def read(path: str) -> tuple[str, str]:
   """Returns 'read', 'refused' or 'fault', and its text."""
   try:
     picture = reading.read(path)

@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -46,12 +47,13 @@ def _make_all() -> Iterator[tuple[str, bytes]]:
     yield 'npy', made.npy(values)
     for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
       yield 'npz', _zip({'a.npy': made.npy(values)}, method)
-  for values, cards in (
+  rows: list[tuple[np.ndarray, dict[str, Any]]] = [
     (_draw('i2', 1)[..., 0], {'BZERO': 32768}),
     (np.moveaxis(_draw('u1', 3), 2, 0), {}),
     (_draw('f4', 1)[..., 0], {'BSCALE': 0.5}),
     (_draw('i4', 1)[..., 0], {'BLANK': -1}),
-  ):
+  ]
+  for values, cards in rows:
     yield 'FITS', made.fits(values, **cards)
     yield (
       'FITS',
@@ -78,6 +80,8 @@ def _draw(dtype, channels):
   rng = np.random.default_rng(channels)
   y, x, _ = np.mgrid[:13, :17, :channels]
   values = (x + y) / 29 * 0.8 + 0.2 * rng.random((13, 17, channels))
+  if channels in (2, 4):
+    values[1:, ..., -1] = 1  # Opaque but for a row.
   dtype = np.dtype(dtype)
   if dtype.kind == 'f':
     return values.astype(dtype)
@@ -125,7 +129,7 @@ def _encode():
   grey = colour.convert('L')
   exif = Image.Exif()
   exif[0x0112] = 6
-  rows = [
+  rows: list[tuple[str, Image.Image, dict[str, Any]]] = [
     ('PNG', colour, {'exif': exif, 'icc_profile': bytes(200)}),
     ('PNG', colour.quantize(16), {'transparency': 3}),
     ('JPEG', colour, {'quality': 90, 'exif': exif}),
@@ -155,11 +159,12 @@ def _encode():
   yield 'npz', data.getvalue()
   import tifffile
 
-  for options in (
+  layouts: list[dict[str, Any]] = [
     {'tile': (16, 16)},
     {'compression': 'zlib', 'predictor': 2, 'rowsperstrip': 4},
     {'bigtiff': True},
-  ):
+  ]
+  for options in layouts:
     data = io.BytesIO()
     tifffile.imwrite(data, _draw('u2', 3), photometric='rgb', **options)
     yield 'TIFF', data.getvalue()
