@@ -31,6 +31,7 @@ from experiments.lib import (
   task,
 )
 from experiments.lib import workdir as workdirs
+from experiments.lib.reading import arrays as archives
 from experiments.lib.task import Result
 
 
@@ -130,18 +131,17 @@ def load_images(source: str) -> np.ndarray:
 
 def _load_npz(path):
   try:
-    with np.load(path, allow_pickle=False) as file:
-      stack = file['images']
-  # A file with a single array is no archive, and a damaged archive raises
-  # nearly any error.
-  except Exception:
+    stack = archives.load_arrays(path, ['images'])['images']
+  except KeyError:
     raise ValueError(f'{path!r} is no npz with an array `images`') from None
+  except ValueError as error:
+    raise ValueError(f'no npz with an array `images`: {error}') from None
   if stack.dtype != np.uint8 or stack.ndim != 4 or stack.shape[3] not in (1, 3):
     raise ValueError(
       f'`images` of {path!r} must be uint8 [N, H, W, 1 or 3], got '
       f'{stack.dtype} {stack.shape}'
     )
-  return stack.astype(np.float32) / 255
+  return list(stack.astype(np.float32) / 255)
 
 
 def _load_digits():

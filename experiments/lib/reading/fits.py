@@ -1,11 +1,17 @@
 """FITS through astropy: scaled, blank pixels left out, the header kept."""
 
+import math
 import os
-import warnings
+import re
 
 import numpy as np
 
 from experiments.lib.reading.raw import Raw, check_shape, find_white
+
+_BLOCK = 2880  # Bytes: headers and data fill whole ones.
+_MAX_BLOCKS = 360  # Of one header, which makes 12,960 cards.
+_MAX_UNITS = 1000
+_MAX_REST = 1 << 20  # Bytes behind the last HDU.
 
 
 def read_fits(path: str, page: int | None) -> Raw:
@@ -20,16 +26,64 @@ def read_fits(path: str, page: int | None) -> Raw:
     raise ValueError(
       "is FITS, which needs astropy: pip install 'dipjax[fits]'"
     ) from None
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    # Without a memory map no page of the file outlives it.
-    with fits.open(
-      path, memmap=False, do_not_scale_image_data=True, ignore_blank=True
-    ) as units:
-      unit = _choose(units, page)
-      header = unit.header.copy()
-      _check_header(header, path)
-      return _make(np.asarray(unit.data), header)
+  _check_headers(path)
+  # Without a memory map no page of the file outlives it.
+  with fits.open(
+    path, memmap=False, do_not_scale_image_data=True, ignore_blank=True
+  ) as units:
+    unit = _choose(units, page)
+    header = unit.header.copy()
+    _check_header(header, path)
+    return _make(np.asarray(unit.data), header)
+
+
+def _check_headers(path):
+  """Refuses headers without an end, for which astropy reads the whole file."""
+  with open(path, 'rb') as file:
+    size, start, count = os.path.getsize(path), 0, 0
+    while start < size:
+      file.seek(start)
+      if count and file.read(8) != b'XTENSION':
+        # Astropy looks for a header in all that follows.
+        if size - start > _MAX_REST:
+          raise ValueError('has a long rest behind its last HDU; cut it off')
+        return
+      file.seek(start)
+      header = _read_header(file)
+      count += 1
+      if count > _MAX_UNITS:
+        raise ValueError(f'holds more than {_MAX_UNITS} HDUs')
+      start = file.tell() + -(-_count_bytes(header) // _BLOCK) * _BLOCK
+
+
+def _read_header(file):
+  header = b''
+  for _ in range(_MAX_BLOCKS):
+    block = file.read(_BLOCK)
+    header += block
+    cards = [block[i : i + 80] for i in range(0, len(block), 80)]
+    if b'END'.ljust(80) in cards:
+      return header
+    if len(block) < _BLOCK:
+      break
+  raise ValueError('is damaged: a header without an end')
+
+
+def _count_bytes(header):
+  """Returns the bytes of data behind a header, without what fills a block."""
+  fields = {}
+  for start in range(0, len(header), 80):
+    card = re.match(
+      rb'(\w+) *= *(\d{1,18}|-\d\d|T)', header[start : start + 80]
+    )
+    if card:
+      fields[card[1]] = 1 if card[2] == b'T' else int(card[2])
+  count = min(fields.get(b'NAXIS', 0), 999)
+  axes = [fields.get(b'NAXIS%d' % (i + 1), 0) for i in range(count)]
+  if fields.get(b'GROUPS'):
+    axes = axes[1:]
+  pixels = fields.get(b'PCOUNT', 0) + (math.prod(axes) if axes else 0)
+  return fields.get(b'GCOUNT', 1) * pixels * abs(fields.get(b'BITPIX', 8)) // 8
 
 
 def _choose(units, page):

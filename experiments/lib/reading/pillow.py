@@ -5,8 +5,6 @@ import io
 import os
 import struct
 import sys
-import tempfile
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,7 +13,13 @@ import numpy as np
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from experiments.lib.reading.notes import find_notes
-from experiments.lib.reading.raw import MAX_PIXELS, Notes, Raw, check_size
+from experiments.lib.reading.raw import (
+  MAX_PIXELS,
+  Notes,
+  Raw,
+  check_packed,
+  check_size,
+)
 
 # The modes of each format whose values Pillow gives as they are stored.
 _COLOURS = {'1', 'L', 'LA', 'P', 'RGB', 'RGBA'}
@@ -27,7 +31,8 @@ _MODES = {
   'WEBP': {'RGB', 'RGBA'},
 }
 _ORIENTATION = 0x0112
-_MAX_RATIO = 1100  # Deflate packs no better.
+_MAX_SCANS = 100  # Of a JPEG, as libtiff has it.
+_MAX_BYTES = 10 * MAX_PIXELS  # Of a file; no pixel takes so many.
 # What takes the low byte of a sample where Pillow takes the high one.
 _NATIVE = 'L' if sys.byteorder == 'little' else 'B'
 _SWAPPED = {'L': 'B', 'B': 'L', 'N': 'B' if _NATIVE == 'L' else 'L'}
@@ -43,17 +48,24 @@ class Loaded(NamedTuple):
 
 def read_pillow(path: str, container: str) -> Raw:
   """Returns the values of a file of one of the formats of `_MODES`."""
+  size = os.path.getsize(path)
+  if size > _MAX_BYTES:
+    raise ValueError(f'has {size} bytes, more than {MAX_PIXELS} pixels take')
   with open_image(path, container) as image:
     check_size(image.height, image.width)
     _check_frames(image)
     if image.mode not in _MODES[container]:
       raise ValueError(f'is a {container} of mode {image.mode}, not supported')
+    if container == 'JPEG':
+      _check_scans(path)
     profile = image.info.get('icc_profile')
     if image.mode == 'CMYK' and profile:
       raise ValueError('holds inks with a colour profile; convert it to RGB')
     depth, colour = _read_header(path) if container == 'PNG' else (8, 2)
-    if container == 'PNG':
-      _check_bytes(image, depth, path)
+    # A palette becomes RGB.
+    bands = 3 if image.mode == 'P' else len(image.getbands())
+    samples = image.width * image.height * bands
+    check_packed(samples, size)
     if depth == 16 and colour:
       values, alpha, loaded = _read_deep_png(path, colour)
       bits = 16
@@ -79,17 +91,14 @@ def read_pillow(path: str, container: str) -> Raw:
 def open_image(source, container: str) -> Iterator[ImageFile.ImageFile]:
   """Opens a file as one format alone; no other decoder sees a byte of it."""
   try:
-    # Pillow warns of files that the checks accept or refuse by themselves.
-    with warnings.catch_warnings():
-      warnings.simplefilter('ignore')
-      formats = ['JPEG', 'MPO'] if container == 'JPEG' else [container]
-      # Pillow maps a file that it knows by name, and turns what it mapped
-      # wrongly (TIFF, orientations 5 to 8): it gets the open file.
-      with (
-        open(source, 'rb') if isinstance(source, str) else source as file,
-        Image.open(file, formats=formats) as image,
-      ):
-        yield image
+    formats = ['JPEG', 'MPO'] if container == 'JPEG' else [container]
+    # Pillow maps a file that it knows by name, and turns what it mapped
+    # wrongly (TIFF, orientations 5 to 8): it gets the open file.
+    with (
+      open(source, 'rb') if isinstance(source, str) else source as file,
+      Image.open(file, formats=formats) as image,
+    ):
+      yield image
   except UnidentifiedImageError:
     raise ValueError('is not a known image; give a PNG, JPEG or TIFF') from None
   except Image.DecompressionBombError:
@@ -99,11 +108,10 @@ def open_image(source, container: str) -> Iterator[ImageFile.ImageFile]:
 
 
 def load(image: Image.Image) -> Loaded:
-  """Decodes an image and turns it upright, without a line on the terminal."""
+  """Decodes an image and turns it upright."""
   turned = image.getexif().get(_ORIENTATION, 0)
   turned = turned if turned in range(2, 9) else 0
-  with _hush():
-    image.load()
+  image.load()
   # What Pillow loads of a TIFF is upright; a second turn would undo it.
   if image.format == 'TIFF':
     return Loaded(image, turned, Notes())
@@ -170,13 +178,22 @@ def _find_top(bits):
 
 
 def _check_frames(image):
-  frames = getattr(image, 'n_frames', 1)
   # The later pictures in a phone's JPEG are previews and gain maps of the
   # photograph, not photographs.
-  if frames != 1 and image.format != 'MPO':
+  if getattr(image, 'is_animated', False) and image.format != 'MPO':
     raise ValueError(
-      f'holds {frames} frames; save the one to restore as a file of its own'
+      'holds several frames; save the one to restore as a file of its own'
     )
+
+
+def _check_scans(path):
+  """Refuses a JPEG that goes over its pixels again and again, for hours."""
+  scans = 0
+  with open(path, 'rb') as file:
+    while block := file.read(1 << 20):
+      scans += block.count(b'\xff\xda')
+  if scans > _MAX_SCANS:
+    raise ValueError(f'is a JPEG of {scans} scans, more than {_MAX_SCANS}')
 
 
 def _read_header(path):
@@ -184,13 +201,6 @@ def _read_header(path):
   with open(path, 'rb') as file:
     header = file.read(26)
   return header[24], header[25]
-
-
-def _check_bytes(image, depth, path):
-  """Refuses a PNG with fewer bytes than its pixels can be packed in."""
-  packed = image.width * image.height * depth // 8 // _MAX_RATIO
-  if packed > os.path.getsize(path):
-    raise ValueError('is truncated: pixels are missing')
 
 
 def _read_deep_png(path, colour):
@@ -224,22 +234,3 @@ def _swap_bytes(mode):
   if mode[-4:-1] != ';16':
     raise ValueError(f'has samples of the layout {mode}, not supported')
   return mode[:-1] + _SWAPPED[mode[-1]]
-
-
-@contextlib.contextmanager
-def _hush():
-  """Keeps what a C library says about a file off the terminal."""
-  try:
-    kept = os.dup(2)
-  except OSError:  # No terminal, nothing to keep off it.
-    yield
-    return
-  try:
-    with tempfile.TemporaryFile() as lines:
-      os.dup2(lines.fileno(), 2)
-      try:
-        yield
-      finally:
-        os.dup2(kept, 2)
-  finally:
-    os.close(kept)

@@ -6,6 +6,10 @@ import numpy as np
 
 MAX_PIXELS = 100_000_000
 MAX_CHANNELS = 5
+# No photograph has more samples to a byte of its file, and no Deflate packs
+# better; so many samples are free.
+_MAX_RATIO = 1100
+_MAX_FREE = 16 << 20
 
 
 class Notes(NamedTuple):
@@ -43,6 +47,20 @@ def check_size(height: int, width: int) -> None:
     raise ValueError(
       f'{width} x {height} is more than {MAX_PIXELS} pixels; reduce or cut it '
       'first'
+    )
+
+
+def check_packed(samples: int, size: int) -> None:
+  """Refuses, before room is made for them, more samples than a file packs.
+
+  Args:
+    samples: of the unpacked image.
+    size: of the file, in bytes.
+  """
+  if samples > max(_MAX_FREE, _MAX_RATIO * size):
+    raise ValueError(
+      f'unpacks {samples} samples from {size} bytes: it is truncated, or of '
+      'one colour'
     )
 
 

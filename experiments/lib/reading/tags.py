@@ -5,10 +5,11 @@ import re
 import struct
 from typing import BinaryIO, NamedTuple
 
-from experiments.lib.reading.raw import MAX_PIXELS, check_size
+from experiments.lib.reading.raw import check_packed, check_size
 
 _MAX_PAGES = 10_000
 _MAX_BYTES = 32 << 20  # Of one tag.
+_MAX_TILE = 1 << 22  # Pixels that a tile may have in a small image.
 _MAX_RATIO = 1100  # Of samples to their file, and
 _MAX_FREE = 16 << 20  # bytes for which the ratio does not matter.
 _TYPES = dict(enumerate('BsHIIbBhiifdI', 1)) | {16: 'Q', 17: 'q', 18: 'Q'}
@@ -143,8 +144,9 @@ def _make(index, tags, big_endian):
   if tags['depth'][0] != 1:
     raise ValueError(f'is a volume of {tags["depth"][0]} planes')
   check_size(tags['height'][0], tags['width'][0])
-  if tags['tile_width'][0] * tags['tile_height'][0] > MAX_PIXELS:
-    raise ValueError(f'has tiles of more than {MAX_PIXELS} pixels')
+  most = max(_MAX_TILE, tags['height'][0] * tags['width'][0])
+  if tags['tile_width'][0] * tags['tile_height'][0] > most:
+    raise ValueError(f'has tiles of more than {most} pixels')
   several = {name: tags[name] for name in _SEVERAL}
   single = {
     name: tags[name][0]
@@ -163,6 +165,9 @@ def _make(index, tags, big_endian):
 
 def _check_bytes(page, tags, size):
   """Refuses samples that are not there, before room is made for them."""
+  # A palette becomes RGB.
+  samples = max(page.samples, 3 * bool(page.colours))
+  check_packed(page.height * page.width * samples, size)
   stride = (page.width * page.samples * page.bits + 7) // 8
   needed = stride * page.height
   starts = page.strips or tags['tiles']
@@ -170,6 +175,9 @@ def _check_bytes(page, tags, size):
   if not starts or len(starts) != len(lengths):
     raise ValueError('is a TIFF that does not say where its samples are')
   missing = not all(lengths) or max(map(sum, zip(starts, lengths))) > size
+  # Parts that lie over each other would be unpacked again and again.
+  if sum(lengths) > size:
+    raise ValueError('is a TIFF whose samples lie over each other')
   if page.compression == 1 and sum(lengths) < needed:
     missing = True
   # No method packs all better than this.

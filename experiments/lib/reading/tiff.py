@@ -5,7 +5,6 @@ samples. Each kind has one way to be read; the others are refused.
 """
 
 import contextlib
-import logging
 
 import numpy as np
 
@@ -222,13 +221,8 @@ def _read_pages(path, page, name):
       f'is a TIFF of {_describe(page, name)}, which needs tifffile: '
       "pip install 'dipjax[tiff]'"
     ) from None
-  logger = logging.getLogger('tifffile')
-  disabled, logger.disabled = logger.disabled, True
-  try:
-    with tifffile.TiffFile(path) as file:
-      return file.pages[page.index].asarray(maxworkers=1)
-  finally:
-    logger.disabled = disabled
+  with tifffile.TiffFile(path) as file:
+    return file.pages[page.index].asarray(maxworkers=1)
 
 
 def _unpack(path, page):
