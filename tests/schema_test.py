@@ -98,7 +98,7 @@ def test_one_line_names_every_wrong_field():
     ('network.down_size', (3, 4), 'an odd number from 1 to 31, or a tuple'),
     ('network.down', (8, 10**9), 'a tuple of 1 to 12 entries, each a whole'),
     ('network.upsampling', 'box', 'one of nearest, bilinear, or a tuple'),
-    ('data.crop', (0, 0, 8), 'a tuple of 0 or 4 entries, each a whole'),
+    ('data.crop', (0, 0, 8), 'a tuple of 0, 2 or 4 entries, each a whole'),
     ('data.image', '', 'a file or the name of a sample'),
     ('average.decay', 1.0, 'a number of at least 0 and below 1, got 1.0'),
     ('fit.tv', float('nan'), 'a number from 0 to 1,000,000, got nan'),

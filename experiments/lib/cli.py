@@ -7,6 +7,7 @@ An experiment that restores pictures also takes them without a flag, see
 `Pictures`.
 """
 
+import copy
 import itertools
 import os
 import pathlib
@@ -22,6 +23,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from dipjax import settings
 from experiments.lib import (
   compiled,
   explain,
@@ -195,7 +197,7 @@ def _list_configs(
       f'--output names one file, there are {len(files)} pictures'
     )
   for file in files or ['']:
-    config = ml_collections.ConfigDict(flags.FLAGS.config)
+    config = copy.deepcopy(flags.FLAGS.config)
     own = {**given, 'data.image': file} if file else given
     preset = pictures.fields if pictures and file else {}
     for field, value in {**preset, **own}.items():
@@ -294,7 +296,8 @@ def perform(
     workdir = make_workdir() if workdir is None else workdir
     try:
       with workdirs.overwrite(workdir) if overwrite else nullcontext():
-        result = run(config, workdir)
+        with settings.pin():
+          result = run(config, workdir)
     finally:
       if made:
         with suppress(OSError):  # A run has left its files in the folder.
