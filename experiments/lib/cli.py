@@ -295,9 +295,9 @@ def perform(
   try:
     workdir = make_workdir() if workdir is None else workdir
     try:
-      with workdirs.overwrite(workdir) if overwrite else nullcontext():
-        with settings.pin():
-          result = run(config, workdir)
+      replaced = workdirs.overwrite(workdir) if overwrite else nullcontext()
+      with replaced, settings.pin():
+        result = run(config, workdir)
     finally:
       if made:
         with suppress(OSError):  # A run has left its files in the folder.
