@@ -16,7 +16,7 @@ CORE = ROOT / 'dipjax'
 FLOORS = [
   ['conv.choose'],
   ['conv', 'device', 'settings', 'units'],
-  ['metrics', 'resampling', 'blurring', 'corruptions', 'noise'],
+  ['metrics', 'resampling', 'blurring', 'corruptions', 'detail', 'noise'],
   ['codes', 'schedules', 'optimizers'],
   ['operators', 'features', 'networks'],
   ['engine.problem'],

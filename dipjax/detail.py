@@ -1,0 +1,57 @@
+"""What a fit removed besides the noise, given back.
+
+A fit removes the noise, and detail that it has not learned: fine texture, or
+all of it where there is little noise. What was removed is then larger than the
+noise. Where r = measurement - image has a mean square e, and the noise has the
+variance v, the blend image + (1 - s) r with s = min(1, v / e) has the least
+expected error, if the fit has learned none of the noise: the errors are
+(1 - s)^2 v for the noise and s^2 (e - v) for the detail.
+"""
+
+import jax
+import jax.numpy as jnp
+
+Array = jax.Array
+
+# Pixels to each side over which mean squares are taken: 17 x 17 values are
+# enough that their mean square is known to 8 %, or 5 % in colour.
+_RADIUS = 8
+
+
+def return_detail(
+  image: Array, residual: Array, variance: Array | float
+) -> tuple[Array, Array]:
+  """Returns the image with lost detail, and where how much was given back.
+
+  Args:
+    image: the restored image, [H, W, C].
+    residual: the measurement less what it is expected to be for this image, of
+      the same shape.
+    variance: of the measurement's noise, broadcast to the image.
+
+  Returns:
+    The image [H, W, C], and the share of the residual that came back, in
+    [0, 1], [H, W, 1]: 0 where nothing but noise was removed.
+  """
+  variance = jnp.broadcast_to(jnp.asarray(variance, image.dtype), image.shape)
+  removed = _average(jnp.mean(jnp.square(residual), axis=2))
+  expected = _average(jnp.mean(variance, axis=2))
+  # Nothing removed, nothing to give back: a share of 0, not 0 / 0.
+  excess = jnp.maximum(removed - expected, 0)
+  share = (excess / jnp.maximum(removed, 1e-30))[..., None]
+  return image + share * residual, share
+
+
+def _average(values: Array) -> Array:
+  """Returns the mean around each pixel, edges reflected, [H, W]."""
+  for axis, side in enumerate(values.shape):
+    radius = min(_RADIUS, side - 1)
+    pads = [(0, 0), (0, 0)]
+    pads[axis] = (radius, radius)
+    padded = jnp.pad(values, pads, mode='reflect')
+    moved = [
+      jax.lax.slice_in_dim(padded, k, k + side, axis=axis)
+      for k in range(2 * radius + 1)
+    ]
+    values = sum(moved[1:], moved[0]) / len(moved)
+  return values
