@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dipjax import monitors, settings, units
+from dipjax import noise as noise_lib
 from dipjax.engine import lanes, loop
 from dipjax.engine import memory as memory_lib
 from dipjax.engine.fit import make_fit
@@ -34,6 +35,7 @@ def restore(
   seeds: Sequence[int] = (0,),
   clean: Any = None,
   sigma: float | None = None,
+  noise: noise_lib.Model | None = None,
   reference: Any = None,
   perceptual: lanes.Perceptual | None = None,
   memory: int | None = None,
@@ -70,6 +72,10 @@ def restore(
     sigma: standard deviation of the measurement's noise, if known, for methods
       and monitors that need the deviation, see `noise.estimate_sigma`; in the
       unit of the measurement: 25 / 255, say, for one in [0, 1].
+    noise: all that is known of the noise, in place of sigma: its variance by
+      brightness, its correlation, its clipping, see `noise.estimate_noise`. With
+      sigma alone the noise is white, and clipped if the measurement lies in
+      [0, 1].
     reference: a second measurement with independent noise, for the monitor
       `PseudoReference`; see `noise.split_measurement`.
     perceptual: a pair (function of a measurement -> its features, weight >= 0):
@@ -180,7 +186,8 @@ def restore(
   if recipe.network is None:
     recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
   given = operator
-  recipe, operator = recipe.prepare(measurement, operator, sigma=sigma)
+  noise = _find_noise(measurement, sigma, noise)
+  recipe, operator = recipe.prepare(measurement, operator, noise=noise)
 
   # Features, which all lanes share, go to the device once.
   if perceptual:
@@ -191,7 +198,7 @@ def restore(
     measurement,
     operator,
     size,
-    sigma=sigma,
+    sigma=None if noise is None else noise.sigma,
     reference=reference,
     perceptual=perceptual,
   )
@@ -311,6 +318,15 @@ def _find_seed(seed):
 def _check_chunk(chunk):
   if not isinstance(chunk, int | np.integer) or chunk < 1:
     raise ValueError(f'chunk must be a whole number, at least 1, got {chunk!r}')
+
+
+def _find_noise(measurement, sigma, noise):
+  if sigma is None:
+    return noise
+  if noise is not None:
+    raise ValueError('give sigma or noise, which has a sigma of its own')
+  clipped = bool(noise_lib.is_clipped(measurement))
+  return noise_lib.Model.make_white(sigma, clipped=clipped)
 
 
 def _check_units(measurement, operator, size, sigma):

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from dipjax import blurring
+
 Array = jax.Array
 
 
@@ -92,11 +94,25 @@ def use_image(image: ArrayLike) -> Callable[[Array, tuple[int, int]], Array]:
   return lambda key, size: extend_image(jnp.asarray(image), size)
 
 
-def jitter_code(key: Array, code: Array, deviation: Array | float) -> Array:
+def jitter_code(
+  key: Array,
+  code: Array,
+  deviation: Array | float,
+  spread: Array | None = None,
+) -> Array:
   """Returns code + N(0, deviation^2), in the precision of the code.
 
   The noise regularises one step of a fit.
+
+  Args:
+    key: of the noise.
+    code: [h, w, C].
+    deviation: a number, or one for each value.
+    spread: [h, w], a filter whose squares add up to 1: neighbours share the
+      noise that it spreads. None: the noise is white.
   """
+  noise = jax.random.normal(key, code.shape, jnp.float32)
+  if spread is not None:
+    noise = blurring.blur_image(noise, spread)
   # Noise in float32 would promote a bfloat16 code, and the network with it.
-  noisy = code + deviation * jax.random.normal(key, code.shape, jnp.float32)
-  return noisy.astype(code.dtype)
+  return (code + deviation * noise).astype(code.dtype)

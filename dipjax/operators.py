@@ -28,6 +28,9 @@ from dipjax import blurring, noise, resampling
 Array = jax.Array
 Operator = Callable[[Array], Array]  # An operator is also a pytree.
 
+# Noise whose neighbours correlate by less counts as white.
+_WHITE = 0.05
+
 
 class Identity(struct.PyTreeNode):
   """The image itself, for denoising and the removal of artefacts."""
@@ -37,23 +40,64 @@ class Identity(struct.PyTreeNode):
     return image
 
 
-class Clipped(struct.PyTreeNode):
-  """The average of the image with Gaussian noise, clipped to [0, 1].
+class Noisy(struct.PyTreeNode):
+  """The average of the image with noise on it, and what that noise is.
 
   A camera clips very dark and very bright pixels, which makes black brighter
   and white darker on average. With this operator a fit expects the average, so
-  black stays black and white stays white.
+  black stays black and white stays white. `make_noisy` makes it.
   """
 
-  sigma: Array  # Standard deviation of the noise before clipping, above 0.
+  constant: Array  # The variance at brightness 0, before clipping.
+  least: Array  # No variance is less.
+  gain: Array | None = None  # The variance that a brightness of 1 adds.
+  # [h, w], the filter that makes of white noise what neighbours share; None:
+  # the noise is white.
+  spread: Array | None = None
+  black: bool = struct.field(pytree_node=False, default=False)  # Clipped at 0.
+  white: bool = struct.field(pytree_node=False, default=False)  # Clipped at 1.
 
   def __call__(self, image: Array) -> Array:
-    """Returns noise.expect_clipped(image, sigma)."""
-    return noise.expect_clipped(image, self.sigma)
+    """Returns the mean of the measurement of an image, see noise."""
+    if not (self.black or self.white):
+      return image
+    # Less noise is expected at another brightness, which is no reason for the
+    # image to move there.
+    deviation = jnp.sqrt(self.find_unclipped(jax.lax.stop_gradient(image)))
+    return noise.expect_clipped(
+      image, deviation, black=self.black, white=self.white
+    )
 
   def find_variance(self, image: Array) -> Array:
-    """Returns the variance of what was measured, `noise.expect_variance`."""
-    return noise.expect_variance(image, self.sigma)
+    """Returns the variance of what was measured; it has no gradient."""
+    image = jax.lax.stop_gradient(image)
+    variance = self.find_unclipped(image)
+    if not (self.black or self.white):
+      return variance
+    return noise.expect_variance(
+      image, jnp.sqrt(variance), black=self.black, white=self.white
+    )
+
+  def find_unclipped(self, image: Array) -> Array:
+    """Returns the variance of the noise before it is clipped."""
+    if self.gain is None:
+      return jnp.maximum(self.constant, self.least)
+    return jnp.maximum(self.constant + self.gain * image, self.least)
+
+
+def make_noisy(model: noise.Model) -> Operator:
+  """Returns the operator of images with the noise of a model."""
+  # What is not there costs nothing in a step.
+  scalar = lambda value: jnp.float32(value)
+  white = abs(model.neighbours) < _WHITE
+  return Noisy(
+    constant=scalar(model.constant),
+    least=scalar(model.least),
+    gain=scalar(model.gain) if model.gain else None,
+    spread=None if white else jnp.asarray(model.find_spread(), jnp.float32),
+    black=bool(model.black),
+    white=bool(model.white),
+  )
 
 
 class Function(struct.PyTreeNode):

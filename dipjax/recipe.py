@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax.core import FrozenDict
 
 from dipjax import methods, operators, optimizers
+from dipjax import noise as noise_lib
 from dipjax import monitors as monitors_lib
 from dipjax.engine.problem import Code
 
@@ -105,7 +106,7 @@ class Recipe:
     measurement: Array,
     operator: Any = None,
     *,
-    sigma: float | None = None,
+    noise: noise_lib.Model | None = None,
   ) -> tuple['Recipe', operators.Operator]:
     """Returns the recipe as its method changes it, and the operator.
 
@@ -114,7 +115,7 @@ class Recipe:
     Args:
       measurement: the array to fit.
       operator: a function of an image; None is the identity.
-      sigma: standard deviation of the measurement's noise, where it is known.
+      noise: of the measurement, where it is known.
 
     Raises:
       ValueError: a recipe without a network, or a task that the method is not
@@ -130,7 +131,7 @@ class Recipe:
         code=self.code,
         jitter=self.jitter,
         optimizer=self.optimizer,
-        sigma=sigma,
+        noise=noise,
       )
     )
     prepared = self.replace(

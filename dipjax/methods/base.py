@@ -18,6 +18,7 @@ import optax
 from flax import linen as nn
 
 from dipjax import codes, operators
+from dipjax import noise as noise_lib
 from dipjax.engine.problem import Code, Problem
 
 Array = jax.Array
@@ -37,7 +38,7 @@ class Parts(NamedTuple):
   code: Code | None  # None: the method chooses.
   jitter: float | None  # None: the method chooses.
   optimizer: optax.GradientTransformation
-  sigma: float | None = None  # Deviation of the measurement's noise, if known.
+  noise: noise_lib.Model | None = None  # Of the measurement, if known.
 
 
 @dataclasses.dataclass(frozen=True)

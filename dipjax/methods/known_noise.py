@@ -1,8 +1,10 @@
 """The base of methods for Gaussian noise of a known deviation.
 
-The network denoises: its code is the measurement itself with more noise added.
-A camera clips very dark and very bright pixels, which biases their average. The
-methods model the clipping, so that black stays black and white stays white.
+The network denoises: its code is the measurement itself with more noise added,
+of the same kind: as strong at each brightness, in proportion, and as correlated
+between neighbours. A camera clips very dark and very bright pixels, which biases
+their average. Where the noise says so, the methods model the clipping, so that
+black stays black and white stays white.
 """
 
 import dataclasses
@@ -12,11 +14,13 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from dipjax import codes, noise, operators
+from dipjax import blurring, codes, operators
 from dipjax.engine.problem import Problem
 from dipjax.methods import base
 
 Array = jax.Array
+
+_REACH = 2  # Pixels to each side whose mean tells the brightness.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,48 +46,66 @@ class KnownNoise(base.Method):
   def prepare(self, parts: base.Parts) -> base.Parts:
     """Returns the parts with code = measurement and jitter = ratio * sigma.
 
-    A measurement that lies in [0, 1] counts as clipped: its operator is then
-    `operators.Clipped`, which tells what the clipped noise is on average.
+    The operator is `operators.Noisy`, which tells what is measured on average,
+    and with which variance.
 
     Raises:
-      ValueError: the caller gives an operator, a code or a jitter, or no sigma.
+      ValueError: the caller gives an operator, a code or a jitter, or no noise.
     """
     self.check_task(operator=parts.operator, code=parts.code)
-    if not parts.sigma:
+    if parts.noise is None or not parts.noise.sigma:
       raise ValueError(
         f'the method {self.name!r} needs the sigma of the noise, above 0, got '
-        f'{parts.sigma}'
+        f'{parts.noise and parts.noise.sigma}'
       )
     if parts.jitter is not None:
       raise ValueError(
         f'the method {self.name!r} has a jitter of its own, ratio * sigma: '
         f'leave out jitter={parts.jitter}, set the ratio'
       )
-    # Noise that the camera clipped moves the average of dark and bright pixels:
-    # the operator predicts the moved average.
-    operator = operators.Identity()
-    if noise.is_clipped(parts.measurement):
-      operator = operators.Clipped(jnp.float32(parts.sigma))
     return parts._replace(
-      operator=operator,
+      operator=operators.make_noisy(parts.noise),
       code=codes.use_image(parts.measurement),
-      jitter=self.ratio * parts.sigma,
+      jitter=self.ratio * parts.noise.sigma,
     )
 
 
 def find_variance(problem: Problem, image: Array) -> Array:
   """Returns the variance of the measurement's noise around an image.
 
-  The variance is one number, sigma^2; for a clipped measurement it is an array
-  with the variance of each value.
+  The variance is one number, sigma^2, or an array with the variance of each
+  value, where noise was clipped or depends on the brightness.
 
   Raises:
     ValueError: a problem without sigma.
   """
   if problem.sigma is None:
     raise ValueError('this method needs the sigma of the measurement: got none')
-  if isinstance(problem.operator, operators.Clipped):
-    # The variance is a constant of the loss: without `stop_gradient` the image
-    # could lower the loss by moving to where less noise is expected.
-    return problem.operator.find_variance(jax.lax.stop_gradient(image))
+  if isinstance(problem.operator, operators.Noisy):
+    return problem.operator.find_variance(image)
   return jnp.square(problem.sigma)
+
+
+def jitter_code(key: Array, problem: Problem) -> tuple[Array, Array]:
+  """Returns the code with noise like its own, and the deviation of this noise.
+
+  The deviation is the problem's jitter. Where the noise of the measurement
+  depends on the brightness, so does the jitter; where its neighbours correlate,
+  those of the jitter do.
+  """
+  operator, deviation = problem.operator, problem.jitter
+  if not isinstance(operator, operators.Noisy):
+    return codes.jitter_code(key, problem.code, deviation), deviation
+  if operator.gain is not None:
+    # The brightness is that of the neighbourhood, which has little noise.
+    code = problem.code.astype(jnp.float32)
+    variance = operator.find_unclipped(_smooth(code))
+    deviation = deviation * jnp.sqrt(variance) / problem.sigma
+  code = codes.jitter_code(key, problem.code, deviation, operator.spread)
+  return code, deviation
+
+
+def _smooth(code):
+  side = 2 * min(_REACH, *(length - 1 for length in code.shape[:2])) + 1
+  kernel = jnp.full((side, side), 1 / side**2, jnp.float32)
+  return blurring.blur_image(code, kernel)

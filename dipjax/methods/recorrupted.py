@@ -1,6 +1,7 @@
 """Recorrupted-to-Recorrupted: two measurements made from one measurement."""
 
 import dataclasses
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -12,14 +13,15 @@ from dipjax.methods import base, known_noise
 class Recorrupted(known_noise.KnownNoise):
   """The squared error against a measurement of independent noise.
 
-  The network sees y + j w, w ~ N(0, 1), as its code. Its image is compared with
-  y - v w / j, where v is the variance of the noise of y: sigma^2, or less
-  where the noise was clipped. The two noises are independent. So the loss is
-  the squared error against the truth, plus a constant, for parameters that do
-  not depend on y: the network learns the noise later, and learns less noise,
-  than from y alone.
+  The network sees y + j w as its code, where w has variance 1 and is as
+  correlated between neighbours as the noise of y. Its image is compared with
+  y - v w / j, where v is the variance of the noise of y: sigma^2, or another at
+  another brightness, or less where the noise was clipped. The two noises do not
+  correlate. So the loss is the squared error against the truth, plus a constant,
+  for parameters that do not depend on y: the network learns the noise later,
+  and learns less noise, than from y alone.
 
-  The noise must be Gaussian with a known sigma, clipped or not. Pang et al.,
+  The noise must be known: `noise.estimate_noise`. Pang et al.,
   Recorrupted-to-Recorrupted, CVPR 2021.
   """
 
@@ -29,14 +31,17 @@ class Recorrupted(known_noise.KnownNoise):
     """See `base.Method.make_objective`."""
 
     def objective(params, problem, key):
-      image, code = base.draw_image(network, params, problem, key)
+      code, deviation = known_noise.jitter_code(key, problem)
+      output: Any = network.apply({'params': params}, code)
+      image = problem.crop(output)
       predicted = problem.operator(image)
       # The code has the noises n + j w, the expectation n - v w / j. Their
       # covariance is v - j v / j = 0: the scale v / j^2 of the added noise
       # takes the correlation away.
       added = problem.crop(code - problem.code)
       variance = known_noise.find_variance(problem, image)
-      expected = problem.measurement - variance / problem.jitter**2 * added
+      deviation = problem.crop(jnp.broadcast_to(deviation, code.shape))
+      expected = problem.measurement - variance / deviation**2 * added
       loss = jnp.mean(jnp.square(predicted - expected))
       loss = base.add_terms(loss, penalties, problem, image, predicted)
       return loss, image

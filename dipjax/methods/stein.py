@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from dipjax import codes
 from dipjax.methods import base, known_noise
 
 
@@ -65,7 +64,7 @@ class Stein(known_noise.KnownNoise):
         )
       # Both passes have the same jitter: they differ by the probe alone.
       jitter_key, probe_key = jax.random.split(key)
-      code = codes.jitter_code(jitter_key, problem.code, problem.jitter)
+      code, _ = known_noise.jitter_code(jitter_key, problem)
       probe = jax.random.normal(probe_key, code.shape, code.dtype)
       denoise = lambda code: problem.crop(
         network.apply({'params': params}, code)
