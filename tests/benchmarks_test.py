@@ -10,6 +10,7 @@ from benchmarks import (
   lane_rules,
   limits,
   memory,
+  noise,
   overhead,
   programs,
   start,
@@ -158,3 +159,25 @@ def test_a_start_of_a_size_that_is_none_is_refused(capsys):
     start.main(['--sizes', '65'])
   assert stopped.value.code == 2
   assert '--sizes 65: the network needs' in capsys.readouterr().err
+
+
+def test_noise_has_a_line_for_each_kind_and_the_worst_first(capsys):
+  arguments = ['--pictures', 'flat', 'ramp', '--kinds', 'rows', '--crop', '64']
+  noise.main(arguments)
+  summary, worst = capsys.readouterr().out.strip().split('\n\n')
+  assert [line.split(' | ')[:3] for line in summary.splitlines()[2:]] == [
+    ['| rows', level, quantity]
+    for level in ('5', '15')
+    for quantity in ('sigma', 'rows')
+  ]
+  ratios = [float(line.split(' | ')[6]) for line in worst.splitlines()[2:]]
+  distances = [abs(np.log(max(ratio, 1e-3))) for ratio in ratios]
+  assert len(ratios) == 8 and distances == sorted(distances, reverse=True)
+
+
+def test_demosaicing_keeps_what_is_smooth():
+  y, x = np.mgrid[:12, :16] / 16
+  image = np.stack([x, y, (x + y) / 2], -1)
+  for demosaic in (noise.demosaic_bilinear, noise.demosaic_malvar):
+    inner = (slice(3, -3), slice(3, -3))
+    np.testing.assert_allclose(demosaic(image)[inner], image[inner], atol=1e-6)

@@ -89,7 +89,10 @@ def test_it_equals_that_of_scikit_image_on_photographs(name, sigma):
   expected = skimage.restoration.estimate_sigma(
     noisy, channel_axis=-1, average_sigmas=True
   )
-  assert noise.estimate_sigma(noisy) == pytest.approx(expected, rel=0.02)
+  found = noise.estimate_by_wavelets(noisy)
+  assert found == pytest.approx(expected, rel=0.02)
+  # The texture of coffee raises it; the model leaves the texture out.
+  assert noise.estimate_sigma(noisy) == pytest.approx(sigma, rel=0.05)
 
 
 def test_the_two_halves_have_independent_noises_of_the_known_sizes():

@@ -1,0 +1,215 @@
+"""Estimates the noise of a picture."""
+
+import math
+
+import numpy as np
+
+from dipjax.noise import (
+  grid,
+  impulses,
+  levels,
+  lines,
+  neighbours,
+  tiles,
+  wavelets,
+)
+from dipjax.noise.model import Model
+
+_FEWEST = 100  # Blocks; fewer tell too little.
+_CLIPPED = 0.4  # Blocks with a larger share at black or white do not count.
+_PILED = 1e-3  # Share of the values at an end from which it may be clipped.
+_UNCLEAR = 0.05  # Shares of clipped values, or of blocks, that do not matter.
+_FILLED = 0.02  # Impulses from this share on are filled in.
+_HIDDEN = 0.5  # What a share of impulses adds to the error.
+_SLOPE = 1.6  # Middle over high frequencies, from which noise is not white.
+_SPREAD = 6.0  # The spread of blocks from which they are texture,
+_SPREAD_OF_GREY = 3.2  # without colours to tell them by.
+_COLOUR = 0.2  # The share of noise that differs between colours, at least.
+_AWAY = 2.2  # Deviations from an end where noise is hardly clipped, and
+_ENOUGH = 0.15  # the share of the blocks that must lie there.
+_LINES = 0.15  # Share of the noise that a row or a column must add.
+_UNEVEN = 0.1  # The error that an uneven spread of noise adds.
+_LOOKED = 200_000  # Values that are looked at for
+_STEP = 1.5 / 255  # a step larger than that of 8 bits.
+_SURE = 0.5  # Confidence.
+
+
+def estimate_sigma(image: np.ndarray) -> float:
+  """Returns the standard deviation of the noise in a picture, before clipping.
+
+  It is that of `estimate_noise` where that is sure, and otherwise that of the
+  finest wavelets, which texture raises and neighbours lower.
+
+  Args:
+    image: [H, W, C], sides of at least 8 pixels.
+
+  Raises:
+    ValueError: another shape.
+  """
+  model = estimate_noise(image)
+  if model.confidence >= _SURE:
+    return float(model.sigma)
+  return wavelets.estimate_by_wavelets(image)
+
+
+def estimate_noise(image: np.ndarray) -> Model:
+  """Returns what a picture tells of its noise.
+
+  Pictures of less than 64x64 pixels or so tell too little: the level is then
+  that of the finest wavelets, and the error 1.
+
+  Args:
+    image: [H, W, C] in [0, 1], or outside where noise was not clipped; sides of
+      at least 8 pixels.
+
+  Raises:
+    ValueError: another shape.
+  """
+  image = wavelets.check_shape(image)
+  if min(image.shape[:2]) < tiles.TILE + 2 * tiles.MARGIN:
+    return _guess(image)
+  cut = tiles.cut_tiles(image)
+  ends = () if _is_counted(cut) else (0.0, 1.0)
+  seen = impulses.find_impulses(cut, ends)
+  every, chosen = _transform(cut, seen, image.shape)
+  blocks = every.select(chosen)
+  if len(blocks.means) < _FEWEST:
+    return _guess(image).replace(impulses=seen.share)
+  piled = [] if seen.share >= _FILLED else _find_piled(image, ends)
+  level = levels.fit_levels(blocks, piled)
+  # Blocks with stripes of black and white look grey, but their noise is gone.
+  even = blocks.ends <= 2 * level.expect_ends(blocks.means) + _UNCLEAR
+  if _FEWEST <= np.sum(even) < len(even) * (1 - _UNCLEAR):
+    blocks = blocks.select(even)
+    level = levels.fit_levels(blocks, piled)
+  shared = _find_shared(blocks, any(level.ends))
+  compressed = grid.has_grid(image)
+  if shared and _is_noise(shared, image.shape[2] > 1, compressed):
+    model = _use_shared(shared, every, compressed)
+  else:
+    model = _use_levels(level, every)
+    # JPEG takes the noise of some blocks and leaves that of others.
+    model = model.replace(error=math.hypot(model.error, _UNEVEN * compressed))
+  # A place shows the same texture in all colours.
+  places = len(blocks.means) * blocks.weight / image.shape[2]
+  rows, columns = (
+    lines.find_row_noise(each) for each in (image, image.swapaxes(0, 1))
+  )
+  return model.replace(
+    black=level.ends.black,
+    white=level.ends.white,
+    impulses=seen.share,
+    rows=rows if rows > _LINES * model.sigma else 0.0,
+    columns=columns if columns > _LINES * model.sigma else 0.0,
+    compressed=compressed,
+    evidence=float(np.mean(chosen)),
+    error=math.hypot(model.error, _HIDDEN * seen.share, 1 / math.sqrt(places)),
+  )
+
+
+def _is_noise(shared, has_colours, compressed):
+  """Returns whether what neighbours share is neither white noise nor texture.
+
+  The colours of a texture are alike, those of noise are not, before JPEG makes
+  them so. A grey picture has to be more even.
+  """
+  if shared.slope < _SLOPE:
+    return False
+  if has_colours and not compressed:
+    return shared.colour > _COLOUR and shared.spread < _SPREAD
+  return shared.spread < (_SPREAD if compressed else _SPREAD_OF_GREY)
+
+
+def _guess(image):
+  """Returns the noise of a picture that tells too little."""
+  sigma = wavelets.estimate_by_wavelets(image)
+  return Model(sigma=sigma, constant=sigma**2, least=sigma**2, error=1.0)
+
+
+def _use_levels(level, blocks):
+  """Returns white noise."""
+  return Model(
+    sigma=math.sqrt(np.mean(level.find_variance(blocks.means))),
+    constant=level.constant,
+    gain=level.gain,
+    least=level.least,
+    error=level.error,
+  )
+
+
+def _use_shared(shared, blocks, compressed):
+  """Returns noise that neighbours share."""
+  # The energies of what JPEG rounded are more uneven than chance has it.
+  usual, spread = (
+    (0.08, shared.spread / 3) if compressed else (0.05, shared.spread)
+  )
+  scale = shared.covariance[0, 0]
+  variance = scale * shared.find_variance(blocks.means)
+  # Down and up, right and left.
+  half = shared.covariance / scale
+  lower = np.concatenate([half[:, :0:-1], half], 1)
+  return Model(
+    sigma=math.sqrt(np.mean(variance)),
+    constant=scale * shared.constant,
+    gain=scale * shared.gain,
+    least=float(np.min(variance)),
+    error=math.hypot(usual, _UNEVEN * max(math.sqrt(spread) - 1, 0)),
+    correlation=np.concatenate([lower[:0:-1], lower]),
+  )
+
+
+def _find_shared(blocks, is_clipped):
+  """Returns the noise of the flattest blocks, away from clipped ones."""
+  shared = neighbours.find_shared(blocks)
+  if shared is None or not is_clipped:
+    return shared
+  variance = np.mean(shared.find_variance(blocks.means))
+  sigma = math.sqrt(shared.covariance[0, 0] * variance)
+  away = np.abs(blocks.means - 0.5) < 0.5 - _AWAY * sigma
+  if np.mean(away) < _ENOUGH or np.sum(away) < _FEWEST:
+    return shared
+  return neighbours.find_shared(blocks.select(away)) or shared
+
+
+def _is_counted(cut):
+  """Returns whether the values are counts, which pile up at 0 by nature."""
+  dark = cut[(cut >= 0) & (cut < 0.25)][:_LOOKED]
+  values = np.unique(dark)
+  return len(values) > 2 and np.median(np.diff(values)) > _STEP
+
+
+def _find_piled(image, ends):
+  """Returns the ends at which values pile up: their noise may be clipped."""
+  inside = image.min() >= 0 and image.max() <= 1
+  return [end for end in ends if inside and np.mean(image == end) > _PILED]
+
+
+def _transform(cut, seen, shape):
+  """Returns all blocks, and which of them show their noise."""
+  inner = cut[..., tiles.MARGIN : -tiles.MARGIN, tiles.MARGIN : -tiles.MARGIN]
+  correction = 1.0
+  bad = seen.found
+  if seen.share >= _FILLED:
+    bad = bad | (inner == 0) | (inner == 1)
+    white = np.random.RandomState(0).normal(size=inner.shape)
+    inner = _fill(inner, bad)
+    white = tiles.transform(_fill(white, bad), shape[:2])
+    correction = white.energies.mean(0)
+    bad = np.zeros_like(bad)
+  blocks = tiles.transform(inner, shape[:2])
+  blocks = blocks._replace(energies=blocks.energies / correction)
+  hit = tiles.split(bad).any((2, 3)).ravel()
+  alive = blocks.energies.sum((1, 2)) - blocks.energies[:, 0, 0] > 1e-9
+  chosen = alive & ~hit & (blocks.ends < _CLIPPED)
+  return blocks, chosen
+
+
+def _fill(values, bad):
+  """Returns the values with the nearest good ones in place of bad ones."""
+  values, bad = values.copy(), bad.copy()
+  for axis, step in ((-1, 1), (-2, 1), (-1, -1), (-2, -1)) * 2:
+    other, worse = np.roll(values, step, axis), np.roll(bad, step, axis)
+    take = bad & ~worse
+    values[take] = other[take]
+    bad &= ~take
+  return values

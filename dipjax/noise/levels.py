@@ -1,0 +1,232 @@
+"""The variance of white noise by brightness, in spite of texture.
+
+In white noise all frequencies of a block have the same energy V; texture has
+more at middle frequencies than at high ones. Over blocks of more and more
+texture the two energies move along a line,
+
+  high - V = alpha (middle - V),
+
+which ends where both are V: the noise. V itself is constant + gain x for
+brightness x, less where the noise was clipped. The fit finds alpha, constant
+and gain at once, from averages over blocks of like brightness and texture.
+"""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dipjax.noise import tiles
+
+_STEPS = 129  # Brightness at which clipping is computed.
+_EACH = 25  # Blocks in an average, about.
+_HIGHEST = 2.0  # Medians; a block of noise hardly ever has more.
+_ALPHA = 0.3  # What alpha is without evidence, and
+_SPREAD = 0.15  # how far from it.
+_STEEPEST = 0.7
+_ROUNDS = 16
+_LEAST = 0.02  # No variance is below this share of the median energy.
+_FARTHEST = 9.0  # The square of a normalised residual counts at most so much.
+_TINY = 1e-10
+_GAIN = 12.0  # How much smaller a misfit must be for a gain, and
+_END = 6.0  # for noise that is not clipped where values pile up.
+_MATTERS = 0.1  # The relative deviation of the variance that a gain must cause.
+
+
+class Ends(NamedTuple):
+  """Where noise was clipped."""
+
+  black: bool
+  white: bool
+
+
+class Levels(NamedTuple):
+  """The variance of noise by brightness: constant + gain x.
+
+  Attributes:
+    constant: the variance at x = 0; below 0 where black is not at 0.
+    gain: the variance that a step of 1 in brightness adds.
+    least: no variance is less.
+    ends: where the noise was clipped.
+    error: the relative standard error of the standard deviation.
+    misfit: the sum of the squares of normalised residuals, each at most 9.
+    brightness: a grid; on it
+    seen: the means of clipped noise, and
+    ratio: its variance over the variance before.
+  """
+
+  constant: float
+  gain: float
+  least: float
+  ends: Ends
+  error: float
+  misfit: float
+  brightness: np.ndarray
+  seen: np.ndarray
+  ratio: np.ndarray
+
+  def find_variance(self, means: np.ndarray) -> np.ndarray:
+    """Returns the variance before clipping, by the mean after it."""
+    x = np.interp(means, self.seen, self.brightness)
+    return np.maximum(self.constant + self.gain * x, self.least)
+
+  def expect_ends(self, means: np.ndarray) -> np.ndarray:
+    """Returns the share of pixels at black or white in flat blocks."""
+    x, sigma = self.brightness, np.sqrt(self.find_variance(self.seen))
+    share = np.zeros_like(x)
+    if self.ends.black:
+      share += _find_share(-x / sigma)
+    if self.ends.white:
+      share += _find_share((x - 1) / sigma)
+    return np.interp(means, self.seen, share)
+
+
+class _Averages(NamedTuple):
+  """Averages of blocks of like brightness and texture, [groups]."""
+
+  count: np.ndarray  # Independent blocks.
+  means: np.ndarray
+  high: np.ndarray
+  middle: np.ndarray
+  flattest: np.ndarray  # Whether the texture is the least of its brightness.
+
+
+def fit_levels(blocks: tiles.Blocks, piled: Sequence[float]) -> Levels:
+  """Returns the simplest levels that fit well.
+
+  Args:
+    blocks: the more, the better.
+    piled: the ends, of 0 and 1, where values pile up: noise may be clipped.
+  """
+  averages = _average(blocks)
+  black, white = ({False, end in piled} for end in (0, 1))
+  fits = []
+  for ends in (Ends(*each) for each in itertools.product(black, white)):
+    plain, sloped = (_fit(averages, ends, has) for has in (False, True))
+    price = _END * (len(piled) - sum(ends))
+    fits.append((plain.misfit + price, plain))
+    variance = np.mean(sloped.find_variance(averages.means))
+    if abs(sloped.gain) * np.std(averages.means) > _MATTERS * variance:
+      fits.append((sloped.misfit + price + _GAIN, sloped))
+  return min(fits, key=lambda each: each[0])[1]
+
+
+def _average(blocks):
+  count = len(blocks.means)
+  high = blocks.energies[:, tiles.HIGH].mean(1)
+  middle = blocks.energies[:, tiles.MIDDLE].mean(1)
+  rows = int(np.clip(count // 250, 2, 10))
+  columns = int(np.clip(count // rows // _EACH, 3, 10))
+  groups = []
+  for row in np.array_split(np.argsort(blocks.means), rows):
+    ordered = row[np.argsort(blocks.texture[row])]
+    groups += np.array_split(ordered, columns)
+  return _Averages(
+    np.array([len(group) for group in groups]) * blocks.weight,
+    np.array([np.mean(blocks.means[group]) for group in groups]),
+    np.array([_average_most(high[group]) for group in groups]),
+    np.array([_average_most(middle[group]) for group in groups]),
+    np.arange(len(groups)) % columns == 0,
+  )
+
+
+def _average_most(values):
+  """Returns the mean, to which a few blocks with an edge add little."""
+  return np.mean(np.minimum(values, _HIGHEST * np.median(values)))
+
+
+def _fit(a, ends, has_gain):
+  degrees = np.sum(tiles.HIGH) / 2
+  least = max(_LEAST * float(np.median(a.high)), _TINY)
+  grid = np.linspace(min(0, a.means.min()), max(1, a.means.max()), _STEPS)
+  center = float(np.mean(a.means))
+  constant, gain = _start(a, has_gain)
+  alpha = _ALPHA
+  for _ in range(_ROUNDS):
+    seen, ratio = _clip(np.maximum(constant + gain * grid, least), grid, ends)
+    clipped = np.interp(a.means, seen, ratio)
+    x = np.interp(a.means, seen, grid)
+    variance = np.maximum(constant + gain * x, least) * clipped
+    texture = np.maximum(a.middle - variance, 0)
+    predicted = variance + alpha * texture
+    # Much texture is not on the line of little texture and counts less.
+    far = texture / variance
+    near = 1 / (1 + (far / max(1.0, np.quantile(far, 0.25))) ** 2)
+    # An average of k squares has a relative variance of 2 / k.
+    precision = a.count * degrees / predicted**2
+    residual = np.square(a.high - predicted) * precision
+    weight = precision * near / np.maximum(1, np.sqrt(residual) / 2.5)
+    # high - alpha variance is linear, around the last solution, in alpha, in
+    # the variance in the middle of the brightness, and in the gain.
+    columns = [a.middle - variance, (1 - alpha) * clipped]
+    columns += [columns[1] * (x - center)] if has_gain else []
+    matrix = np.stack(columns, 1) * np.sqrt(weight)[:, None]
+    target = (a.high - alpha * variance) * np.sqrt(weight)
+    belief = np.eye(1, len(columns)) / _SPREAD
+    matrix = np.vstack([matrix, belief])
+    target = np.append(target, _ALPHA / _SPREAD)
+    solved = np.linalg.lstsq(matrix, target, rcond=None)[0]
+    # Half a step: what is far depends on the solution.
+    alpha = (alpha + np.clip(solved[0], 0, _STEEPEST)) / 2
+    slope = solved[2] if has_gain else 0.0
+    gain = (gain + slope) / 2
+    constant = (constant + max(solved[1], least) - center * slope) / 2
+  seen, ratio = _clip(np.maximum(constant + gain * grid, least), grid, ends)
+  covariance = np.linalg.pinv(matrix.T @ matrix)
+  level = np.mean(np.maximum(constant + gain * x, least))
+  # The nearest texture is so far away; the line may bend on the way.
+  gap = np.quantile(far, 0.1) * _SPREAD / (1 - alpha)
+  misfit = np.minimum(residual, _FARTHEST) @ near / near.mean()
+  return Levels(
+    float(constant),
+    float(gain),
+    least,
+    ends,
+    float(math.hypot(math.sqrt(covariance[1, 1]) / level, gap) / 2),
+    float(misfit),
+    grid,
+    seen,
+    ratio,
+  )
+
+
+def _start(a, has_gain):
+  """Returns a constant and a gain near those of the flattest blocks."""
+  high, x = a.high[a.flattest], a.means[a.flattest]
+  if not has_gain:
+    return float(np.quantile(high, 0.25)), 0.0
+  # The median of the slopes between all pairs (Theil and Sen).
+  i, j = np.triu_indices(len(x), 1)
+  apart = x[j] - x[i]
+  slopes = (high[j] - high[i])[apart > 0] / apart[apart > 0]
+  gain = float(np.median(slopes)) if slopes.size else 0.0
+  return float(np.quantile(high - gain * x, 0.25)), gain
+
+
+def _clip(variance, x, ends):
+  """Returns means and the ratio of variances of clipped noise around x."""
+  sigma = np.sqrt(variance)
+  low = -x / sigma if ends.black else np.full_like(x, -np.inf)
+  high = (1 - x) / sigma if ends.white else np.full_like(x, np.inf)
+  between = _find_share(high) - _find_share(low)
+  above = 1 - _find_share(high)
+  moved = _find_density(low) - _find_density(high)
+  mean = x * between + sigma * moved + above
+  square = (x**2 + variance) * between + 2 * x * sigma * moved + above
+  square += variance * (_find_moment(low) - _find_moment(high))
+  ratio = np.maximum(square - mean**2, _TINY * variance) / variance
+  return mean, ratio
+
+
+def _find_density(z):
+  return np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
+
+
+def _find_moment(z):
+  return np.where(np.isfinite(z), z, 0) * _find_density(z)
+
+
+def _find_share(z):
+  return np.array([(1 + math.erf(each / math.sqrt(2))) / 2 for each in z])

@@ -1,0 +1,107 @@
+"""What is known of the noise of a measurement."""
+
+import numpy as np
+from flax import struct
+
+_NONE = 1e-6  # A sigma that is no noise.
+
+
+def _make_delta():
+  delta = np.zeros((9, 9))
+  delta[4, 4] = 1
+  return delta
+
+
+class Model(struct.PyTreeNode):
+  """Noise: its variance by brightness, its neighbours, its other kinds.
+
+  The units are those of the image: white is 1, and a variance is of its square.
+
+  Attributes:
+    sigma: the standard deviation, the root of the mean variance over the
+      picture, before clipping; without impulses and the noise of lines.
+    constant: the variance at brightness 0, below 0 where black is not at 0.
+    gain: the variance that a brightness of 1 adds: 1 / photons at white.
+    least: no variance is less.
+    correlation: [9, 9], between pixels so many rows and columns apart; 1 in the
+      middle. White noise has 0 elsewhere.
+    black: whether noise was clipped at 0.
+    white: whether noise was clipped at 1.
+    impulses: the share of values that are salt, pepper or hot pixels.
+    rows: the standard deviation of what each row adds to all its pixels.
+    columns: the same of columns.
+    compressed: whether the picture has the grid of JPEG's blocks.
+    evidence: the share of the picture that could be judged: neither clipped nor
+      constant.
+    error: the relative error that sigma may have.
+  """
+
+  sigma: float
+  constant: float
+  least: float
+  error: float
+  gain: float = 0.0
+  correlation: np.ndarray = struct.field(default_factory=_make_delta)
+  black: bool = False
+  white: bool = False
+  impulses: float = 0.0
+  rows: float = 0.0
+  columns: float = 0.0
+  compressed: bool = False
+  evidence: float = 0.0
+
+  @property
+  def read(self) -> float:
+    """The standard deviation at brightness 0."""
+    return max(self.constant, 0.0) ** 0.5
+
+  @property
+  def confidence(self) -> float:
+    """How sure sigma is, in [0, 1]: 0.5 where it may be 10% wrong."""
+    return 1 / (1 + (self.error / 0.1) ** 2)
+
+  @property
+  def neighbours(self) -> float:
+    """The correlation between neighbours in a row and in a column."""
+    middle = len(self.correlation) // 2
+    right = self.correlation[middle, middle + 1]
+    below = self.correlation[middle + 1, middle]
+    return float(right + below) / 2
+
+  def find_variance(self, image: np.ndarray) -> np.ndarray:
+    """Returns the variance of the noise of each value of an image.
+
+    Args:
+      image: without noise, of any shape.
+    """
+    return np.maximum(self.constant + self.gain * image, self.least)
+
+  def describe(self) -> str:
+    """Returns a line for people: 'noise: white, sigma 14.9 of 255'."""
+    if self.sigma < _NONE:
+      return 'noise: none found'
+    parts = [f'noise: {self._describe_level()}']
+    if abs(self.neighbours) >= 0.05:
+      parts.append(f'neighbours correlate by {self.neighbours:.2f}')
+    for kind, level in (('rows', self.rows), ('columns', self.columns)):
+      if level:
+        parts.append(f'{kind} of {255 * level:.3g}')
+    if self.impulses:
+      parts.append(f'impulses in {self.impulses:.2%} of the values')
+    if self.compressed:
+      parts.append('compressed as JPEG')
+    ends = [end for end in ('black', 'white') if getattr(self, end)]
+    if ends:
+      parts.append(f'clipped at {" and ".join(ends)}')
+    if self.confidence < 0.5:
+      parts.append(f'not sure: sigma may be {self.error:.0%} wrong')
+    return '; '.join(parts)
+
+  def _describe_level(self):
+    sigma = f'sigma {255 * self.sigma:.3g} of 255'
+    if not self.gain:
+      return f'white, {sigma}' if abs(self.neighbours) < 0.05 else sigma
+    if self.gain < 0:
+      return f'less in bright parts, {sigma}'
+    read = f'read {255 * self.read:.3g} of 255'
+    return f'Poisson-like, gain {self.gain:.2g}, {read}, {sigma}'

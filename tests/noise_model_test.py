@@ -1,0 +1,186 @@
+"""What is found of the noise of a picture, by the table of benchmarks.noise.
+
+The crops are small; docs/measured/noise.md has the whole table, with what is
+not reached.
+"""
+
+import jax
+import numpy as np
+import pytest
+
+from benchmarks import noise as made
+from dipjax import corruptions, noise
+from dipjax.noise import tiles
+
+CROP = 192
+SMOOTH = 'flat ramp '
+PHOTOGRAPHS = 'astronaut chelsea coffee camera rocket '
+
+# Kind, level, pictures; all quantities of the kind but those behind a minus.
+REACHED = [
+  ('white', 1, SMOOTH),
+  ('white', 3, SMOOTH + 'camera rocket brick'),
+  ('white', 5, SMOOTH + 'chelsea camera rocket brick'),
+  ('white', 15, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
+  ('white', 25, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
+  ('white', 50, SMOOTH + 'astronaut chelsea coffee rocket brick'),
+  ('white', 75, SMOOTH + 'astronaut chelsea coffee rocket'),
+  ('poisson', 30, SMOOTH + PHOTOGRAPHS + 'brick -read'),
+  ('poisson', 100, SMOOTH + PHOTOGRAPHS + '-read'),
+  ('poisson', 500, 'ramp astronaut chelsea coffee rocket'),
+  ('bilinear', 10, SMOOTH + 'astronaut coffee rocket'),
+  ('bilinear', 25, SMOOTH + 'astronaut chelsea rocket'),
+  ('malvar', 10, SMOOTH + 'astronaut rocket'),
+  ('malvar', 25, SMOOTH + 'astronaut chelsea rocket'),
+  ('enlarged', 10, SMOOTH + PHOTOGRAPHS + 'brick'),
+  ('enlarged', 25, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
+  ('jpeg75', 10, SMOOTH + 'astronaut coffee camera rocket brick'),
+  ('jpeg90', 25, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
+  ('rows', 5, SMOOTH + 'chelsea coffee camera rocket brick'),
+  ('rows', 15, SMOOTH + 'chelsea coffee rocket brick gravel'),
+  ('salt', 0.05, SMOOTH + 'chelsea rocket brick'),
+  ('salt', 0.3, SMOOTH + PHOTOGRAPHS + 'brick gravel grass -sigma'),
+  ('hot', 0.003, SMOOTH + PHOTOGRAPHS + 'brick'),
+  ('hot', 0.01, SMOOTH + PHOTOGRAPHS + 'brick gravel grass -sigma'),
+]
+
+
+@pytest.mark.parametrize('kind,level,words', REACHED)
+def test_what_was_made_is_found(kind, level, words):
+  pytest.importorskip('skimage')
+  left_out = {word[1:] for word in words.split() if word.startswith('-')}
+  pictures = [word for word in words.split() if not word.startswith('-')]
+  rows = [
+    row
+    for picture in pictures
+    for row in made.run_cell(kind, level, picture, CROP)
+    if row.quantity not in left_out
+  ]
+  assert len(rows) >= len(pictures)
+  assert [row for row in rows if not row.is_reached] == []
+
+
+@pytest.mark.parametrize(
+  'level,picture', [(1, 'gravel'), (3, 'gravel'), (1, 'grass'), (3, 'grass')]
+)
+def test_what_texture_hides_is_not_sure(level, picture):
+  pytest.importorskip('skimage')
+  (row,) = made.run_cell('white', level, picture, CROP)
+  assert row.confidence < 0.2 and not row.is_reached
+
+
+def test_sure_white_noise_has_the_level_of_the_model():
+  noisy = _add(_make_ramp(), 20 / 255)
+  model = noise.estimate_noise(noisy)
+  assert model.confidence > 0.7
+  assert noise.estimate_sigma(noisy) == model.sigma
+  delta = np.zeros((9, 9))
+  delta[4, 4] = 1
+  np.testing.assert_array_equal(model.correlation, delta)
+  assert model.describe() == (
+    f'noise: white, sigma {255 * model.sigma:.3g} of 255'
+  )
+  np.testing.assert_allclose(model.find_variance(noisy), model.sigma**2)
+
+
+def test_noise_of_neighbours_is_symmetric_and_told():
+  noisy = made.KINDS['enlarged'].make(
+    _make_ramp(), 20, np.random.RandomState(0)
+  )
+  model = noise.estimate_noise(noisy.image)
+  kernel = model.correlation
+  np.testing.assert_allclose(kernel, kernel[::-1])
+  np.testing.assert_allclose(kernel, kernel[:, ::-1])
+  assert kernel[4, 4] == pytest.approx(1) and np.argmax(kernel) == 40
+  assert f'neighbours correlate by {model.neighbours:.2f}' in model.describe()
+
+
+def test_the_variance_follows_the_brightness():
+  rng = np.random.RandomState(0)
+  ramp = _make_ramp()
+  model = noise.estimate_noise(rng.poisson(100 * ramp) / 100)
+  expected = ramp / 100
+  np.testing.assert_allclose(
+    model.find_variance(ramp), expected, rtol=0.1, atol=5e-4
+  )
+  assert 'Poisson-like, gain 0.01' in model.describe()
+
+
+@pytest.mark.parametrize('clip', [False, True])
+def test_noise_is_clipped_where_it_piles_up(clip):
+  steep = np.clip(1.6 * _make_ramp() - 0.3, 0, 1)
+  model = noise.estimate_noise(_add(steep, 0.1, clip))
+  assert (model.black, model.white) == (clip, clip)
+  assert model.sigma == pytest.approx(0.1, rel=0.05)
+  assert ('clipped at black and white' in model.describe()) == clip
+
+
+def test_counts_pile_up_at_black_and_are_not_clipped():
+  rng = np.random.RandomState(0)
+  dark = 0.3 * _make_ramp()
+  counts = np.rint(255 * rng.poisson(40 * dark) / 40) / 255
+  assert np.mean(counts == 0) > 0.01
+  model = noise.estimate_noise(counts)
+  assert not model.black
+  assert model.gain == pytest.approx(1 / 40, rel=0.15)
+
+
+def test_a_model_scales_with_the_contrast_and_turns_with_the_picture():
+  rng = np.random.RandomState(0)
+  ramp = _make_ramp()
+  noisy = ramp + 0.05 * rng.normal(size=(len(ramp), 1, 1))
+  noisy += 0.05 * rng.normal(size=ramp.shape)
+  model = noise.estimate_noise(noisy)
+  half = noise.estimate_noise(noisy / 2)
+  turned = noise.estimate_noise(noisy.swapaxes(0, 1))
+  assert half.sigma == pytest.approx(model.sigma / 2, rel=0.02)
+  assert half.rows == pytest.approx(model.rows / 2)
+  assert turned.sigma == pytest.approx(model.sigma, rel=0.02)
+  assert turned.columns == model.rows > 0
+  assert turned.rows == model.columns == 0
+
+
+@pytest.mark.parametrize('shift', [0, 3])
+def test_the_grid_of_jpeg_is_found_anywhere(shift):
+  noisy = made.KINDS['jpeg75'].make(_make_ramp(), 8, np.random.RandomState(0))
+  model = noise.estimate_noise(noisy.image[shift:, shift:])
+  assert model.compressed and 'JPEG' in model.describe()
+  assert not noise.estimate_noise(_add(_make_ramp(), 8 / 255)).compressed
+
+
+def test_a_model_is_a_pytree():
+  model = noise.estimate_noise(_add(_make_ramp(), 0.1))
+  image = np.full((4, 4, 3), 0.5)
+  variance = jax.jit(lambda model, image: model.constant + model.gain * image)
+  np.testing.assert_allclose(
+    variance(model, image), model.find_variance(image), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize('shape', [(8, 9, 1), (24, 30, 3), (64, 64, 1)])
+def test_a_small_picture_tells_its_level_by_wavelets(shape):
+  drawn = np.random.RandomState(0).normal(0.5, 0.1, shape)
+  model = noise.estimate_noise(drawn)
+  assert model.confidence < 0.5 and 'not sure' in model.describe()
+  wavelets = noise.estimate_by_wavelets(drawn)
+  assert noise.estimate_sigma(drawn) == wavelets > 0
+
+
+def test_no_noise_is_none():
+  model = noise.estimate_noise(np.full((64, 64, 3), 0.25))
+  assert model.sigma < 1e-6 and model.describe() == 'noise: none found'
+
+
+def test_a_large_picture_has_no_more_tiles():
+  large = np.broadcast_to(np.float32(0.5), (3000, 4000, 3))
+  cut = tiles.cut_tiles(large)
+  assert cut.shape[0] == 3 and 2000 < cut.shape[1] <= 4200
+
+
+def _make_ramp(size=160):
+  y, x = np.mgrid[:size, :size] / size
+  return 0.2 + 0.6 * np.stack([x, y, (x + y) / 2], -1)
+
+
+def _add(image, sigma, clip=False):
+  return corruptions.add_gaussian_noise(image, sigma, seed=0, clip=clip)
