@@ -120,7 +120,7 @@ def _restore(cell, noisy, clean):
     recipe=recipe,
     seeds=build.make_seeds(config),
     clean=clean,
-    sigma=known.sigma,
+    noise=known.noise,
     reference=known.reference,
     perceptual=build.make_perceptual(config.fit),
     memory=machine.find_memory(),

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import jax
 
 from benchmarks import programs
-from dipjax import Recipe, methods, recipe
+from dipjax import Recipe, methods, noise, recipe
 from dipjax.engine import fit, lanes, memory
 from dipjax.engine.problem import Problem
 from dipjax.networks import skip
@@ -70,7 +70,9 @@ def pose_problem(given: Recipe, size: int) -> tuple[Recipe, Problem]:
     size: of the image in `programs.make_problem`, [size, size].
   """
   measurement = programs.make_problem(size).measurement
-  prepared, operator = given.prepare(measurement, sigma=SIGMA)
+  prepared, operator = given.prepare(
+    measurement, noise=noise.Model.make_white(SIGMA)
+  )
   key, shape = jax.random.key(0), measurement.shape
   return prepared, lanes.pose_problem(
     prepared, key, measurement, operator, shape, sigma=SIGMA

@@ -73,9 +73,9 @@ def restore(
       and monitors that need the deviation, see `noise.estimate_sigma`; in the
       unit of the measurement: 25 / 255, say, for one in [0, 1].
     noise: all that is known of the noise, in place of sigma: its variance by
-      brightness, its correlation, its clipping, see `noise.estimate_noise`. With
-      sigma alone the noise is white, and clipped if the measurement lies in
-      [0, 1].
+      brightness, its correlation, its clipping, see `noise.estimate_noise`.
+      With sigma alone the noise is white, and clipped if the measurement lies
+      in [0, 1].
     reference: a second measurement with independent noise, for the monitor
       `PseudoReference`; see `noise.split_measurement`.
     perceptual: a pair (function of a measurement -> its features, weight >= 0):

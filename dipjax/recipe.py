@@ -17,8 +17,8 @@ from flax import linen as nn
 from flax.core import FrozenDict
 
 from dipjax import methods, operators, optimizers
-from dipjax import noise as noise_lib
 from dipjax import monitors as monitors_lib
+from dipjax import noise as noise_lib
 from dipjax.engine.problem import Code
 
 Array = jax.Array

@@ -162,12 +162,14 @@ def test_a_rule_or_a_method_gets_the_noise_that_it_needs(photograph):
     return build.prepare_noise(config, recipe, noisy)
 
   assert prepare('smoke') == (noisy, None, None)
-  estimated = (noisy, noise.estimate_sigma(noisy), None)
-  assert prepare('smoke,stop=discrepancy') == estimated
-  assert prepare('smoke,method=recorrupted') == estimated
+  for words in ('stop=discrepancy', 'method=recorrupted'):
+    measurement, found, reference = prepare(f'smoke,{words}')
+    assert measurement is noisy and reference is None
+    assert found.sigma == noise.estimate_sigma(noisy)
   both = 'smoke,method=recorrupted,stop=pseudo_reference'
-  fitted, sigma, reference = prepare(both, sigma=51.0)
-  assert sigma == pytest.approx(0.2 * 1.25**0.5)
+  fitted, found, reference = prepare(both, sigma=51.0)
+  assert found.sigma == pytest.approx(0.2 * 1.25**0.5)
+  assert found.constant == pytest.approx(0.04 * 1.25)
   np.testing.assert_allclose((fitted + reference / 4) / 1.25, noisy, atol=1e-6)
   assert np.std(fitted - noisy) == pytest.approx(0.1, rel=0.1)
 

@@ -8,9 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from scipy import ndimage
 
 import dipjax
-from dipjax import codes, features, methods, operators, optimizers
+from dipjax import (
+  blurring,
+  codes,
+  features,
+  methods,
+  noise,
+  operators,
+  optimizers,
+)
 from dipjax.engine import lanes, memory
 from dipjax.engine.problem import Problem, make_problem
 from dipjax.methods import base, outliers, perceptual
@@ -35,7 +44,7 @@ def _make_parts(**changes):
     code=None,
     jitter=None,
     optimizer=optimizers.make_optimizer('adam'),
-    sigma=0.1,
+    noise=noise.Model.make_white(0.1, clipped=True),
   )
   return parts._replace(**changes)
 
@@ -52,7 +61,7 @@ def _pose(method, seed=0):
     code=parts.code,
     jitter=parts.jitter,
     steps=3,
-    sigma=parts.sigma,
+    sigma=parts.noise.sigma,
   )
   return parts, problem
 
@@ -125,7 +134,7 @@ def test_a_method_says_in_one_line_what_task_it_is_not_for(name):
     assert method.prepare(_make_parts(jitter=0.1)).jitter == 0.1
   if 'sigma' in method.needs:
     with pytest.raises(ValueError, match='needs the sigma of the noise'):
-      method.prepare(_make_parts(sigma=None))
+      method.prepare(_make_parts(noise=None))
 
 
 @each_method
@@ -136,7 +145,8 @@ def test_memory_counts_what_a_method_keeps(name):
     method=methods.METHODS[name](),
   )
   noisy = jnp.asarray(_draw(16, 16, 3))
-  prepared, operator = recipe.prepare(noisy, sigma=0.1)
+  white = noise.Model.make_white(0.1)
+  prepared, operator = recipe.prepare(noisy, noise=white)
   problem = lanes.pose_problem(
     prepared, jax.random.key(0), noisy, operator, noisy.shape, sigma=0.1
   )
@@ -386,6 +396,86 @@ def test_the_recorrupted_error_is_that_against_the_truth(factor, jitter):
   # The squared error of the same network takes fitted noise for the picture.
   taken = loss - sigma**2 - np.mean(np.square(image - clean))
   np.testing.assert_allclose(taken, -2 * factor * sigma**2, atol=5 * spread)
+
+
+def _make_kind(kind, seed):
+  """Noise of a kind, as a model, and noise like it on a clean image."""
+  draw = np.random.RandomState(seed).normal
+  clean = np.float32(0.2 + 0.6 * _draw(16, 16, 3).repeat(12, 0).repeat(12, 1))
+  white = draw(size=clean.shape)
+  if kind == 'brightness':
+    variance = 0.002 + 0.05 * clean
+    model = noise.Model(
+      sigma=float(np.sqrt(variance.mean())),
+      constant=0.002,
+      least=0.002,
+      gain=0.05,
+      error=0.0,
+    )
+    return model, clean, clean + np.sqrt(variance) * white
+  model = noise.Model.make_white(0.2)
+  if kind == 'neighbours':
+    spread = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 6
+    table = np.zeros((9, 9))
+    table[2:7, 2:7] = ndimage.correlate(
+      np.pad(spread, 1), spread, mode='constant'
+    )
+    model = model.replace(correlation=table)
+    white = ndimage.convolve(white, spread[..., None], mode='mirror')
+  return model, clean, clean + 0.2 * white
+
+
+class _Blur(nn.Module):
+  """A network that takes the mean of nine pixels, times its parameter."""
+
+  def code_size(self, height, width):
+    return height, width
+
+  @nn.compact
+  def __call__(self, code):
+    kernel = jnp.full((3, 3), 1 / 9)
+    factor = self.param('factor', nn.initializers.ones, ())
+    return factor * blurring.blur_image(code, kernel)
+
+
+@pytest.mark.parametrize('kind', ['white', 'brightness', 'neighbours'])
+def test_no_kind_of_noise_is_taken_for_the_picture(kind):
+  method = methods.Recorrupted(ratio=1.0)
+  objective = method.make_objective(_Blur())
+
+  @jax.jit
+  def find_gap(problem, clean, key):
+    """The slope of the loss in the parameter, less that of the true error."""
+
+    def lose(factor):
+      loss, image = objective({'factor': factor}, problem, key)
+      return loss - jnp.mean(jnp.square(image - clean))
+
+    return jax.grad(lose)(jnp.float32(1))
+
+  gaps = []
+  for seed in range(16):
+    model, clean, noisy = _make_kind(kind, seed)
+    noisy = jnp.asarray(np.float32(noisy))
+    parts = method.prepare(
+      _make_parts(measurement=noisy, network=_Blur(), noise=model)
+    )
+    problem = make_problem(
+      jax.random.key(0),
+      noisy,
+      parts.operator,
+      parts.network,
+      noisy.shape,
+      code=parts.code,
+      jitter=parts.jitter,
+      steps=3,
+      sigma=model.sigma,
+    )
+    gaps.append(find_gap(problem, clean, jax.random.key(seed)))
+  mean, spread = np.mean(gaps), np.std(gaps) / len(gaps) ** 0.5
+  # Taken for white, noise that neighbours share would pull the slope down by
+  # twice its covariance with the image, 0.045.
+  assert abs(mean) < 4 * spread < 0.01
 
 
 def test_an_error_that_needs_the_noise_and_one_without_penalties():

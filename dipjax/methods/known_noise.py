@@ -1,15 +1,15 @@
 """The base of methods for Gaussian noise of a known deviation.
 
 The network denoises: its code is the measurement itself with more noise added,
-of the same kind: as strong at each brightness, in proportion, and as correlated
-between neighbours. A camera clips very dark and very bright pixels, which biases
-their average. Where the noise says so, the methods model the clipping, so that
+of the same kind: in proportion as strong at each brightness, and as correlated
+between neighbours. A camera clips very dark and very bright pixels, which
+biases their average. Where it did, the methods model the clipping, so that
 black stays black and white stays white.
 """
 
 import dataclasses
 import math
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -100,7 +100,8 @@ def jitter_code(key: Array, problem: Problem) -> tuple[Array, Array]:
     # The brightness is that of the neighbourhood, which has little noise.
     code = problem.code.astype(jnp.float32)
     variance = operator.find_unclipped(_smooth(code))
-    deviation = deviation * jnp.sqrt(variance) / problem.sigma
+    level: Any = problem.sigma
+    deviation = deviation * jnp.sqrt(variance) / level
   code = codes.jitter_code(key, problem.code, deviation, operator.spread)
   return code, deviation
 

@@ -16,10 +16,10 @@ class Recorrupted(known_noise.KnownNoise):
   The network sees y + j w as its code, where w has variance 1 and is as
   correlated between neighbours as the noise of y. Its image is compared with
   y - v w / j, where v is the variance of the noise of y: sigma^2, or another at
-  another brightness, or less where the noise was clipped. The two noises do not
-  correlate. So the loss is the squared error against the truth, plus a constant,
-  for parameters that do not depend on y: the network learns the noise later,
-  and learns less noise, than from y alone.
+  another brightness, or less where the noise was clipped. The two noises do
+  not correlate. So the loss is the squared error against the truth, plus a
+  constant, for parameters that do not depend on y: the network learns the noise
+  later, and learns less noise, than from y alone.
 
   The noise must be known: `noise.estimate_noise`. Pang et al.,
   Recorrupted-to-Recorrupted, CVPR 2021.

@@ -50,6 +50,20 @@ class Model(struct.PyTreeNode):
   compressed: bool = False
   evidence: float = 0.0
 
+  @classmethod
+  def make_white(cls, sigma: float, *, clipped: bool = False) -> 'Model':
+    """Returns white noise of one level, told and not estimated."""
+    variance = sigma**2
+    return cls(
+      sigma=sigma,
+      constant=variance,
+      least=variance,
+      error=0.0,
+      black=clipped,
+      white=clipped,
+      evidence=1.0,
+    )
+
   @property
   def read(self) -> float:
     """The standard deviation at brightness 0."""
@@ -75,6 +89,23 @@ class Model(struct.PyTreeNode):
       image: without noise, of any shape.
     """
     return np.maximum(self.constant + self.gain * image, self.least)
+
+  def find_spread(self) -> np.ndarray:
+    """Returns the filter that makes of white noise what neighbours share.
+
+    The filter is symmetric and has the size of the correlation; its squares add
+    up to 1. Its own correlation is the nearest that a filter of its size has.
+    """
+    # A correlation has the square of the filter's spectrum.
+    side = 4 * len(self.correlation)
+    middle = len(self.correlation) // 2
+    table = np.zeros((side, side))
+    table[: len(self.correlation), : len(self.correlation)] = self.correlation
+    table = np.roll(table, (-middle, -middle), (0, 1))
+    spectrum = np.sqrt(np.maximum(np.fft.fft2(table).real, 0))
+    spread = np.roll(np.fft.ifft2(spectrum).real, (middle, middle), (0, 1))
+    spread = spread[: len(self.correlation), : len(self.correlation)]
+    return spread / np.sqrt(np.sum(np.square(spread)))
 
   def describe(self) -> str:
     """Returns a line for people: 'noise: white, sigma 14.9 of 255'."""

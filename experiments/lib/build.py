@@ -31,6 +31,7 @@ from experiments.lib import fields, weights
 # Less noise than this share of the step between two values is none.
 _LEAST_NOISE = 0.1
 _SAMPLE = 1 << 18  # Values that show the step.
+_SURE = 0.5  # Confidence in an estimate.
 
 # Sections of the config, and fields of config.fit, that every fit reads.
 _SECTIONS = {
@@ -286,7 +287,7 @@ class Noisy(NamedTuple):
   """A measurement, and what the method and the rule know of its noise."""
 
   measurement: np.ndarray
-  sigma: float | None = None
+  noise: noise.Model | None = None
   reference: np.ndarray | None = None
 
 
@@ -308,29 +309,55 @@ def prepare_noise(
   """
   if not _needs_sigma(recipe.method, recipe.monitors):
     return Noisy(measurement)
-  sigma = config.fit.sigma / 255 or _estimate(measurement)
-  if 'sigma' in recipe.method.needs and not sigma:
+  found = find_noise(measurement, config.fit.sigma / 255)
+  if 'sigma' in recipe.method.needs and not found.sigma:
     raise ValueError(
       f'the method {recipe.method.name!r} needs noise, and none was found: '
       'give its standard deviation, of 255, as fit.sigma'
     )
   rule = recipe.monitors[recipe.rule]
   if 'reference' not in rule.list_needs():
-    return Noisy(measurement, sigma)
+    return Noisy(measurement, found)
   # Splitting adds noise of tau times sigma to the part that is fitted.
+  tau = config.stop.tau
   fitted, reference = noise.split_measurement(
-    measurement, sigma, tau=config.stop.tau, seed=config.seed
+    measurement, found.sigma, tau=tau, seed=config.seed
   )
-  return Noisy(fitted, math.hypot(1, config.stop.tau) * sigma, reference)
+  more = 1 + tau**2
+  found = found.replace(
+    sigma=math.sqrt(more) * found.sigma,
+    constant=more * found.constant,
+    gain=more * found.gain,
+    least=more * found.least,
+  )
+  return Noisy(fitted, found, reference)
 
 
-def _estimate(measurement):
-  """Returns the noise's sigma, 0 for less than the rounding of the values."""
-  sigma = noise.estimate_sigma(measurement)
+def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
+  """Returns the noise that was told, or that is found in the measurement.
+
+  Less noise than the rounding of the values is none.
+
+  Args:
+    measurement: an image where sigma is 0.
+    sigma: what the user says; 0: nothing.
+  """
+  clipped = bool(noise.is_clipped(measurement))
+  if sigma:
+    return noise.Model.make_white(sigma, clipped=clipped)
+  found = noise.estimate_noise(measurement)
+  # Where nothing is sure, the finest wavelets are right for white noise.
+  if found.confidence < _SURE:
+    level = noise.estimate_by_wavelets(measurement)
+    found = noise.Model.make_white(level, clipped=clipped).replace(
+      error=found.error, impulses=found.impulses, evidence=found.evidence
+    )
   # The step between two values is that of 8 bits, or less.
   levels = np.unique(np.ravel(measurement)[:_SAMPLE])
   step = min(1 / 255, np.diff(levels).min()) if levels.size > 1 else 1 / 255
-  return sigma if sigma >= _LEAST_NOISE * step else 0.0
+  if found.sigma < _LEAST_NOISE * step:
+    return noise.Model.make_white(0.0)
+  return found
 
 
 def _needs_sigma(method, rules):

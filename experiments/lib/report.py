@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 import dipjax
-from dipjax import features, metrics
+from dipjax import features, metrics, noise
 from experiments.lib import (
   folders,
   images,
@@ -202,6 +202,27 @@ def describe_run(
     'device': jax.devices()[0].platform,
     'hardware': recorder.describe_device(),
     'versions': recorder.describe_versions(),
+  }
+
+
+def describe_noise(model: noise.Model) -> dict[str, Any]:
+  """Returns the noise that was found, or told, for result.json.
+
+  The unit of sigma, rows and columns is 1 of 255; the others are those of
+  `noise.Model`.
+  """
+  return {
+    'text': model.describe(),
+    'sigma': 255 * float(model.sigma),
+    'rows': 255 * float(model.rows),
+    'columns': 255 * float(model.columns),
+    'constant': float(model.constant),
+    'gain': float(model.gain),
+    'neighbours': model.neighbours,
+    'impulses': float(model.impulses),
+    'clipped': {'black': bool(model.black), 'white': bool(model.white)},
+    'compressed': bool(model.compressed),
+    'confidence': model.confidence,
   }
 
 

@@ -72,9 +72,8 @@ def run(
     planned = output.plan(config, data, workdir)
     if data.file:
       print(f'{folders.show(config.data.image)}: {data.file.describe()}')
-    if noisy.sigma:
-      told = 'told' if config.fit.sigma else 'estimated'
-      print(f'noise: sigma {255 * noisy.sigma:.1f} of 255, {told}')
+    if noisy.noise:
+      print(noisy.noise.describe())
     record = recorder.Recorder(folder, config, steps=recipe.steps, seeds=seeds)
     error = None
     with record:
@@ -86,7 +85,7 @@ def run(
           size=data.size,
           seeds=seeds,
           clean=data.clean,
-          sigma=noisy.sigma,
+          noise=noisy.noise,
           reference=noisy.reference,
           perceptual=perceptual,
           memory=machine.find_memory(),
@@ -99,8 +98,8 @@ def run(
         if not restoration.stopped.max():
           raise
     summary = report.summarize(experiment, data, restoration, record)
-    if noisy.sigma:
-      summary['sigma'] = 255 * noisy.sigma
+    if noisy.noise:
+      summary['noise'] = report.describe_noise(noisy.noise)
     if planned:
       output.write(planned, data, restoration.image)
       summary['output'] = os.path.abspath(planned.path)
