@@ -81,9 +81,14 @@ def find_variance(problem: Problem, image: Array) -> Array:
   """
   if problem.sigma is None:
     raise ValueError('this method needs the sigma of the measurement: got none')
-  if isinstance(problem.operator, operators.Noisy):
-    return problem.operator.find_variance(image)
-  return jnp.square(problem.sigma)
+  operator = problem.operator
+  if not isinstance(operator, operators.Noisy):
+    return jnp.square(problem.sigma)
+  if operator.gain is not None:
+    # The image has seen the noise that was added to its code. A variance that
+    # follows the image would follow that noise, and correlate with it.
+    image = problem.crop(_smooth(problem.code.astype(jnp.float32)))
+  return operator.find_variance(image)
 
 
 def jitter_code(key: Array, problem: Problem) -> tuple[Array, Array]:
@@ -97,9 +102,8 @@ def jitter_code(key: Array, problem: Problem) -> tuple[Array, Array]:
   if not isinstance(operator, operators.Noisy):
     return codes.jitter_code(key, problem.code, deviation), deviation
   if operator.gain is not None:
-    # The brightness is that of the neighbourhood, which has little noise.
-    code = problem.code.astype(jnp.float32)
-    variance = operator.find_unclipped(_smooth(code))
+    brightness = _smooth(problem.code.astype(jnp.float32))
+    variance = operator.find_unclipped(brightness)
     level: Any = problem.sigma
     deviation = deviation * jnp.sqrt(variance) / level
   code = codes.jitter_code(key, problem.code, deviation, operator.spread)
@@ -107,6 +111,7 @@ def jitter_code(key: Array, problem: Problem) -> tuple[Array, Array]:
 
 
 def _smooth(code):
+  """Returns the brightness around each pixel, which has little noise."""
   side = 2 * min(_REACH, *(length - 1 for length in code.shape[:2])) + 1
   kernel = jnp.full((side, side), 1 / side**2, jnp.float32)
   return blurring.blur_image(code, kernel)
