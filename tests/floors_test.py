@@ -17,7 +17,7 @@ FLOORS = [
   ['conv.choose'],
   ['conv', 'device', 'settings', 'units'],
   ['metrics', 'resampling', 'blurring', 'corruptions', 'detail', 'noise'],
-  ['codes', 'schedules', 'optimizers'],
+  ['codes', 'schedules', 'optimizers', 'wiener'],
   ['operators', 'features', 'networks'],
   ['engine.problem'],
   ['methods', 'monitors'],
