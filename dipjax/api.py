@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dipjax import monitors
-from dipjax.engine import lanes, loop
+from dipjax.engine import lanes, loop, tiles
 from dipjax.engine import memory as memory_lib
 from dipjax.engine.fit import make_fit
 from dipjax.engine.problem import find_output
@@ -58,7 +58,8 @@ def restore(
     size: (H, W, C) of the image; None is the shape of the measurement.
     seeds: the random seed of each lane, a whole number in [0, 2**32).
     clean: the true image, [H, W, C], if known. The function then adds the
-      monitors `oracle` and `oracle_output`, which only report.
+      monitors `oracle` and `oracle_output`, which only report; not with
+      windows, where no step has the whole image.
     sigma: standard deviation of the measurement's noise, if known, for methods
       and monitors that need the deviation, see `noise.estimate_sigma`.
     reference: a second measurement with independent noise, for the monitor
@@ -105,6 +106,20 @@ def restore(
     >>> sigma = noise.estimate_sigma(noisy)
     >>> recorrupted = Recipe(method=methods.Recorrupted())
     >>> image = dipjax.restore(noisy, recipe=recorrupted, sigma=sigma).image
+
+    A photograph of any size at a cost that hardly grows with it: the network
+    sees a window of it in each step.
+
+    >>> from dipjax import monitors, networks, optimizers
+    >>> cosine = optimizers.make_optimizer('adam', 0.002, schedule='cosine')
+    >>> windows = Recipe(
+    ...   network=networks.PlainUNet(residual=True),
+    ...   method=methods.Recorrupted(ratio=1.0),
+    ...   monitors={'last': monitors.Last()},
+    ...   optimizer=cosine,
+    ...   window=128,
+    ... )
+    >>> image = dipjax.restore(noisy, recipe=windows, sigma=sigma).image
 
     Inpainting: 1 is a pixel that was seen, 0 is a pixel that is missing.
 
@@ -171,6 +186,10 @@ def restore(
   if recipe.network is None:
     recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
   recipe, operator = recipe.prepare(measurement, operator, sigma=sigma)
+  if recipe.window:
+    _check_windows(measurement, size, reference, perceptual)
+    # All lanes share the picture, which goes to the device once.
+    measurement = jnp.asarray(measurement)
 
   # Features, which all lanes share, go to the device once.
   if perceptual:
@@ -189,13 +208,16 @@ def restore(
   # Shapes alone come first, so that a picture that does not fit is refused
   # before any code is drawn.
   shapes = jax.eval_shape(pose, keys[0], measurement)
-  _check_prediction(recipe.network, shapes, size)
+  seen = shapes.measurement.shape if recipe.window else size
+  _check_prediction(recipe.network, shapes, seen)
   memory_lib.check_memory(recipe, shapes, memory, lanes=len(seeds))
   problems = lanes.stack_lanes([pose(key, measurement) for key in keys])
 
   cleans = None
   if clean is not None:
     clean = check_array(clean, 'the clean image', size)
+  # No step with windows has the whole image.
+  if clean is not None and not recipe.window:
     cleans = jnp.stack([clean] * len(seeds))
     recipe = recipe.watch(**monitors.ORACLES)
   states, trace = loop.run_lanes(
@@ -207,6 +229,8 @@ def restore(
     watch=watch,
     store=store,
   )
+  if recipe.window:
+    states = tiles.finish_lanes(recipe, states, problems)
   return loop.collect(states, trace, recipe.rule)
 
 
@@ -274,6 +298,16 @@ def _check_penalties(recipe, size):
 def _check_perceptual(recipe, perceptual):
   if perceptual and not recipe.method.takes_terms:
     raise ValueError(f'the method {recipe.method.name!r} takes no features')
+
+
+def _check_windows(measurement, size, reference, perceptual):
+  if size != measurement.shape:
+    raise ValueError(
+      f'windows are for denoising: the image {size} must be as large as the '
+      f'measurement {measurement.shape}'
+    )
+  if reference is not None or perceptual:
+    raise ValueError('a fit with windows takes no reference and no features')
 
 
 def _check_prediction(network, problem, size):

@@ -40,7 +40,15 @@ _SECTIONS = {
   'record',
   'checkpoint',
 }
-_FIT = {'steps', 'optimizer', 'learning_rate', 'clip', 'precision', 'remat'}
+_FIT = {
+  'steps',
+  'optimizer',
+  'learning_rate',
+  'schedule',
+  'clip',
+  'precision',
+  'remat',
+}
 # Only fits that stop and average read the following sections and terms.
 _STOPPING = {'lanes', 'stop', 'average'}
 _TERMS = {
@@ -91,6 +99,8 @@ def make_recipe(
     read |= {'jitter'}
   if stops and method.takes_terms:
     read |= _TERMS
+  if stops and method.makes_code:
+    read |= {'window'}
   if told and _needs_sigma(method, stopping['monitors']):
     read |= {'sigma'}
   fields.refuse_unread(config.fit, read, 'fit')
@@ -107,6 +117,7 @@ def make_recipe(
     method=method,
     optimizer=make_optimizer(config.fit),
     steps=config.fit.steps,
+    window=config.fit.get('window') or None,
     precision=config.fit.precision,
     **drawn,
     **stopping,
@@ -200,7 +211,9 @@ def make_code(network: ml_collections.ConfigDict):
 
 def make_optimizer(fit: ml_collections.ConfigDict):
   """Returns the optimiser by its name; equal fields give the same optimiser."""
-  return optimizers.make_optimizer(fit.optimizer, fit.learning_rate, fit.clip)
+  return optimizers.make_optimizer(
+    fit.optimizer, fit.learning_rate, fit.clip, fit.schedule
+  )
 
 
 def make_penalties(
