@@ -120,7 +120,7 @@ def _restore(cell, noisy, clean):
     recipe=recipe,
     seeds=build.make_seeds(config),
     clean=clean,
-    noise=known.noise,
+    noise=known.model,
     reference=known.reference,
     perceptual=build.make_perceptual(config.fit),
     memory=machine.find_memory(),
@@ -132,11 +132,17 @@ def _restore(cell, noisy, clean):
   return result.image, {
     'seeds': [score(image) for image in result.images],
     'means': [score(result.images[:n].mean(axis=0)) for n in lanes],
-    'oracles': [float(best) for best in result.monitors['oracle'].best],
+    'oracles': _list_oracles(result),
     'selected': result.selected.tolist(),
     'stopped': result.stopped.tolist(),
     'correlation': float(correlation) if len(lanes) > 1 else None,
   }
+
+
+def _list_oracles(result):
+  # Windows have none.
+  oracle = result.monitors.get('oracle')
+  return [float(best) for best in oracle.best] if oracle else []
 
 
 def denoise_means(noisy: np.ndarray, sigma: float) -> np.ndarray | None:

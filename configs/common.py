@@ -31,8 +31,11 @@ def get_base() -> ml_collections.ConfigDict:
   fit.steps = 5000  # The most steps of a lane.
   fit.optimizer = 'adam'  # Or 'langevin': draws samples for the rule 'mean'.
   fit.learning_rate = 0.01  # The optimiser's step size.
+  fit.schedule = 'constant'  # Or 'cosine': the step size falls to 0.
   fit.clip = 0.0  # Largest norm of the gradient; 0: no limit.
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
+  # Side of the windows of which each step sees one; 0: the whole picture.
+  fit.window = 0
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
   # The noise's standard deviation, of 255, for a method or a rule that needs
   # it; 0: estimated.

@@ -17,8 +17,8 @@ from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: auto, fast, quality, perceptual, langevin,
-  quick, smoke."""
+  """Returns the config; variants: auto, fast, quality, windows, perceptual,
+  langevin, quick, smoke."""
   config = common.get_base()
   common.add_output(config)
   common.add_strength(config)
@@ -27,6 +27,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'auto': _make_fast,
     'fast': _make_fast,
     'quality': _make_quality,
+    'windows': _make_windows,
     'perceptual': lambda config: config.fit.update(perceptual=0.1),
     'langevin': _make_langevin,
     'quick': common.make_quick,
@@ -52,6 +53,22 @@ def _make_quality(config):
   choices.set_method(config, 'recorrupted')
 
 
+def _make_windows(config):
+  """Chooses the method of `fast`, fitted on windows, for large pictures.
+
+  The network is a U-Net without normalisation, and the fit ends after its last
+  step.
+  """
+  choices.set_network(config, 'plain_unet')
+  config.network.residual = True
+  choices.set_method(config, 'recorrupted')
+  config.method.ratio = 1.0
+  choices.set_stop(config, 'last')
+  config.fit.steps = 3000
+  config.fit.schedule = 'cosine'
+  config.fit.window = 128
+
+
 def _make_langevin(config):
   """Chooses the mean of samples, see `optimizers.langevin`; a long fit."""
   config.fit.optimizer = 'langevin'
@@ -66,5 +83,8 @@ def make_smoke(config: ml_collections.ConfigDict) -> None:
   common.make_smoke(config)
   config.fit.steps = 400
   config.fit.jitter = 0.02
-  config.stop.patience = 100
+  if 'patience' in config.stop:
+    config.stop.patience = 100
+  if 'window' in config.fit and config.fit.window:
+    config.fit.window = 32
   config.average.decay = 0.9

@@ -11,7 +11,7 @@ import numpy as np
 
 from dipjax import monitors, settings, units
 from dipjax import noise as noise_lib
-from dipjax.engine import lanes, loop
+from dipjax.engine import lanes, loop, tiles
 from dipjax.engine import memory as memory_lib
 from dipjax.engine.fit import make_fit
 from dipjax.engine.problem import find_output
@@ -68,7 +68,8 @@ def restore(
     seeds: the random seed of each lane, whole numbers in [0, 2**32), no two of
       them equal.
     clean: the true image, [H, W, C], if known. The function then adds the
-      monitors `oracle` and `oracle_output`, which only report.
+      monitors `oracle` and `oracle_output`, which only report; not with
+      windows, where no step has the whole image.
     sigma: standard deviation of the measurement's noise, if known, for methods
       and monitors that need the deviation, see `noise.estimate_sigma`; in the
       unit of the measurement: 25 / 255, say, for one in [0, 1].
@@ -120,6 +121,20 @@ def restore(
     >>> sigma = noise.estimate_sigma(noisy)
     >>> recorrupted = Recipe(method=methods.Recorrupted())
     >>> image = dipjax.restore(noisy, recipe=recorrupted, sigma=sigma).image
+
+    A photograph of any size at a cost that hardly grows with it: the network
+    sees a window of it in each step.
+
+    >>> from dipjax import monitors, networks, optimizers
+    >>> cosine = optimizers.make_optimizer('adam', 0.002, schedule='cosine')
+    >>> windows = Recipe(
+    ...   network=networks.PlainUNet(residual=True),
+    ...   method=methods.Recorrupted(ratio=1.0),
+    ...   monitors={'last': monitors.Last()},
+    ...   optimizer=cosine,
+    ...   window=128,
+    ... )
+    >>> image = dipjax.restore(noisy, recipe=windows, sigma=sigma).image
 
     Inpainting: 1 is a pixel that was seen, 0 is a pixel that is missing.
 
@@ -188,6 +203,8 @@ def restore(
   given = operator
   noise = _find_noise(measurement, sigma, noise)
   recipe, operator = recipe.prepare(measurement, operator, noise=noise)
+  if recipe.window:
+    _check_windows(measurement, size, reference, perceptual)
 
   # Features, which all lanes share, go to the device once.
   if perceptual:
@@ -207,15 +224,21 @@ def restore(
   # before any code is drawn.
   with _explain_traces('the code, or the features,'):
     shapes = jax.eval_shape(pose, keys[0], measurement)
-  _check_prediction(recipe.network, shapes, size)
+  seen = shapes.measurement.shape if recipe.window else size
+  _check_prediction(recipe.network, shapes, seen)
   memory_lib.check_memory(recipe, shapes, memory, lanes=len(seeds))
   _check_units(measurement, given, size, sigma)
+  if recipe.window:
+    # All lanes share the picture, which goes to the device once.
+    measurement = jnp.asarray(measurement)
   problems = lanes.stack_lanes([pose(key, measurement) for key in keys])
 
   cleans = None
   if clean is not None:
     clean = check_array(clean, 'the clean image', size)
     units.check_image(clean, 'the clean image')
+  # No step with windows has the whole image.
+  if clean is not None and not recipe.window:
     cleans = jnp.stack([clean] * len(seeds))
     recipe = recipe.watch(**monitors.ORACLES)
   states, trace = loop.run_lanes(
@@ -227,6 +250,8 @@ def restore(
     watch=watch,
     store=store,
   )
+  if recipe.window:
+    states = tiles.finish_lanes(recipe, states, problems)
   return loop.collect(states, trace, recipe.rule)
 
 
@@ -382,6 +407,16 @@ def _check_penalties(recipe, size):
 def _check_perceptual(recipe, perceptual):
   if perceptual and not recipe.method.takes_terms:
     raise ValueError(f'the method {recipe.method.name!r} takes no features')
+
+
+def _check_windows(measurement, size, reference, perceptual):
+  if size != measurement.shape:
+    raise ValueError(
+      f'windows are for denoising: the image {size} must be as large as the '
+      f'measurement {measurement.shape}'
+    )
+  if reference is not None or perceptual:
+    raise ValueError('a fit with windows takes no reference and no features')
 
 
 def _check_prediction(network, problem, size):

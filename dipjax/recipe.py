@@ -58,7 +58,15 @@ class Recipe:
       compiles once: optax's optimisers are equal only to themselves, see
       `optimizers`.
     steps: the most steps that a lane takes.
-    decay: weight of the older outputs in the running average, in [0, 1).
+    decay: weight of the older outputs in the running average, in [0, 1); with
+      windows, of the older parameters.
+    window: side of the windows; None is no windows. In each step the network
+      then sees one window of the picture, at a place drawn anew, and after the
+      last step it denoises the whole picture, tile by tile: a step costs the
+      same for every picture. It needs a method that sees the measurement
+      (`Recorrupted`), and the rule `Last`, since no rule ever sees the whole
+      image. A network that normalises fails: take `networks.PlainUNet`. A
+      window larger than the picture shrinks to it.
     precision: the precision of the network's products, of PRECISIONS.
       Parameters, statistics of normalisations, the image, the loss and the
       average are float32 in every precision; a processor without a precision
@@ -80,6 +88,7 @@ class Recipe:
   optimizer: optax.GradientTransformation = optimizers.make_optimizer('adam')
   steps: int = 5000
   decay: float = 0.99
+  window: int | None = None
   precision: str = 'float32'
 
   def __post_init__(self):
@@ -92,6 +101,7 @@ class Recipe:
     _check_numbers(self)
     _check_rule(self)
     _check_terms(self)
+    _check_window(self)
 
   def replace(self, **changes: Any) -> 'Recipe':
     """Returns the recipe with the given fields changed."""
@@ -146,10 +156,10 @@ class Recipe:
     """Returns the recipe without what a problem carries.
 
     Recipes that differ in code, jitter, steps, weights or rule alone share one
-    program: code, jitter, steps and weights are arguments of the step, and the
-    rule chooses after the step.
+    program: code, jitter, steps and weights are arguments of the step, the
+    arguments have the size of the windows, and the rule chooses after the step.
     """
-    defaults = {'code': None, 'jitter': None, 'steps': 1}
+    defaults = {'code': None, 'jitter': None, 'steps': 1, 'window': None}
     penalties = tuple((penalty, 0.0) for penalty, _ in self.penalties)
     rule = min(self.monitors)
     return self.replace(**defaults, penalties=penalties, rule=rule)
@@ -201,4 +211,24 @@ def _check_terms(recipe: Recipe) -> None:
     raise ValueError(
       f'the method {method.name!r} is for the precision '
       f'{" or ".join(method.precisions)}, got {recipe.precision!r}'
+    )
+
+
+def _check_window(recipe: Recipe) -> None:
+  window = recipe.window
+  if window is None:
+    return
+  if window < 1:
+    raise ValueError(f'window must be at least 1, got {window}')
+  if not recipe.method.makes_code:
+    raise ValueError(
+      "windows are for a method that sees the measurement, as 'recorrupted', "
+      f'not for {recipe.method.name!r}'
+    )
+  monitor = recipe.monitors[recipe.rule]
+  if len(recipe.monitors) > 1 or not isinstance(monitor, monitors_lib.Last):
+    raise ValueError(
+      'a fit with windows makes its image after the last step, where no rule '
+      'but `last` can judge it: watch it with one monitor `Last`, got '
+      f'{list(recipe.monitors)}'
     )

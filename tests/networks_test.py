@@ -14,7 +14,16 @@ from flax import traverse_util
 from configs import choices, req2
 from dipjax import codes, monitors, operators
 from dipjax.engine import lanes
-from dipjax.networks import NETWORKS, decoder, dncnn, layers, resnet, skip, unet
+from dipjax.networks import (
+  NETWORKS,
+  decoder,
+  dncnn,
+  layers,
+  plain_unet,
+  resnet,
+  skip,
+  unet,
+)
 from experiments.lib import build
 from tests import fits
 
@@ -34,6 +43,8 @@ KNOWN = {
     '(skip|down|mid|up|point)_conv/bias|merge_norm/bias',
   ),
   'unet': Case(unet.UNet(channels=(4, 8)), 4, 'down./conv./bias'),
+  # Few channels: nothing normalises what the disturbed parameters give.
+  'plain_unet': Case(plain_unet.PlainUNet(channels=(2, 2)), 4),
   'dncnn': Case(dncnn.DnCNN(depth=4, channels=8), 4),
   'resnet': Case(resnet.ResNet(blocks=2, channels=8), 4, 'mid_conv/bias'),
   'decoder': Case(decoder.Decoder(width=8, doublings=2), 8),
@@ -287,6 +298,29 @@ def test_a_residual_dncnn_refuses_a_code_of_other_channels():
     _infer(dncnn.DnCNN(residual=True), (8, 8), 4)
 
 
+def test_a_residual_plain_unet_begins_as_its_code():
+  network = plain_unet.PlainUNet(channels=(4, 4), residual=True)
+  code = jax.random.normal(jax.random.key(1), (6, 8, 3))
+  image, variables = network.init_with_output(jax.random.key(0), code)
+  np.testing.assert_array_equal(image, code)
+  direct = network.clone(residual=False, sigmoid=False)
+  moved = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+  image, added = (net.apply(moved, code) for net in (network, direct))
+  np.testing.assert_allclose(image, code + added, atol=1e-5)
+  with pytest.raises(ValueError, match='the 3 channels of the image, got 4'):
+    _infer(network, (8, 8), 4)
+
+
+def test_brightness_passes_a_plain_unet():
+  """A window of a picture gives what the picture gives there."""
+  network = plain_unet.PlainUNet(channels=(4, 4), sigmoid=False)
+  code = jax.random.uniform(jax.random.key(1), (48, 48, 3))
+  code = code.at[:, 24:].add(5.0)
+  whole, variables = network.init_with_output(jax.random.key(0), code)
+  part = network.apply(variables, code[:24, :24])
+  np.testing.assert_allclose(part[:15, :15], whole[:15, :15], atol=1e-5)
+
+
 def test_pixels_of_a_decoder_meet_by_the_upsampling_alone():
   network = decoder.Decoder(width=4, doublings=1)
   code = np.random.default_rng(0).random((6, 5, 4), np.float32)
@@ -318,6 +352,7 @@ def test_pixels_of_a_decoder_meet_by_the_upsampling_alone():
     (resnet.ResNet, {'blocks': 0}, 'blocks must be at least 1'),
     (resnet.ResNet, {'activation': 'tanh'}, "'tanh' is not one of"),
     (resnet.ResNet, {'padding': 'wrap'}, "'wrap' is not one of"),
+    (plain_unet.PlainUNet, {'channels': ()}, 'channels must be at least 1'),
     (decoder.Decoder, {'width': 0}, 'width must be at least 1'),
     (decoder.Decoder, {'doublings': -1}, 'doublings must be at least 0'),
   ],

@@ -16,7 +16,7 @@ from flax import struct
 from dipjax import metrics, monitors
 from dipjax.device import in_place, packing
 from dipjax.engine import guard
-from dipjax.engine.problem import Problem
+from dipjax.engine.problem import Problem, draw_window
 from dipjax.methods import Objective
 from dipjax.recipe import PRECISIONS, Recipe
 
@@ -31,6 +31,8 @@ class FitState(struct.PyTreeNode):
   opt_state: Any
   key: Array  # Never changes: each step folds its number into the key.
   average: Array  # [H, W, C], biased (monitors.update_average).
+  # The average of the parameters, biased; None without windows.
+  smooth: Any
   monitors: dict[str, monitors.MonitorState]
   guard: Any  # A GuardState; None in its own snapshot.
 
@@ -97,6 +99,7 @@ class Fit:
       opt_state=self.recipe.optimizer.init(params),
       key=key,
       average=image,
+      smooth=_start_average(params, problem),
       monitors={
         name: monitor.init(image, clean)
         for name, monitor in self.recipe.monitors.items()
@@ -141,6 +144,10 @@ def _advance(recipe, state, problem):
   step = state.step
   key = jax.random.fold_in(state.key, guard.fold_jumps(state.guard, step))
 
+  # All that follows sees the window alone. Its place has a stream of its own.
+  network: Any = recipe.network
+  problem = draw_window(problem, network, jax.random.fold_in(key, 2))
+
   (loss, output), gradient = _differentiate(recipe, state.params, problem, key)
 
   # The guard compares the output with the measurement itself, because the loss
@@ -148,6 +155,8 @@ def _advance(recipe, state, problem):
   # good state.
   prediction = problem.operator(output)
   error = jnp.mean(jnp.square(prediction - problem.measurement))
+  if problem.picture is not None:
+    error = guard.relate_error(error, problem.measurement, problem.jitter)
   jumped = guard.has_jumped(state.guard, loss, gradient, error)
   state, guarded = guard.update(
     state.guard, state.replace(guard=None), step, error, jumped
@@ -156,16 +165,24 @@ def _advance(recipe, state, problem):
   # The optimiser's randomness has a stream of its own beside the objective's.
   optimizer = optax.with_extra_args_support(recipe.optimizer)
   optimize = lambda params, opt_state: optimizer.update(
-    gradient, opt_state, params, key=jax.random.fold_in(key, 1)
+    gradient,
+    opt_state,
+    params,
+    key=jax.random.fold_in(key, 1),
+    progress=step / problem.steps,
   )
 
   def descend(params, opt_state):
     updates = guard.scale_updates(guarded, optimize(params, opt_state)[0])
     return optax.apply_updates(params, updates)
 
+  # Outputs of different windows have no average, but their parameters have.
+  windows = problem.picture is not None
+  decay = 0.0 if windows else recipe.decay
+
   def observe(average, watched):
     average, estimate = monitors.update_average(
-      average, output, step, decay=recipe.decay
+      average, output, step, decay=decay
     )
     seen = monitors.Observation(step, loss, output, estimate, problem)
     return average, {
@@ -175,13 +192,23 @@ def _advance(recipe, state, problem):
 
   # The old optimiser's state decides how the parameters move, so that it is
   # overwritten after the parameters. After a jump nothing is overwritten.
-  (params, average, watched), opt_state = in_place.update_in_turn(
+  def move(moved, old):
+    params, smooth, *others = moved
+    params = descend(params, old)
+    smooth = jax.tree.map(
+      lambda mean, leaf: recipe.decay * mean + (1 - recipe.decay) * leaf,
+      smooth,
+      params if windows else None,
+    )
+    return params, smooth, *observe(*others)
+
+  (params, smooth, average, watched), opt_state = in_place.update_in_turn(
     ~jumped,
+    [move, lambda moved, old: optimize(moved[0], old)[1]],
     [
-      lambda moved, old: (descend(moved[0], old), *observe(*moved[1:])),
-      lambda moved, old: optimize(moved[0], old)[1],
+      (state.params, state.smooth, state.average, state.monitors),
+      state.opt_state,
     ],
-    [(state.params, state.average, state.monitors), state.opt_state],
   )
   after = FitState(
     step=state.step + ~jumped,
@@ -189,6 +216,7 @@ def _advance(recipe, state, problem):
     opt_state=opt_state,
     key=state.key,
     average=average,
+    smooth=smooth,
     monitors=watched,
     guard=guarded,
   )
@@ -200,6 +228,12 @@ def _advance(recipe, state, problem):
     returned=jnp.where(jumped, after.step, -1),
     scores=_get_scores(watched),
   )
+
+
+def _start_average(params, problem):
+  if problem.picture is None:
+    return None
+  return jax.tree.map(jnp.zeros_like, params)
 
 
 def _differentiate(recipe, params, problem, key):

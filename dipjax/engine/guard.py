@@ -62,6 +62,22 @@ def has_jumped(
   return ~(finite & jnp.isfinite(error) & (error <= allowed))
 
 
+def relate_error(error: Array, window: Array, deviation: Array) -> Array:
+  """Returns the error of a window as one that is like those of all windows.
+
+  A window of texture has a larger error than a flat one, however good the fit.
+  No window has a larger one than its own variance and that of the noise while
+  all is well: the number is 1 up to there, and their ratio beyond.
+
+  Args:
+    error: mean squared error of the prediction to the window.
+    window: [H, W, C], what was measured there.
+    deviation: standard deviation of the noise on the code.
+  """
+  scale = jnp.var(window) + jnp.square(deviation)
+  return jnp.maximum(error / jnp.maximum(scale, _LEAST), 1)
+
+
 def update(
   state: GuardState, fit: Any, step: Array, error: Array, jumped: Array
 ) -> tuple[Any, GuardState]:

@@ -11,10 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dipjax import operators, settings
+from dipjax import codes, operators, settings
 from dipjax.conv import choose
 from dipjax.engine import fit as fit_lib
-from dipjax.engine.problem import Problem, make_problem
+from dipjax.engine.problem import Picture, Problem, make_problem
 from dipjax.methods import perceptual as perceptual_lib
 from dipjax.recipe import Recipe
 
@@ -42,6 +42,9 @@ def pose_problem(
 ) -> Problem:
   """Returns the problem of one lane of a prepared recipe.
 
+  The problem of a recipe with windows is the problem of one window, the first,
+  and has the measurement as its picture.
+
   Args:
     recipe, operator: what `Recipe.prepare` returned.
     key: the lane's key.
@@ -55,6 +58,12 @@ def pose_problem(
   """
   code: Any = recipe.code
   network: Any = recipe.network
+  picture = None
+  if recipe.window:
+    whole: Any = Picture(jnp.asarray(measurement))
+    picture = operators.Shared(whole)
+    measurement = measurement[: recipe.window, : recipe.window]
+    size, code = measurement.shape, codes.use_image(measurement)
   problem = make_problem(
     key,
     measurement,
@@ -67,7 +76,7 @@ def pose_problem(
     weights=[weight for _, weight in recipe.penalties],
     sigma=sigma,
     reference=reference,
-  )
+  ).replace(picture=picture)
   if not perceptual:
     return problem
   return perceptual_lib.add_features(problem, *perceptual)

@@ -9,6 +9,7 @@ from dipjax import settings
 from dipjax.conv import choose
 from dipjax.device import packing
 from dipjax.engine import fit as fit_lib
+from dipjax.engine import tiles
 from dipjax.engine.problem import Problem, find_shapes
 from dipjax.recipe import PRECISIONS, Recipe
 
@@ -18,6 +19,12 @@ from dipjax.recipe import PRECISIONS, Recipe
 # nobody has compared it on other devices.
 _WORKING = 7
 
+# How many pictures a fit with windows holds at its end: the measurement here
+# and on the device, the mean of the lanes, their deviation and what it is made
+# of; and those of each lane: its tiles' sum, its image, and its clipped image.
+_PICTURES = 5
+_PICTURES_OF_A_LANE = 3
+
 
 @settings.pin()
 def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
@@ -26,7 +33,9 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
   The function traces the step and does not run it. It adds what the gradient of
   the method's objective keeps of the forward pass, or of its two passes; the
   state of the fit, that is parameters, moments, monitors and the guard's
-  snapshot of them; a gradient; and a share for the arrays at work. `python -m
+  snapshot of them; a gradient; and a share for the arrays at work. A fit with
+  windows takes what its pictures take, and what one tile takes if that is more
+  than a step. `python -m
   benchmarks.memory` compares the estimate with what XLA plans. On a CPU neither
   precision nor remat changes the estimate: there XLA computes in float32 and
   keeps every activation in spite of remat.
@@ -36,8 +45,15 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
     problem: the problem of one lane; its shapes are enough.
     lanes: how many are fitted at once; a CPU fits one after the other.
   """
-  state, activations = _measure(recipe, problem)
-  return lanes * state + _count_at_once(lanes) * activations
+  return _count_all(problem, _measure(recipe, problem), lanes)
+
+
+def _count_all(problem: Problem, measured: tuple[int, int], lanes: int) -> int:
+  """Returns the bytes of all lanes, of what `_measure` returned for one."""
+  state, activations = measured
+  pictures = sum(map(_count_bytes, jax.tree.leaves(problem.picture)))
+  pictures *= _PICTURES + lanes * _PICTURES_OF_A_LANE
+  return lanes * state + _count_at_once(lanes) * activations + pictures
 
 
 def _count_at_once(lanes: int) -> int:
@@ -74,7 +90,23 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
     [*map(_count_bytes, jax.tree.leaves(part))] for part in shapes
   )
   at_work = recipe.method.passes * _WORKING * max(kept)
-  return sum(state) + sum(gradient), sum(kept) + at_work
+  activations = max(sum(kept) + at_work, _measure_tile(problem, max(kept)))
+  return sum(state) + sum(gradient), activations
+
+
+def _measure_tile(problem: Problem, largest: int) -> int:
+  """The bytes of the arrays at work for a tile; 0 without windows.
+
+  Args:
+    problem: of a window.
+    largest: bytes of the largest array that a gradient keeps.
+  """
+  if problem.picture is None:
+    return 0
+  picture: Any = problem.picture
+  height, width = tiles.find_size(picture.operator.pixels.shape)
+  pixels = problem.crop.height * problem.crop.width
+  return _WORKING * largest * height * width // pixels
 
 
 def _count_bytes(leaf: Any) -> int:
@@ -111,9 +143,7 @@ def check_memory(
   if available is None:
     return
   measured = _measure(recipe, problem)
-  total = lambda measured, lanes: (
-    lanes * measured[0] + _count_at_once(lanes) * measured[1]
-  )
+  total = lambda measured, lanes: _count_all(problem, measured, lanes)
   needed = total(measured, lanes)
   if needed <= available:
     return
@@ -134,6 +164,9 @@ def check_memory(
     if size <= available and size < needed
   ]
   height, width = problem.crop.height, problem.crop.width
+  if problem.picture is not None:
+    picture: Any = problem.picture
+    height, width, _ = picture.operator.pixels.shape
   raise ValueError(
     f'{width}x{height} in {lanes} lane{"s" * (lanes > 1)} takes about '
     f'{_format(needed)}, there are {_format(available)}; '

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
 
-from dipjax import operators
+from dipjax import codes, operators
 from dipjax.conv import choose
 
 Array = jax.Array
@@ -35,6 +35,24 @@ class Problem(struct.PyTreeNode):
   # Some methods and monitors need sigma or the reference; None: not known.
   sigma: Array | None = None  # Standard deviation of the measurement's noise.
   reference: Array | None = None  # A second one, with independent noise.
+  # Where a fit sees one window of a picture in each step: the `Picture`, of
+  # which measurement and code are a window. None: they are the whole picture.
+  picture: operators.Shared | None = None
+
+
+class Picture(struct.PyTreeNode):
+  """A noisy picture, of which a step sees a window."""
+
+  pixels: Array  # [H, W, C]
+
+  def __call__(self, corner: Array, size: tuple[int, int]) -> Array:
+    """Returns [*size, C], whose first pixel is the one at the corner."""
+    return jax.lax.dynamic_slice(
+      self.pixels,
+      (corner[0], corner[1], 0),
+      (*size, self.pixels.shape[-1]),
+      allow_negative_indices=False,
+    )
 
 
 def make_problem(
@@ -82,6 +100,52 @@ def make_problem(
     sigma=None if sigma is None else jnp.array(sigma, jnp.float32),
     reference=reference,
   )
+
+
+def cut_window(
+  problem: Problem, network: nn.Module, corner: Array, size: tuple[int, int]
+) -> Problem:
+  """Returns the problem of one window of the picture.
+
+  The window alone is the measurement and, where the network's code is larger,
+  reflected, the code; nothing else of the picture can be seen.
+
+  Args:
+    problem: has a picture.
+    network: the network that is fitted.
+    corner: (top, left), whole numbers.
+    size: (height, width), at most the picture's.
+  """
+  picture: Any = problem.picture
+  window = picture.operator(corner, size)
+  code = codes.extend_image(window, network.code_size(*size))  # pyright: ignore
+  rows, columns, *_ = find_output(network, code.shape)
+  return problem.replace(
+    measurement=window,
+    code=code,
+    crop=operators.crop_center((rows, columns), size),
+  )
+
+
+def draw_window(problem: Problem, network: nn.Module, key: Array) -> Problem:
+  """Returns the problem of a window anywhere in the picture.
+
+  Each place is as likely as any other. A problem without a picture stays as it
+  is.
+
+  Args:
+    problem: its windows have the size of its measurement.
+    network: see `cut_window`.
+    key: of the place.
+  """
+  if problem.picture is None:
+    return problem
+  picture: Any = problem.picture
+  rows, columns, _ = picture.operator.pixels.shape
+  height, width, _ = problem.measurement.shape
+  places = jnp.array([rows - height + 1, columns - width + 1])
+  corner = jax.random.randint(key, (2,), 0, places)
+  return cut_window(problem, network, corner, (height, width))
 
 
 def find_output(

@@ -18,6 +18,7 @@ from flax import linen as nn
 from dipjax.networks.decoder import Decoder
 from dipjax.networks.dncnn import DnCNN
 from dipjax.networks.pixels import Pixels
+from dipjax.networks.plain_unet import PlainUNet
 from dipjax.networks.resnet import ResNet
 from dipjax.networks.skip import Skip
 from dipjax.networks.unet import UNet
@@ -71,6 +72,14 @@ NETWORKS = {
     smoke={'width': 8, 'doublings': 3, 'code_channels': 8},
     code_channels=128,
     jitter=0.0,
+  ),
+  # Not published as a prior either: for windows, see `Recipe.window`.
+  'plain_unet': Row(
+    PlainUNet,
+    quick={'channels': (16, 16, 16, 16, 16)},
+    smoke={'channels': (8, 8, 8), 'code_channels': 4},
+    learning_rate=0.002,
+    patience=1000,
   ),
   # No network: the image itself is fitted, for comparison.
   'pixels': Row(Pixels, smoke={'code_channels': 1}, jitter=0.0),

@@ -30,7 +30,8 @@ upsample = conv.upsample  # Networks find it here, beside `downsample`.
 class Conv(nn.Module):
   """A convolution with bias that keeps the size, or halves it (rounded up).
 
-  Kernel and bias start as in PyTorch: U(-b, b) with b = 1 / sqrt(fan in).
+  Kernel and bias start as in PyTorch, U(-b, b) with b = 1 / sqrt(fan in), times
+  `scale`.
 
   Attributes:
     features: channels of the result.
@@ -40,6 +41,7 @@ class Conv(nn.Module):
     add_bias: False where a normalisation follows, which takes every constant
       away. Then the bias is a parameter, as in the paper, without effect.
     has_bias: whether the bias is a parameter at all.
+    scale: factor of the first values.
   """
 
   features: int
@@ -48,12 +50,13 @@ class Conv(nn.Module):
   padding: str = 'reflect'
   add_bias: bool = True
   has_bias: bool = True
+  scale: float = 1.0
 
   @nn.compact
   def make_params(self, inputs: int) -> tuple[Array, Array | None]:
     """Returns kernel [size, size, inputs, features], bias [features] if any."""
     shape = (self.size, self.size, inputs, self.features)
-    init = make_init(math.prod(shape[:3]))
+    init = make_init(math.prod(shape[:3]), self.scale)
     kernel = self.param('kernel', init, shape)
     if not self.has_bias:
       return kernel, None
@@ -70,9 +73,12 @@ class Conv(nn.Module):
     return y + bias[None, None].astype(x.dtype)
 
 
-def make_init(fan_in: int) -> Callable[..., Array]:
-  """Returns (key, shape) -> U(-b, b), b = 1 / sqrt(fan in), as in PyTorch."""
-  bound = 1 / math.sqrt(fan_in)
+def make_init(fan_in: int, scale: float = 1.0) -> Callable[..., Array]:
+  """Returns (key, shape) -> U(-b, b), b = scale / sqrt(fan in).
+
+  A scale of 1 is PyTorch's.
+  """
+  bound = scale / math.sqrt(fan_in)
   return lambda key, shape: jax.random.uniform(
     key, shape, jnp.float32, minval=-bound, maxval=bound
   )

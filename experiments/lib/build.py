@@ -48,6 +48,7 @@ _FIT = {
   'steps',
   'optimizer',
   'learning_rate',
+  'schedule',
   'clip',
   'precision',
   'remat',
@@ -103,6 +104,8 @@ def make_recipe(
     read |= {'jitter'}
   if stops and method.takes_terms:
     read |= _TERMS
+  if stops and method.makes_code:
+    read |= {'window'}
   if told and _needs_sigma(method, stopping['monitors']):
     read |= {'sigma'}
   fields.refuse_unread(config.fit, read, 'fit')
@@ -119,6 +122,7 @@ def make_recipe(
     method=method,
     optimizer=make_optimizer(config.fit),
     steps=config.fit.steps,
+    window=config.fit.get('window') or None,
     precision=config.fit.precision,
     **drawn,
     **stopping,
@@ -212,7 +216,9 @@ def make_code(network: ml_collections.ConfigDict):
 
 def make_optimizer(fit: ml_collections.ConfigDict):
   """Returns the optimiser by its name; equal fields give the same optimiser."""
-  return optimizers.make_optimizer(fit.optimizer, fit.learning_rate, fit.clip)
+  return optimizers.make_optimizer(
+    fit.optimizer, fit.learning_rate, fit.clip, fit.schedule
+  )
 
 
 def make_penalties(
@@ -287,7 +293,7 @@ class Noisy(NamedTuple):
   """A measurement, and what the method and the rule know of its noise."""
 
   measurement: np.ndarray
-  noise: noise.Model | None = None
+  model: noise.Model | None = None
   reference: np.ndarray | None = None
 
 
@@ -342,7 +348,7 @@ def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
     measurement: an image where sigma is 0.
     sigma: what the user says; 0: nothing.
   """
-  clipped = bool(noise.is_clipped(measurement))
+  clipped = bool(noise.is_clipped(jnp.asarray(measurement)))
   if sigma:
     return noise.Model.make_white(sigma, clipped=clipped)
   found = noise.estimate_noise(measurement)

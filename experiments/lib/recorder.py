@@ -236,14 +236,18 @@ class Recorder:
     self._bar.update(self._shown - self._bar.n)
 
   def _preview(self, states):
-    """Writes the running average of the outputs now and then."""
+    """Writes the running average of the outputs now and then.
+
+    Of a fit with windows it writes the last window.
+    """
     every = self._config.record.preview
     if not every or time.monotonic() - self._previewed < every:
       return
     self._previewed = time.monotonic()
     steps = np.asarray(states.step)[:, None, None, None]
-    # Without the section the average is the last output.
+    # Without the section, and of windows, the average is the last output.
     decay = self._config.get('average', {}).get('decay', 0.0)
+    decay = 0.0 if self._config.get('fit', {}).get('window') else decay
     averages = monitors.unbias_average(
       states.average, jnp.asarray(steps), decay=decay
     )

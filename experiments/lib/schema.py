@@ -15,7 +15,7 @@ from dipjax.methods import METHODS
 from dipjax.monitors import MONITORS
 from dipjax.monitors.base import WATCHED
 from dipjax.networks import NETWORKS, layers, unet
-from dipjax.optimizers import OPTIMIZERS
+from dipjax.optimizers import OPTIMIZERS, SCHEDULES
 from dipjax.recipe import PRECISIONS
 from experiments.lib import fields
 from experiments.lib.ranges import Flag, Many, Number, Range, Text, Whole, Word
@@ -115,7 +115,9 @@ RANGES: dict[str, Range] = {
   'fit.steps': _STEPS,
   'fit.optimizer': Word(tuple(OPTIMIZERS)),
   'fit.learning_rate': Number(0, 1000),
+  'fit.schedule': Word(SCHEDULES),
   'fit.clip': Number(0, 10**9),
+  'fit.window': Whole(0, 10**4),
   'fit.jitter': Number(0, 1000),
   'fit.precision': Word(tuple(PRECISIONS)),
   'fit.sigma': _SIGMA,

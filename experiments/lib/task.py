@@ -72,8 +72,8 @@ def run(
     planned = output.plan(config, data, workdir)
     if data.file:
       print(f'{folders.show(config.data.image)}: {data.file.describe()}')
-    if noisy.noise:
-      print(noisy.noise.describe())
+    if noisy.model:
+      print(noisy.model.describe())
     record = recorder.Recorder(folder, config, steps=recipe.steps, seeds=seeds)
     error = None
     with record:
@@ -85,7 +85,7 @@ def run(
           size=data.size,
           seeds=seeds,
           clean=data.clean,
-          noise=noisy.noise,
+          noise=noisy.model,
           reference=noisy.reference,
           perceptual=perceptual,
           memory=machine.find_memory(),
@@ -98,8 +98,8 @@ def run(
         if not restoration.stopped.max():
           raise
     summary = report.summarize(experiment, data, restoration, record)
-    if noisy.noise:
-      summary['noise'] = report.describe_noise(noisy.noise)
+    if noisy.model:
+      summary['noise'] = report.describe_noise(noisy.model)
     if planned:
       output.write(planned, data, restoration.image)
       summary['output'] = os.path.abspath(planned.path)

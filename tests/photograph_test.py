@@ -1,0 +1,49 @@
+"""The benchmark of photographs, as small as it runs."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import photograph
+
+
+def test_a_picture_is_reflected_until_it_is_large_enough():
+  image = np.random.default_rng(0).random((30, 40, 3), np.float32)
+  assert photograph.grow_image(image, 0) is image
+  large = photograph.grow_image(image, 0.0108)
+  assert large.shape == (90, 120, 3)
+  np.testing.assert_array_equal(large[:30, :40], image)
+  np.testing.assert_array_equal(large[30:60, :40], image[::-1])
+  assert photograph.grow_image(image, 0.0003).shape == (15, 20, 3)
+
+
+def test_each_row_has_its_seconds_and_memory(
+  tmp_path, write_photograph, capsys
+):
+  path = tmp_path / 'rows.jsonl'
+  image = write_photograph(24, 32, (5, 4, 3))
+  arguments = ['--images', image, '--megapixels', '0', '0.003', '--steps', '5']
+  arguments += ['--methods', 'smoke,windows', '--json', str(path)]
+  photograph.main(arguments)
+  small, large = map(json.loads, path.read_text().splitlines())
+  assert (small['height'], small['width']) == (24, 32)
+  assert (large['height'], large['width']) == (47, 63)
+  for row in (small, large):
+    assert row['psnr'] > 10 and row['seconds'] > 0
+    assert 0.05 < row['peak_gb'] < 20
+  shown = capsys.readouterr().out
+  assert '63x47, smoke,windows: ' in shown and ' GB' in shown
+
+
+def test_a_method_that_is_not_known_is_one_line(
+  tmp_path, capsys, write_photograph
+):
+  image = write_photograph(24, 32, (5, 4, 3))
+  path = tmp_path / 'rows.jsonl'
+  with pytest.raises(SystemExit):
+    photograph.main(
+      ['--images', image, '--methods', 'best', '--json', str(path)]
+    )
+  assert "unknown variant 'best'" in capsys.readouterr().err
+  assert not path.exists()
