@@ -63,7 +63,7 @@ def test_a_constant_picture_keeps_its_mean_alone():
 
 @pytest.mark.parametrize('channels', [1, 3])
 def test_a_clean_pilot_takes_most_of_the_noise(channels):
-  """1.1e-4 of 9.6e-3 is left, on 2026-11-26."""
+  """1.2e-4 of 9.6e-3 is left, on 2026-11-26."""
   clean = _make_picture(*_SHAPE[:2], channels)
   image = wiener.refine(_add_noise(clean), clean, _SIGMA)
   assert _find_mean_square(image, clean) < _SIGMA**2 / 50
