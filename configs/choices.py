@@ -126,7 +126,7 @@ def drop_unread(config: ml_collections.ConfigDict) -> None:
   if not method.takes_terms:
     drop(config.fit, *TERMS)
   if not reads_sigma(method, rule):
-    drop(config.fit, 'sigma')
+    drop(config.fit, 'sigma', 'finish')
 
 
 def drop(fields: ml_collections.ConfigDict, *names: str) -> None:

@@ -67,8 +67,10 @@ def add_output(config: ml_collections.ConfigDict) -> None:
   config.output = 'beside'
 
 
-def add_strength(config: ml_collections.ConfigDict) -> None:
-  """Adds the field of how much of the noise the written file leaves out."""
+def add_finish(config: ml_collections.ConfigDict) -> None:
+  """Adds the fields of what follows the fit of a noisy picture."""
+  # Whether a filter and lost detail follow, where the noise is known.
+  config.fit.finish = True
   config.fit.strength = 1.0  # Share of the restored picture in the output file.
 
 

@@ -16,7 +16,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
   common.add_output(config)
-  common.add_strength(config)
+  common.add_finish(config)
   config.data.flash = ''  # The picture with flash, of the same size.
   # Each level has a name of its own, so that the field changes its type.
   with config.network.ignore_type():

@@ -16,7 +16,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   """Returns the config; variants: quick, smoke."""
   config = common.get_base()
   common.add_output(config)
-  common.add_strength(config)
+  common.add_finish(config)
   common.add_denoising(config.data)
   req1.set_network(config)
   config.fit.steps = 2400

@@ -21,10 +21,10 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   langevin, quick, smoke."""
   config = common.get_base()
   common.add_output(config)
-  common.add_strength(config)
+  common.add_finish(config)
   common.add_denoising(config.data, sigma=25.0)
   words = {
-    'auto': _make_fast,
+    'auto': _make_auto,
     'fast': _make_fast,
     'quality': _make_quality,
     'windows': _make_windows,
@@ -34,6 +34,12 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'smoke': make_smoke,
   }
   return common.apply_variant(config, variant, words)
+
+
+def _make_auto(config):
+  """Leaves it to the run to choose the words, see `denoise.choose`."""
+  _make_fast(config)
+  config.auto = True
 
 
 def _make_fast(config):

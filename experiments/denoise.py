@@ -5,9 +5,16 @@ python -m experiments.denoise --config=configs/req2.py --workdir=DIR
 """
 
 import ml_collections
+import numpy as np
 
-from experiments.lib import cli, schema, task
+from configs import req2
+from experiments.lib import build, cli, fields, schema, task
 from experiments.lib.data import load_denoising
+
+# A share of impulses from which they are fitted as such.
+_IMPULSES = 0.01
+_WRONG = 0.3  # The error of a level that is no help.
+_LARGE = 256 * 256  # Pixels from which windows are better.
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
@@ -22,7 +29,46 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   """
   schema.check_config(config)
   data = load_denoising(config.data)
+  if config.get('auto'):
+    config = choose(config, data.measurement)
   return task.run('denoise', data, config, workdir)
+
+
+def choose(
+  config: ml_collections.ConfigDict, measurement: np.ndarray
+) -> ml_collections.ConfigDict:
+  """Returns the config for a picture and its noise, and says which.
+
+  Args:
+    config: configs/req2.py:auto, with the fields that the user set.
+    measurement: the noisy picture, [H, W, C].
+
+  Raises:
+    ValueError: a field that nothing reads in the config that is chosen.
+  """
+  words, reason = _find_words(measurement, config.fit.get('sigma', 0.0) / 255)
+  print(f'chosen: req2:{words}, because {reason}')
+  chosen, before = req2.get_config(words), req2.get_config('auto')
+  usual = {field: value for field, value, _ in schema.list_fields(before)}
+  for field, value, _ in schema.list_fields(config):
+    if field != 'auto' and value != usual[field]:
+      fields.set_field(chosen, field, value)
+  schema.check_config(chosen)
+  return chosen
+
+
+def _find_words(measurement, sigma):
+  """Returns the words of configs/req2.py for a picture, and why."""
+  height, width, _ = measurement.shape
+  model = build.find_noise(measurement, sigma)
+  if model.impulses > _IMPULSES:
+    share = f'{model.impulses:.1%}'
+    return 'fast,method=absolute', f'{share} of the values are impulses'
+  if model.error > _WRONG:
+    return 'fast,method=squared', 'what the noise is, is not sure'
+  if height * width >= _LARGE:
+    return 'windows', f'{width}x{height} is large'
+  return 'fast', f'{width}x{height} is small'
 
 
 PICTURES = cli.Pictures(

@@ -19,7 +19,7 @@ FLOORS = [
   ['metrics', 'resampling', 'blurring', 'corruptions', 'detail', 'noise'],
   ['codes', 'schedules', 'optimizers', 'wiener'],
   ['operators', 'features', 'networks'],
-  ['engine.problem'],
+  ['engine.problem', 'finish'],
   ['methods', 'monitors'],
   ['recipe'],
   ['engine', 'diffusion'],

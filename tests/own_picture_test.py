@@ -190,3 +190,41 @@ def test_a_config_is_found_by_its_name(tmp_path, monkeypatch, name):
   found = cli._find_config(f'{name}:quick')
   assert found == f'{ROOT}/configs/req2.py:quick'
   assert cli._find_config('absent:quick') == 'absent:quick'
+
+
+def _add_noise(size, kind):
+  rng = np.random.default_rng(0)
+  image = np.full((*size, 3), 0.5, np.float32)
+  image += 0.1 * rng.standard_normal(image.shape)
+  if kind == 'impulses':
+    hit = rng.random(image.shape) < 0.1
+    image[hit] = rng.integers(0, 2, hit.sum())
+  return np.float32(np.clip(image, 0, 1))
+
+
+@pytest.mark.parametrize(
+  'size, kind, method, window',
+  [
+    ((96, 80), 'gaussian', 'recorrupted', 0),
+    ((260, 256), 'gaussian', 'recorrupted', 128),
+    ((96, 96), 'impulses', 'absolute', 0),
+  ],
+)
+def test_auto_chooses_by_the_picture_and_keeps_what_the_user_set(
+  size, kind, method, window, capsys
+):
+  config = req2.get_config('auto')
+  config.fit.steps, config.data.sigma = 77, 0.0
+  chosen = denoise.choose(config, _add_noise(size, kind))
+  assert chosen.method.name == method
+  assert chosen.fit.get('window', 0) == window
+  assert chosen.fit.steps == 77 and chosen.data.sigma == 0
+  assert 'auto' not in chosen
+  assert 'because' in capsys.readouterr().out
+
+
+def test_a_field_that_the_chosen_config_does_not_read_is_refused():
+  config = req2.get_config('auto')
+  config.method.ratio = 2.0
+  with pytest.raises(ValueError, match='no field method.ratio'):
+    denoise.choose(config, _add_noise((96, 96), 'impulses'))

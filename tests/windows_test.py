@@ -11,6 +11,7 @@ import pytest
 import dipjax
 from configs import req2
 from dipjax import methods, metrics, monitors, operators, optimizers
+from dipjax import noise as noise_lib
 from dipjax.conv import choose
 from dipjax.device import packing
 from dipjax.engine import fit, guard, lanes, tiles
@@ -56,7 +57,7 @@ def _pose(noisy, window=16, jitter=None, network=NETWORK):
     monitors={'last': monitors.Last()},
     optimizer=COSINE,
     window=window,
-  ).prepare(noisy, sigma=SIGMA)
+  ).prepare(noisy, noise=noise_lib.Model.make_white(SIGMA, clipped=True))
   recipe = recipe if jitter is None else recipe.replace(jitter=jitter)
   key = jax.random.key(0)
   problem = lanes.pose_problem(

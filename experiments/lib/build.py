@@ -107,7 +107,7 @@ def make_recipe(
   if stops and method.makes_code:
     read |= {'window'}
   if told and _needs_sigma(method, stopping['monitors']):
-    read |= {'sigma'}
+    read |= {'sigma', 'finish'}
   fields.refuse_unread(config.fit, read, 'fit')
   # A method that makes its own code takes neither a code nor a jitter.
   drawn = (

@@ -27,6 +27,7 @@ from dipjax import settings
 from experiments.lib import (
   compiled,
   explain,
+  fields,
   folders,
   machine,
   schema,
@@ -202,21 +203,12 @@ def _list_configs(
     preset = pictures.fields if pictures and file else {}
     for field, value in {**preset, **own}.items():
       if field in own or field not in typed:
-        _set_field(config, field, value)
+        fields.set_field(config, field, value)
     whole = typed | own.keys()
     # The part of a preset is that of its own picture.
     if 'data.image' in whole and 'data.crop' not in whole:
       config.data.crop = config.data.crop[-2:]
     yield config, whole
-
-
-def _set_field(config, field, value):
-  *sections, name = field.split('.')
-  for section in sections:
-    config = config.get(section, {})
-  if name not in config:
-    raise ValueError(f'this config has no field {field}')
-  config[name] = value
 
 
 def _main(run: Run, pictures: Pictures | None, files: Sequence[str]) -> None:

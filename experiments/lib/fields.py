@@ -69,3 +69,14 @@ def refuse_unread(
         f'{field} is set and nothing here reads it: remove it; what is read of '
         f'{section or "the config"} is {read}'
       )
+
+
+def set_field(config: Any, field: str, value: Any) -> None:
+  """Sets a field, named as 'fit.steps'; ValueError where there is none."""
+  *sections, name = field.split('.')
+  section = config
+  for part in sections:
+    section = section.get(part, {})
+  if name not in section:
+    raise ValueError(f'this config has no field {field}')
+  section[name] = value

@@ -42,6 +42,7 @@ _SCHEDULE = Word(schedules.NAMES)
 # and are 'ddpm'.
 RANGES: dict[str, Range] = {
   'seed': _SEED,
+  'auto': Flag(),
   'output': Text("a file, 'beside', or empty"),
   'lanes': Whole(1, 1000),
   'data.image': _PICTURE,
@@ -122,6 +123,7 @@ RANGES: dict[str, Range] = {
   'fit.precision': Word(tuple(PRECISIONS)),
   'fit.sigma': _SIGMA,
   'fit.strength': Number(0, 1),
+  'fit.finish': Flag(),
   'fit.remat': Flag(),
   'fit.tv': _WEIGHT,
   'fit.perceptual': _WEIGHT,

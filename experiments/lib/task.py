@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 import dipjax
+from dipjax import finish
 from experiments.lib import (
   build,
   folders,
@@ -19,6 +20,9 @@ from experiments.lib import (
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
+
+# A larger share of what was removed that comes back is said.
+_TOLD = 0.05
 
 
 class Result(NamedTuple):
@@ -97,7 +101,14 @@ def run(
         error, restoration = diverged, diverged.restoration
         if not restoration.stopped.max():
           raise
+    unfinished = restoration.image
+    returned = 0.0
+    if noisy.model and config.fit.get('finish'):
+      restoration, returned = _finish(restoration, noisy)
     summary = report.summarize(experiment, data, restoration, record)
+    if restoration.image is not unfinished:
+      summary['unfinished'] = report.score(unfinished, data)
+      summary['detail_returned'] = returned
     if noisy.model:
       summary['noise'] = report.describe_noise(noisy.model)
     if planned:
@@ -115,6 +126,17 @@ def run(
       ) from error
     report.print_summary(workdir, summary)
   return Result(summary, pictures, restoration, int(record.stop.signal))
+
+
+def _finish(restoration, noisy):
+  """Returns the restoration with a better image, see `finish`."""
+  image, share = finish.finish(
+    restoration.image, noisy.measurement, noisy.model
+  )
+  returned = float(share.mean())
+  if returned > _TOLD:
+    print(f'{returned:.0%} of what the fit removed was detail, and came back')
+  return restoration._replace(image=image), returned
 
 
 def recall(folder: workdirs.Workdir) -> Result:
