@@ -129,7 +129,9 @@ def _restore(cell, noisy, clean):
   lanes = range(1, len(result.images) + 1)
   correlation = metrics.correlate_error(result.deviation, result.image, clean)
   score = lambda image: float(metrics.psnr(image, clean))
-  return result.image, {
+  image, _ = build.finish_image(config, known, result.image)
+  return image, {
+    'unfinished': score(result.image),
     'seeds': [score(image) for image in result.images],
     'means': [score(result.images[:n].mean(axis=0)) for n in lanes],
     'oracles': _list_oracles(result),

@@ -133,7 +133,7 @@ def _restore(cell, noisy):
   config.fit.steps = cell['steps'] or config.fit.steps
   recipe = build.make_recipe(config, noisy.shape[2])
   known = build.prepare_noise(config, recipe, noisy)
-  return dipjax.restore(
+  result = dipjax.restore(
     known.measurement,
     recipe=recipe,
     seeds=build.make_seeds(config),
@@ -141,7 +141,8 @@ def _restore(cell, noisy):
     reference=known.reference,
     perceptual=build.make_perceptual(config.fit),
     memory=machine.find_memory(),
-  ).image
+  )
+  return build.finish_image(config, known, result.image)[0]
 
 
 def print_row(row: Mapping[str, Any]) -> None:

@@ -20,6 +20,7 @@ from dipjax import (
   Recipe,
   codes,
   features,
+  finish,
   methods,
   monitors,
   noise,
@@ -364,6 +365,25 @@ def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
   if found.sigma < _LEAST_NOISE * step:
     return noise.Model.make_white(0.0)
   return found
+
+
+def finish_image(
+  config: ml_collections.ConfigDict, noisy: Noisy, image: np.ndarray
+) -> tuple[np.ndarray, float]:
+  """Returns the image after `finish`, where the config asks for it.
+
+  Args:
+    config: its field fit.finish asks; what follows needs the noise.
+    noisy: what was restored.
+    image: the restored image, [H, W, C].
+
+  Returns:
+    The image, and the share of what was removed that came back.
+  """
+  if noisy.model is None or not config.fit.get('finish'):
+    return image, 0.0
+  image, share = finish.finish(image, noisy.measurement, noisy.model)
+  return image, float(share.mean())
 
 
 def _needs_sigma(method, rules):

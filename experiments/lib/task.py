@@ -7,7 +7,6 @@ import ml_collections
 import numpy as np
 
 import dipjax
-from dipjax import finish
 from experiments.lib import (
   build,
   folders,
@@ -102,13 +101,14 @@ def run(
         if not restoration.stopped.max():
           raise
     unfinished = restoration.image
-    returned = 0.0
-    if noisy.model and config.fit.get('finish'):
-      restoration, returned = _finish(restoration, noisy)
+    image, returned = build.finish_image(config, noisy, unfinished)
+    restoration = restoration._replace(image=image)
     summary = report.summarize(experiment, data, restoration, record)
-    if restoration.image is not unfinished:
+    if image is not unfinished:
       summary['unfinished'] = report.score(unfinished, data)
       summary['detail_returned'] = returned
+    if returned > _TOLD:
+      print(f'{returned:.0%} of what the fit removed was detail, and came back')
     if noisy.model:
       summary['noise'] = report.describe_noise(noisy.model)
     if planned:
@@ -126,17 +126,6 @@ def run(
       ) from error
     report.print_summary(workdir, summary)
   return Result(summary, pictures, restoration, int(record.stop.signal))
-
-
-def _finish(restoration, noisy):
-  """Returns the restoration with a better image, see `finish`."""
-  image, share = finish.finish(
-    restoration.image, noisy.measurement, noisy.model
-  )
-  returned = float(share.mean())
-  if returned > _TOLD:
-    print(f'{returned:.0%} of what the fit removed was detail, and came back')
-  return restoration._replace(image=image), returned
 
 
 def recall(folder: workdirs.Workdir) -> Result:

@@ -1,0 +1,59 @@
+"""What follows a fit whose noise is known."""
+
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from dipjax import finish, metrics, noise
+
+_RNG = np.random.default_rng(0)
+
+
+def _make(size=64, sigma=0.1, channels=3):
+  """A picture of edges and waves, the same with clipped noise, and a pilot."""
+  y, x = np.mgrid[:size, :size] / size
+  waves = 0.5 + 0.3 * np.sin(40 * x) * (y > 0.5) + 0.15 * (x > 0.4)
+  clean = np.float32(np.stack([waves] * channels, -1))
+  noisy = clean + sigma * _RNG.standard_normal(clean.shape)
+  noisy = np.float32(np.clip(noisy, 0, 1))
+  # A fit that has lost a part of the detail.
+  pilot = np.float32(ndimage.gaussian_filter(noisy, (1, 1, 0)))
+  return clean, noisy, pilot
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_the_image_is_better_than_the_fits(channels):
+  clean, noisy, pilot = _make(channels=channels)
+  model = noise.Model.make_white(0.1, clipped=True)
+  image, share = finish.finish(pilot, noisy, model)
+  assert image.shape == clean.shape and share.shape == (64, 64, 1)
+  assert image.dtype == np.float32 and 0 <= image.min() <= image.max() <= 1
+  gain = metrics.psnr(image, clean) - metrics.psnr(pilot, clean)
+  assert float(gain) > 0.5
+
+
+def test_a_picture_with_little_noise_does_not_get_worse():
+  clean, noisy, _ = _make(sigma=0.004)
+  pilot = np.float32(ndimage.gaussian_filter(clean, (1, 1, 0)))
+  model = noise.Model.make_white(0.004, clipped=True)
+  image, share = finish.finish(pilot, noisy, model)
+  assert metrics.psnr(image, clean) > metrics.psnr(noisy, clean) - 0.1
+  assert metrics.psnr(pilot, clean) < metrics.psnr(noisy, clean) - 3
+  assert share.max() > 0.5
+
+
+def test_a_tiny_picture_and_noise_by_brightness():
+  model = noise.Model(
+    sigma=0.1, constant=0.001, least=0.001, gain=0.02, error=0.0
+  )
+  image = np.float32(_RNG.random((5, 7, 1)))
+  finished, _ = finish.finish(image, image, model)
+  np.testing.assert_allclose(finished, image, atol=1e-6)
+
+
+def test_the_same_program_serves_other_levels():
+  _, noisy, pilot = _make(size=16)
+  before = finish._finish._cache_size()
+  for sigma in (0.05, 0.1, 0.2):
+    finish.finish(pilot, noisy, noise.Model.make_white(sigma))
+  assert finish._finish._cache_size() <= before + 1
