@@ -82,7 +82,10 @@ def estimate_noise(image: np.ndarray) -> Model:
   if _FEWEST <= np.sum(even) < len(even) * (1 - _UNCLEAR):
     blocks = blocks.select(even)
     level = levels.fit_levels(blocks, piled)
-  shared = _find_shared(blocks, any(level.ends))
+  rows, columns = (
+    lines.find_row_noise(each) for each in (image, image.swapaxes(0, 1))
+  )
+  shared = _find_shared(blocks, any(level.ends), rows + columns > 0)
   compressed = grid.has_grid(image)
   if shared and _is_noise(shared, image.shape[2] > 1, compressed):
     model = _use_shared(shared, every, compressed)
@@ -92,9 +95,6 @@ def estimate_noise(image: np.ndarray) -> Model:
     model = model.replace(error=math.hypot(model.error, _UNEVEN * compressed))
   # A place shows the same texture in all colours.
   places = len(blocks.means) * blocks.weight / image.shape[2]
-  rows, columns = (
-    lines.find_row_noise(each) for each in (image, image.swapaxes(0, 1))
-  )
   return model.replace(
     black=level.ends.black,
     white=level.ends.white,
@@ -158,9 +158,9 @@ def _use_shared(shared, blocks, compressed):
   )
 
 
-def _find_shared(blocks, is_clipped):
+def _find_shared(blocks, is_clipped, is_striped):
   """Returns the noise of the flattest blocks, away from clipped ones."""
-  shared = neighbours.find_shared(blocks)
+  shared = neighbours.find_shared(blocks, is_striped)
   if shared is None or not is_clipped:
     return shared
   variance = np.mean(shared.find_variance(blocks.means))
@@ -168,7 +168,7 @@ def _find_shared(blocks, is_clipped):
   away = np.abs(blocks.means - 0.5) < 0.5 - _AWAY * sigma
   if np.mean(away) < _ENOUGH or np.sum(away) < _FEWEST:
     return shared
-  return neighbours.find_shared(blocks.select(away)) or shared
+  return neighbours.find_shared(blocks.select(away), is_striped) or shared
 
 
 def _is_counted(cut):

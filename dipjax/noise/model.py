@@ -1,5 +1,7 @@
 """What is known of the noise of a measurement."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -68,13 +70,13 @@ class Model(struct.PyTreeNode):
     below = self.correlation[middle + 1, middle]
     return float(right + below) / 2
 
-  def find_variance(self, image: np.ndarray) -> np.ndarray:
+  def find_variance(self, image: jax.Array) -> jax.Array:
     """Returns the variance of the noise of each value of an image.
 
     Args:
       image: without noise, of any shape.
     """
-    return np.maximum(self.constant + self.gain * image, self.least)
+    return jnp.maximum(self.constant + self.gain * image, self.least)
 
   def describe(self) -> str:
     """Returns a line for people: 'noise: white, sigma 14.9 of 255'."""
