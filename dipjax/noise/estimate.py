@@ -23,7 +23,9 @@ _FILLED = 0.02  # Impulses from this share on are filled in.
 _HIDDEN = 0.5  # What a share of impulses adds to the error.
 _SLOPE = 1.6  # Middle over high frequencies, from which noise is not white.
 _SPREAD = 6.0  # The spread of blocks from which they are texture,
-_SPREAD_OF_GREY = 3.2  # without colours to tell them by.
+_SPREAD_OF_JPEG = 9.0  # where noise was rounded.
+_SLOPE_OF_GREY = 2.0  # The same where no colours
+_SPREAD_OF_GREY = 3.2  # tell noise from texture.
 _COLOUR = 0.2  # The share of noise that differs between colours, at least.
 _AWAY = 2.2  # Deviations from an end where noise is hardly clipped, and
 _ENOUGH = 0.15  # the share of the blocks that must lie there.
@@ -113,11 +115,12 @@ def _is_noise(shared, has_colours, compressed):
   The colours of a texture are alike, those of noise are not, before JPEG makes
   them so. A grey picture has to be more even.
   """
-  if shared.slope < _SLOPE:
-    return False
-  if has_colours and not compressed:
-    return shared.colour > _COLOUR and shared.spread < _SPREAD
-  return shared.spread < (_SPREAD if compressed else _SPREAD_OF_GREY)
+  if compressed:
+    return shared.slope > _SLOPE and shared.spread < _SPREAD_OF_JPEG
+  if not has_colours:
+    return shared.slope > _SLOPE_OF_GREY and shared.spread < _SPREAD_OF_GREY
+  is_apart = shared.colour > _COLOUR
+  return shared.slope > _SLOPE and shared.spread < _SPREAD and is_apart
 
 
 def _guess(image):

@@ -118,11 +118,13 @@ def _average(blocks):
   count = len(blocks.means)
   high = blocks.energies[:, tiles.HIGH].mean(1)
   middle = blocks.energies[:, tiles.MIDDLE].mean(1)
+  # Edges have low frequencies, which tell nothing of white noise in high ones.
+  texture = blocks.texture + blocks.slope
   rows = int(np.clip(count // 250, 2, 10))
   columns = int(np.clip(count // rows // _EACH, 3, 10))
   groups = []
   for row in np.array_split(np.argsort(blocks.means), rows):
-    ordered = row[np.argsort(blocks.texture[row])]
+    ordered = row[np.argsort(texture[row])]
     groups += np.array_split(ordered, columns)
   return _Averages(
     np.array([len(group) for group in groups]) * blocks.weight,
