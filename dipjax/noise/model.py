@@ -78,6 +78,19 @@ class Model(struct.PyTreeNode):
     """
     return jnp.maximum(self.constant + self.gain * image, self.least)
 
+  def make_filter(self) -> np.ndarray:
+    """Returns a filter that makes noise of this correlation from white noise.
+
+    The filter is symmetric, [9, 9], and keeps the variance.
+    """
+    margin = len(self.correlation)
+    padded = np.pad(self.correlation, margin)
+    # What an estimate has below 0 is no spectrum.
+    spectrum = np.maximum(np.fft.fft2(np.fft.ifftshift(padded)).real, 0)
+    kernel = np.fft.fftshift(np.fft.ifft2(np.sqrt(spectrum)).real)
+    kernel = kernel[margin:-margin, margin:-margin]
+    return kernel / np.sqrt(np.sum(np.square(kernel)))
+
   def describe(self) -> str:
     """Returns a line for people: 'noise: white, sigma 14.9 of 255'."""
     if self.sigma < _NONE:
