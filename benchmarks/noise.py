@@ -399,7 +399,7 @@ def _make_parser() -> argparse.ArgumentParser:
 def time_estimate(size: int) -> float:
   """Returns the seconds of a processor that an estimate takes."""
   drawn = np.random.RandomState(0).normal(0.5, 0.1, (size, size, 3))
-  noisy = np.float32(_write(drawn))
+  noisy = _write(drawn).astype(np.float32)
   start = time.process_time()
   noise.estimate_noise(noisy)
   return time.process_time() - start
