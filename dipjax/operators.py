@@ -94,7 +94,7 @@ def make_noisy(model: noise.Model) -> Operator:
     constant=scalar(model.constant),
     least=scalar(model.least),
     gain=scalar(model.gain) if model.gain else None,
-    spread=None if white else jnp.asarray(model.find_spread(), jnp.float32),
+    spread=None if white else jnp.asarray(model.make_filter(), jnp.float32),
     black=bool(model.black),
     white=bool(model.white),
   )

@@ -163,8 +163,10 @@ def test_a_start_of_a_size_that_is_none_is_refused(capsys):
 
 def test_noise_has_a_line_for_each_kind_and_the_worst_first(capsys):
   arguments = ['--pictures', 'flat', 'ramp', '--kinds', 'rows', '--crop', '64']
-  noise.main(arguments)
+  noise.main([*arguments, '--sizes', '32'])
   summary, worst = capsys.readouterr().out.strip().split('\n\n')
+  worst, seconds = worst.rsplit('\n', 1)
+  assert seconds.startswith('32x32: ') and seconds.endswith(' s')
   assert [line.split(' | ')[:3] for line in summary.splitlines()[2:]] == [
     ['| rows', level, quantity]
     for level in ('5', '15')

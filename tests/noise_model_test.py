@@ -95,6 +95,18 @@ def test_noise_of_neighbours_is_symmetric_and_told():
   assert f'neighbours correlate by {model.neighbours:.2f}' in model.describe()
 
 
+@pytest.mark.parametrize('kind', ['white', 'bilinear', 'enlarged'])
+def test_the_filter_makes_noise_of_the_correlation(kind):
+  noisy = made.KINDS[kind].make(_make_ramp(), 20, np.random.RandomState(0))
+  model = noise.estimate_noise(noisy.image)
+  kernel = np.pad(model.make_filter(), 9)
+  np.testing.assert_allclose(kernel, kernel[::-1, ::-1], atol=1e-12)
+  # The correlation of filtered white noise is that of the filter with itself.
+  spectrum = np.square(np.abs(np.fft.fft2(kernel)))
+  own = np.fft.fftshift(np.fft.ifft2(spectrum).real)[9:-9, 9:-9]
+  np.testing.assert_allclose(own, model.correlation, atol=0.08)
+
+
 def test_the_variance_follows_the_brightness():
   rng = np.random.RandomState(0)
   ramp = _make_ramp()
@@ -151,10 +163,8 @@ def test_the_grid_of_jpeg_is_found_anywhere(shift):
 def test_a_model_is_a_pytree():
   model = noise.estimate_noise(_add(_make_ramp(), 0.1))
   image = np.full((4, 4, 3), 0.5)
-  variance = jax.jit(lambda model, image: model.constant + model.gain * image)
-  np.testing.assert_allclose(
-    variance(model, image), model.find_variance(image), rtol=1e-5
-  )
+  found = jax.jit(lambda model, image: model.find_variance(image))(model, image)
+  np.testing.assert_allclose(found, model.sigma**2, rtol=1e-5)
 
 
 @pytest.mark.parametrize('shape', [(8, 9, 1), (24, 30, 3), (64, 64, 1)])

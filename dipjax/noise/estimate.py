@@ -23,7 +23,9 @@ _FILLED = 0.02  # Impulses from this share on are filled in.
 _HIDDEN = 0.5  # What a share of impulses adds to the error.
 _SLOPE = 1.6  # Middle over high frequencies, from which noise is not white.
 _SPREAD = 6.0  # The spread of blocks from which they are texture,
-_SPREAD_OF_GREY = 3.2  # without colours to tell them by.
+_SPREAD_OF_JPEG = 9.0  # where noise was rounded.
+_SLOPE_OF_GREY = 2.0  # The same where no colours
+_SPREAD_OF_GREY = 3.2  # tell noise from texture.
 _COLOUR = 0.2  # The share of noise that differs between colours, at least.
 _AWAY = 2.2  # Deviations from an end where noise is hardly clipped, and
 _ENOUGH = 0.15  # the share of the blocks that must lie there.
@@ -82,7 +84,10 @@ def estimate_noise(image: np.ndarray) -> Model:
   if _FEWEST <= np.sum(even) < len(even) * (1 - _UNCLEAR):
     blocks = blocks.select(even)
     level = levels.fit_levels(blocks, piled)
-  shared = _find_shared(blocks, any(level.ends))
+  rows, columns = (
+    lines.find_row_noise(each) for each in (image, image.swapaxes(0, 1))
+  )
+  shared = _find_shared(blocks, any(level.ends), rows + columns > 0)
   compressed = grid.has_grid(image)
   if shared and _is_noise(shared, image.shape[2] > 1, compressed):
     model = _use_shared(shared, every, compressed)
@@ -92,9 +97,6 @@ def estimate_noise(image: np.ndarray) -> Model:
     model = model.replace(error=math.hypot(model.error, _UNEVEN * compressed))
   # A place shows the same texture in all colours.
   places = len(blocks.means) * blocks.weight / image.shape[2]
-  rows, columns = (
-    lines.find_row_noise(each) for each in (image, image.swapaxes(0, 1))
-  )
   return model.replace(
     black=level.ends.black,
     white=level.ends.white,
@@ -113,11 +115,12 @@ def _is_noise(shared, has_colours, compressed):
   The colours of a texture are alike, those of noise are not, before JPEG makes
   them so. A grey picture has to be more even.
   """
-  if shared.slope < _SLOPE:
-    return False
-  if has_colours and not compressed:
-    return shared.colour > _COLOUR and shared.spread < _SPREAD
-  return shared.spread < (_SPREAD if compressed else _SPREAD_OF_GREY)
+  if compressed:
+    return shared.slope > _SLOPE and shared.spread < _SPREAD_OF_JPEG
+  if not has_colours:
+    return shared.slope > _SLOPE_OF_GREY and shared.spread < _SPREAD_OF_GREY
+  is_apart = shared.colour > _COLOUR
+  return shared.slope > _SLOPE and shared.spread < _SPREAD and is_apart
 
 
 def _guess(image):
@@ -158,9 +161,9 @@ def _use_shared(shared, blocks, compressed):
   )
 
 
-def _find_shared(blocks, is_clipped):
+def _find_shared(blocks, is_clipped, is_striped):
   """Returns the noise of the flattest blocks, away from clipped ones."""
-  shared = neighbours.find_shared(blocks)
+  shared = neighbours.find_shared(blocks, is_striped)
   if shared is None or not is_clipped:
     return shared
   variance = np.mean(shared.find_variance(blocks.means))
@@ -168,7 +171,7 @@ def _find_shared(blocks, is_clipped):
   away = np.abs(blocks.means - 0.5) < 0.5 - _AWAY * sigma
   if np.mean(away) < _ENOUGH or np.sum(away) < _FEWEST:
     return shared
-  return neighbours.find_shared(blocks.select(away)) or shared
+  return neighbours.find_shared(blocks.select(away), is_striped) or shared
 
 
 def _is_counted(cut):

@@ -28,6 +28,7 @@ _SPREAD = 0.15  # how far from it.
 _STEEPEST = 0.7
 _ROUNDS = 16
 _LEAST = 0.02  # No variance is below this share of the median energy.
+_USUAL = 2.5  # Normalised residuals above this count less, and
 _FARTHEST = 9.0  # The square of a normalised residual counts at most so much.
 _TINY = 1e-10
 _GAIN = 12.0  # How much smaller a misfit must be for a gain, and
@@ -117,11 +118,13 @@ def _average(blocks):
   count = len(blocks.means)
   high = blocks.energies[:, tiles.HIGH].mean(1)
   middle = blocks.energies[:, tiles.MIDDLE].mean(1)
+  # Edges have low frequencies, which tell nothing of white noise in high ones.
+  texture = blocks.texture + blocks.slope
   rows = int(np.clip(count // 250, 2, 10))
   columns = int(np.clip(count // rows // _EACH, 3, 10))
   groups = []
   for row in np.array_split(np.argsort(blocks.means), rows):
-    ordered = row[np.argsort(blocks.texture[row])]
+    ordered = row[np.argsort(texture[row])]
     groups += np.array_split(ordered, columns)
   return _Averages(
     np.array([len(group) for group in groups]) * blocks.weight,
@@ -137,72 +140,107 @@ def _average_most(values):
   return np.mean(np.minimum(values, _HIGHEST * np.median(values)))
 
 
+class _Line(NamedTuple):
+  """What is fitted."""
+
+  constant: float
+  gain: float
+  alpha: float
+
+
+class _Guess(NamedTuple):
+  """What a line says of averages, [groups], and how far they are from it."""
+
+  x: np.ndarray  # The brightness.
+  clipped: np.ndarray  # The ratio of the variances after and before clipping.
+  variance: np.ndarray  # After clipping.
+  far: np.ndarray  # The texture, in variances.
+  near: np.ndarray  # A weight: little texture counts most.
+  residual: np.ndarray  # Squares, 1 on average.
+  weight: np.ndarray
+
+
 def _fit(a, ends, has_gain):
-  degrees = np.sum(tiles.HIGH) / 2
   least = max(_LEAST * float(np.median(a.high)), _TINY)
   grid = np.linspace(min(0, a.means.min()), max(1, a.means.max()), _STEPS)
-  center = float(np.mean(a.means))
-  constant, gain = _start(a, has_gain)
-  alpha = _ALPHA
+  line = _start(a, has_gain)
   for _ in range(_ROUNDS):
-    seen, ratio = _clip(np.maximum(constant + gain * grid, least), grid, ends)
-    clipped = np.interp(a.means, seen, ratio)
-    x = np.interp(a.means, seen, grid)
-    variance = np.maximum(constant + gain * x, least) * clipped
-    texture = np.maximum(a.middle - variance, 0)
-    predicted = variance + alpha * texture
-    # Much texture is not on the line of little texture and counts less.
-    far = texture / variance
-    near = 1 / (1 + (far / max(1.0, np.quantile(far, 0.25))) ** 2)
-    # An average of k squares has a relative variance of 2 / k.
-    precision = a.count * degrees / predicted**2
-    residual = np.square(a.high - predicted) * precision
-    weight = precision * near / np.maximum(1, np.sqrt(residual) / 2.5)
-    # high - alpha variance is linear, around the last solution, in alpha, in
-    # the variance in the middle of the brightness, and in the gain.
-    columns = [a.middle - variance, (1 - alpha) * clipped]
-    columns += [columns[1] * (x - center)] if has_gain else []
-    matrix = np.stack(columns, 1) * np.sqrt(weight)[:, None]
-    target = (a.high - alpha * variance) * np.sqrt(weight)
-    belief = np.eye(1, len(columns)) / _SPREAD
-    matrix = np.vstack([matrix, belief])
-    target = np.append(target, _ALPHA / _SPREAD)
-    solved = np.linalg.lstsq(matrix, target, rcond=None)[0]
+    seen, ratio = _clip(_find_line(line, grid, least), grid, ends)
+    guess = _guess(a, line, least, (grid, seen, ratio))
+    solved, covariance = _solve(a, line, guess, least, has_gain)
     # Half a step: what is far depends on the solution.
-    alpha = (alpha + np.clip(solved[0], 0, _STEEPEST)) / 2
-    slope = solved[2] if has_gain else 0.0
-    gain = (gain + slope) / 2
-    constant = (constant + max(solved[1], least) - center * slope) / 2
-  seen, ratio = _clip(np.maximum(constant + gain * grid, least), grid, ends)
-  covariance = np.linalg.pinv(matrix.T @ matrix)
-  level = np.mean(np.maximum(constant + gain * x, least))
-  # The nearest texture is so far away; the line may bend on the way.
-  gap = np.quantile(far, 0.1) * _SPREAD / (1 - alpha)
-  misfit = np.minimum(residual, _FARTHEST) @ near / near.mean()
+    line = _Line(*((old + new) / 2 for old, new in zip(line, solved)))
+  seen, ratio = _clip(_find_line(line, grid, least), grid, ends)
+  # The nearest texture is some way from the noise; the line may bend there.
+  bend = np.quantile(guess.far, 0.1) * _SPREAD / (1 - line.alpha)
+  deviation = math.sqrt(covariance[1, 1])
+  level = np.mean(_find_line(line, guess.x, least))
+  misfit = np.minimum(guess.residual, _FARTHEST) @ guess.near
   return Levels(
-    float(constant),
-    float(gain),
-    least,
-    ends,
-    float(math.hypot(math.sqrt(covariance[1, 1]) / level, gap) / 2),
-    float(misfit),
-    grid,
-    seen,
-    ratio,
+    constant=line.constant,
+    gain=line.gain,
+    least=least,
+    ends=ends,
+    error=float(math.hypot(deviation / level, bend) / 2),
+    misfit=float(misfit / guess.near.mean()),
+    brightness=grid,
+    seen=seen,
+    ratio=ratio,
   )
 
 
 def _start(a, has_gain):
-  """Returns a constant and a gain near those of the flattest blocks."""
+  """Returns a line near the flattest blocks."""
   high, x = a.high[a.flattest], a.means[a.flattest]
-  if not has_gain:
-    return float(np.quantile(high, 0.25)), 0.0
-  # The median of the slopes between all pairs (Theil and Sen).
-  i, j = np.triu_indices(len(x), 1)
-  apart = x[j] - x[i]
-  slopes = (high[j] - high[i])[apart > 0] / apart[apart > 0]
-  gain = float(np.median(slopes)) if slopes.size else 0.0
-  return float(np.quantile(high - gain * x, 0.25)), gain
+  gain = 0.0
+  if has_gain:
+    # The median of the slopes between all pairs (Theil and Sen).
+    i, j = np.triu_indices(len(x), 1)
+    apart = x[j] - x[i]
+    slopes = (high[j] - high[i])[apart > 0] / apart[apart > 0]
+    gain = float(np.median(slopes)) if slopes.size else 0.0
+  return _Line(float(np.quantile(high - gain * x, 0.25)), gain, _ALPHA)
+
+
+def _find_line(line, x, least):
+  return np.maximum(line.constant + line.gain * x, least)
+
+
+def _guess(a, line, least, clipping):
+  grid, seen, ratio = clipping
+  x, clipped = np.interp(a.means, seen, grid), np.interp(a.means, seen, ratio)
+  variance = _find_line(line, x, least) * clipped
+  texture = np.maximum(a.middle - variance, 0)
+  predicted = variance + line.alpha * texture
+  # Much texture is not on the line of little texture and counts less.
+  far = texture / variance
+  near = 1 / (1 + (far / max(1.0, np.quantile(far, 0.25))) ** 2)
+  # An average of k squares has a relative variance of 2 / k.
+  precision = a.count * np.sum(tiles.HIGH) / 2 / predicted**2
+  residual = np.square(a.high - predicted) * precision
+  weight = precision * near / np.maximum(1, np.sqrt(residual) / _USUAL)
+  return _Guess(x, clipped, variance, far, near, residual, weight)
+
+
+def _solve(a, line, guess, least, has_gain):
+  """Returns the next line, and the covariance of (alpha, variance, gain).
+
+  high - alpha variance is linear, around the last line, in alpha, in the
+  variance at the mean brightness, and in the gain.
+  """
+  center = float(np.mean(a.means))
+  columns = [a.middle - guess.variance, (1 - line.alpha) * guess.clipped]
+  columns += [columns[1] * (guess.x - center)] if has_gain else []
+  scale = np.sqrt(guess.weight)
+  belief = np.eye(1, len(columns)) / _SPREAD
+  matrix = np.vstack([np.stack(columns, 1) * scale[:, None], belief])
+  target = (a.high - line.alpha * guess.variance) * scale
+  target = np.append(target, _ALPHA / _SPREAD)
+  solved = np.linalg.lstsq(matrix, target, rcond=None)[0]
+  gain = float(solved[2]) if has_gain else 0.0
+  constant = max(float(solved[1]), least) - center * gain
+  alpha = float(np.clip(solved[0], 0, _STEEPEST))
+  return _Line(constant, gain, alpha), np.linalg.pinv(matrix.T @ matrix)
 
 
 def _clip(variance, x, ends):

@@ -1,5 +1,7 @@
 """What is known of the noise of a measurement."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
@@ -82,30 +84,26 @@ class Model(struct.PyTreeNode):
     below = self.correlation[middle + 1, middle]
     return float(right + below) / 2
 
-  def find_variance(self, image: np.ndarray) -> np.ndarray:
+  def find_variance(self, image: jax.Array) -> jax.Array:
     """Returns the variance of the noise of each value of an image.
 
     Args:
       image: without noise, of any shape.
     """
-    return np.maximum(self.constant + self.gain * image, self.least)
+    return jnp.maximum(self.constant + self.gain * image, self.least)
 
-  def find_spread(self) -> np.ndarray:
-    """Returns the filter that makes of white noise what neighbours share.
+  def make_filter(self) -> np.ndarray:
+    """Returns a filter that makes noise of this correlation from white noise.
 
-    The filter is symmetric and has the size of the correlation; its squares add
-    up to 1. Its own correlation is the nearest that a filter of its size has.
+    The filter is symmetric, [9, 9], and keeps the variance.
     """
-    # A correlation has the square of the filter's spectrum.
-    side = 4 * len(self.correlation)
-    middle = len(self.correlation) // 2
-    table = np.zeros((side, side))
-    table[: len(self.correlation), : len(self.correlation)] = self.correlation
-    table = np.roll(table, (-middle, -middle), (0, 1))
-    spectrum = np.sqrt(np.maximum(np.fft.fft2(table).real, 0))
-    spread = np.roll(np.fft.ifft2(spectrum).real, (middle, middle), (0, 1))
-    spread = spread[: len(self.correlation), : len(self.correlation)]
-    return spread / np.sqrt(np.sum(np.square(spread)))
+    margin = len(self.correlation)
+    padded = np.pad(self.correlation, margin)
+    # What an estimate has below 0 is no spectrum.
+    spectrum = np.maximum(np.fft.fft2(np.fft.ifftshift(padded)).real, 0)
+    kernel = np.fft.fftshift(np.fft.ifft2(np.sqrt(spectrum)).real)
+    kernel = kernel[margin:-margin, margin:-margin]
+    return kernel / np.sqrt(np.sum(np.square(kernel)))
 
   def describe(self) -> str:
     """Returns a line for people: 'noise: white, sigma 14.9 of 255'."""

@@ -63,8 +63,13 @@ def _find_overlaps():
 _OVERLAPS = _find_overlaps()
 
 
-def find_shared(blocks: tiles.Blocks) -> Shared | None:
-  """Returns the noise of the flattest blocks, None where they are too few."""
+def find_shared(blocks: tiles.Blocks, is_striped: bool) -> Shared | None:
+  """Returns the noise of the flattest blocks, None where they are too few.
+
+  Args:
+    blocks: of a picture.
+    is_striped: whether rows or columns have noise of their own.
+  """
   energies = blocks.energies[:, tiles.BAND].mean(1)
   constant, gain = _fit_line(blocks, energies)
   variance = constant + gain * blocks.means
@@ -76,7 +81,7 @@ def find_shared(blocks: tiles.Blocks) -> Shared | None:
     chosen = flattest[blocks.channels[flattest] == channel]
     if len(chosen) >= _FEWEST_OF_CHANNEL:
       normal = blocks.energies[chosen] / variance[chosen, None, None]
-      found.append(_describe(normal))
+      found.append(_describe(normal, is_striped))
   if not found:
     return None
   covariances, slopes, spreads = zip(*found)
@@ -128,31 +133,34 @@ def _fit_envelope(level, x, has_gain):
   return (float(solved[0]), float(solved[1])), float(misfit)
 
 
-def _describe(energies):
+def _describe(energies, is_striped):
   """Returns covariance, slope and spread of normalised blocks of a channel."""
   spectrum = energies.mean(0)
   sums = (energies / spectrum)[:, tiles.BAND].mean(1)
   # A few blocks of edges would stand for all.
   spectrum = energies[sums < 2 * np.median(sums)].mean(0)
   sums = (energies / spectrum)[:, tiles.BAND].mean(1)
-  covariance = fit_covariance(spectrum)
+  covariance = _fit_covariance(spectrum, is_striped)
   middle = np.median(sums)
   deviation = np.median(np.abs(sums - middle)) / 0.6745 / middle
   slope = spectrum[tiles.MIDDLE].mean() / spectrum[tiles.HIGH].mean()
   return covariance, slope, deviation**2 / _expect_spread(covariance)
 
 
-def fit_covariance(spectrum: np.ndarray) -> np.ndarray:
+def _fit_covariance(spectrum, is_striped):
   """Returns the covariance of noise, [lags, lags], by its spectrum [8, 8].
 
   The least squares of relative errors. Brightness does not count, and the
-  lowest frequencies, which have slopes of the picture, count less.
+  lowest frequencies, which have slopes of the picture, count less. Stripes lie
+  in the first row and column alone.
   """
   matrix = np.kron(_OVERLAPS, _OVERLAPS)
   trust = np.ones_like(spectrum)
   trust[0, 0], trust[0, 1], trust[1, 0] = 0, 0.1, 0.1
   trust[1, 1] = trust[0, 2] = trust[2, 0] = 0.3
-  others = spectrum.ravel()[1:]
+  if is_striped:
+    trust[0], trust[:, 0] = 0, 0
+  others = spectrum[trust > 0]
   weight = (trust / (spectrum + _FLOOR * others.max())).ravel()
   lags = np.arange(REACH + 1) ** 2
   ridge = np.diag(np.add.outer(lags, lags).ravel()) * _RIDGE / others.mean()

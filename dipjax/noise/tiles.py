@@ -48,6 +48,7 @@ class Blocks(NamedTuple):
     energies: [n, 8, 8], the squares of the cosine transform.
     means: [n], the brightness.
     texture: [n], the energy of the other blocks of the tile.
+    slope: [n], the energy of the lowest frequencies.
     ends: [n], the share of pixels at 0 or 1.
     channels: [n], integers.
     colour: [n], the share of the energy that differs between channels.
@@ -57,6 +58,7 @@ class Blocks(NamedTuple):
   energies: np.ndarray
   means: np.ndarray
   texture: np.ndarray
+  slope: np.ndarray
   ends: np.ndarray
   channels: np.ndarray
   colour: np.ndarray
@@ -106,7 +108,6 @@ def transform(inner: np.ndarray, shape: tuple[int, int]) -> Blocks:
   # the noise.
   own = np.sum(energies[..., ~HIGH], -1) - energies[..., 0, 0]
   texture = np.sum(own, 1, keepdims=True) - own
-  texture += np.sum(energies[..., _LOWEST], -1)
   by_channel = coefficients.reshape(channels, -1, SIDE, SIDE)[..., LOW]
   apart = np.square(by_channel - by_channel.mean(0)).sum(-1)
   apart /= np.maximum(np.square(by_channel).sum(-1), 1e-12)
@@ -116,6 +117,7 @@ def transform(inner: np.ndarray, shape: tuple[int, int]) -> Blocks:
     energies=energies.reshape(-1, SIDE, SIDE),
     means=np.mean(blocks, (2, 3)).ravel(),
     texture=texture.ravel(),
+    slope=np.sum(energies[..., _LOWEST], -1).ravel(),
     ends=ends.ravel(),
     channels=np.repeat(np.arange(channels), 4 * count),
     colour=apart.ravel(),
