@@ -8,7 +8,8 @@ dB to 29.53 dB, `:quick,fast` 1.6 minutes, to 30.46 dB; `:smoke` seconds after
 compiling; the full network on the crop (128,192,128,128) of F16, four lanes, 15
 minutes on 2026-11-21, 20.34 dB to 33.69 dB; on house (256x256), four lanes, 2.3
 s a step, 20.30 dB to 32.58 dB. On that crop of F16, on one core on 2026-11-22,
-`:fast,quality` took 2.4 minutes: 34.36 dB.
+`:fast,quality` took 2.4 minutes: 34.36 dB. `:windows` is for large pictures:
+benchmarks/NOTES.md.
 """
 
 import ml_collections

@@ -4,7 +4,8 @@ Time grows with the pixels, memory beyond the pictures themselves does not:
 tiles have one size, and the program of one tile serves all of them. Neighbours
 overlap, and where they do, the weight goes over from one to the other, so that
 no seam shows. A tile is denoised several times, each time with other noise on
-the code, as the network has learned it; the image is the mean.
+the code, as the network has learned it; the image is the mean. Each noise comes
+with its negative, so that what is linear in the noise cancels.
 """
 
 import functools
@@ -24,9 +25,10 @@ from dipjax.recipe import PRECISIONS, Recipe
 
 Array = jax.Array
 
-SIDE = 512  # Of a tile; a picture with a smaller side has smaller tiles.
+SIDE = 512  # The longest of a tile.
 OVERLAP = 48  # The least number of pixels that two neighbours share.
-DRAWS = 8  # Images whose mean is the image of a tile.
+_MULTIPLE = 32  # Of a tile's side, so that few networks extend a tile.
+DRAWS = 4  # Images whose mean is the image of a tile, an even number.
 
 _STREAM = 2**32 - 1  # Of the lane's key; no step has this number.
 
@@ -103,8 +105,21 @@ def denoise(
 
 
 def find_size(shape: tuple[int, ...]) -> tuple[int, int]:
-  """Returns (height, width) of the tiles of a picture [H, W, C]."""
-  return min(SIDE, shape[0]), min(SIDE, shape[1])
+  """Returns (height, width) of the tiles of a picture [H, W, C].
+
+  There are as few tiles as SIDE allows, and each is no larger than they need.
+  """
+  return _find_side(shape[0]), _find_side(shape[1])
+
+
+def _find_side(length):
+  count = _count_tiles(length, SIDE)
+  side = -(-(length + (count - 1) * OVERLAP) // count)
+  return min(length, SIDE, _MULTIPLE * -(-side // _MULTIPLE))
+
+
+def _count_tiles(length, side):
+  return 1 + max(0, -(-(length - side) // (side - OVERLAP)))
 
 
 def place_tiles(
@@ -123,8 +138,8 @@ def place_tiles(
 
 
 def _place_along(length: int, side: int) -> list[int]:
-  count = 1 + max(0, -(-(length - side) // (side - OVERLAP)))
-  return np.linspace(0, length - side, count).round().astype(int).tolist()
+  places = np.linspace(0, length - side, _count_tiles(length, side))
+  return places.round().astype(int).tolist()
 
 
 def _make_weights(size):
@@ -145,7 +160,10 @@ def denoise_tile(recipe, size, params, problem, corner, key):
   tile = tile.replace(code=tile.code.astype(dtype))
 
   def add(total, i):
-    code, _ = known_noise.jitter_code(jax.random.fold_in(key, i), tile)
+    # Each noise comes with its negative.
+    noisy = tile.replace(jitter=tile.jitter * (1 - 2 * (i % 2)))
+    own = jax.random.fold_in(key, i // 2)
+    code, _ = known_noise.jitter_code(own, noisy)
     return total + tile.crop(network.apply({'params': params}, code)), None
 
   with jax.default_matmul_precision(products):
