@@ -20,6 +20,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {
   'checkpoints',
   'comparison.png',
+  'residual.png',
   'config.json',
   'curves.png',
   'metrics.jsonl',
@@ -66,7 +67,7 @@ def test_a_run_leaves_its_files_and_no_others(finished):
 
 def test_a_run_returns_the_arrays_behind_its_pictures(finished):
   workdir, returned = finished
-  names = {'measurement', 'restored', 'deviation'}
+  names = {'measurement', 'restored', 'residual', 'deviation'}
   names |= {'restored_seed_5', 'restored_seed_6'}
   assert set(returned.images) == names
   for name in ('restored', 'restored_seed_5'):
