@@ -249,8 +249,10 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
   low, high = _find_range(values, mask)
   top = white if white is not None else found.white
   top = 1.0 if top is None else float(top)
+  # Noise takes the floats of a telescope below 0, its black.
+  least = -top if white is not None and found.white is None else 0.0
   # Written with "not", because NaN fails every comparison.
-  if not (low >= 0 and high <= top):
+  if not (low >= least and high <= top):
     raise ValueError(_explain_range(found, low, high, top, white))
   pixels = np.empty(values.shape, np.float32)
   rows = max(1, (1 << 20) // values[0].size)
@@ -317,7 +319,10 @@ def _find_range(values, mask):
 
 def _explain_range(found, low, high, top, white):
   if found.white is None and white is None:
-    return f'holds floats from {low} to {high}; scale them to [0, 1] first'
+    return (
+      f'holds floats from {low:.9g} to {high:.9g}; scale them to [0, 1] first, '
+      f'or say what is white, as data.white={high:.4g}'
+    )
   return (
     f'holds {found.depth} from {low:.9g} to {high:.9g}, outside 0 to white '
     f'({top:.9g})'
