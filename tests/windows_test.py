@@ -49,7 +49,7 @@ def _restore(noisy, **changes):
   return fits.restore(noisy, **{**arguments, **changes})
 
 
-def _pose(noisy, window=16, jitter=None, network=NETWORK):
+def _pose(noisy, window=16, network=NETWORK):
   """A prepared recipe, and the problem of one lane."""
   recipe, operator = dipjax.Recipe(
     network=network,
@@ -58,7 +58,6 @@ def _pose(noisy, window=16, jitter=None, network=NETWORK):
     optimizer=COSINE,
     window=window,
   ).prepare(noisy, noise=noise_lib.Model.make_white(SIGMA, clipped=True))
-  recipe = recipe if jitter is None else recipe.replace(jitter=jitter)
   key = jax.random.key(0)
   problem = lanes.pose_problem(
     recipe, key, noisy, operator, noisy.shape, sigma=SIGMA
@@ -179,16 +178,15 @@ def test_another_picture_and_another_length_compile_nothing():
 
 def test_a_picture_of_tiles_is_what_the_network_makes_of_the_whole(monkeypatch):
   _, noisy = _make_noisy(68, 96)
-  recipe, problem = _pose(noisy, jitter=0.0)
+  recipe, problem = _pose(noisy)
   params = fit.make_fit(recipe).init(jax.random.key(0), problem).params
   # The last layer begins at 0.
   params = packing.unpack(jax.tree.map(lambda leaf: leaf + 0.05, params))
-  key = jax.random.key(1)
-  whole = tiles.denoise(recipe, params, problem, key)
+  whole = tiles.denoise(recipe, params, problem)
   assert np.abs(whole - noisy).max() > 1e-3
   monkeypatch.setattr(tiles, 'SIDE', 40)
   monkeypatch.setattr(tiles, 'OVERLAP', 26)
-  parts = tiles.denoise(recipe, params, problem, key)
+  parts = tiles.denoise(recipe, params, problem)
   # A pixel sees less than 8 pixels to each side: only where a tile ends nearer
   # by does it differ. All tiles begin at even pixels, as the pools do.
   corners = tiles.place_tiles((68, 96), (40, 40))

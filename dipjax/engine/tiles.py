@@ -3,9 +3,9 @@
 Time grows with the pixels, memory beyond the pictures themselves does not:
 tiles have one size, and the program of one tile serves all of them. Neighbours
 overlap, and where they do, the weight goes over from one to the other, so that
-no seam shows. A tile is denoised several times, each time with other noise on
-the code, as the network has learned it; the image is the mean. Each noise comes
-with its negative, so that what is linear in the noise cancels.
+no seam shows. The code of a tile is the picture itself, without the noise that
+each step adds: one pass is as good as the mean of eight with that noise
+(benchmarks/NOTES.md).
 """
 
 import functools
@@ -20,7 +20,6 @@ from dipjax.device import packing
 from dipjax.engine import lanes
 from dipjax.engine.fit import FitState
 from dipjax.engine.problem import Problem, cut_window
-from dipjax.methods import known_noise
 from dipjax.recipe import PRECISIONS, Recipe
 
 Array = jax.Array
@@ -28,9 +27,6 @@ Array = jax.Array
 SIDE = 512  # The longest of a tile.
 OVERLAP = 48  # The least number of pixels that two neighbours share.
 _MULTIPLE = 32  # Of a tile's side, so that few networks extend a tile.
-DRAWS = 4  # Images whose mean is the image of a tile, an even number.
-
-_STREAM = 2**32 - 1  # Of the lane's key; no step has this number.
 
 
 def finish_lanes(
@@ -50,8 +46,7 @@ def finish_lanes(
   for lane in range(len(states.step)):
     problem = lanes.take_lane(problems, lane)
     own = packing.unpack(lanes.take_lane(params, lane))
-    key = jax.random.fold_in(states.key[lane], _STREAM)
-    images.append(denoise(recipe, own, problem, key))
+    images.append(denoise(recipe, own, problem))
   watched = {
     name: state.replace(image=np.stack(images))
     for name, state in states.monitors.items()
@@ -71,16 +66,13 @@ def _average_params(states, decay):
   return jax.tree.map(unbias, states.smooth, states.params)
 
 
-def denoise(
-  recipe: Recipe, params: Any, problem: Problem, key: Array
-) -> np.ndarray:
+def denoise(recipe: Recipe, params: Any, problem: Problem) -> np.ndarray:
   """Returns the whole image, [H, W, C].
 
   Args:
     recipe: its network and precision are read.
     params: the network's parameters.
     problem: of one lane; has a picture.
-    key: of the noise on the codes.
   """
   picture: Any = problem.picture
   shape = picture.operator.pixels.shape
@@ -88,16 +80,9 @@ def denoise(
   weights = _make_weights(size)
   total = np.zeros(shape, np.float32)
   weight = np.zeros((*shape[:2], 1), np.float32)
-  for i, (top, left) in enumerate(place_tiles(shape[:2], size)):
+  for top, left in place_tiles(shape[:2], size):
     corner = np.array([top, left], np.int32)
-    image = denoise_tile(
-      recipe.find_program(),
-      size,
-      params,
-      problem,
-      corner,
-      jax.random.fold_in(key, i),
-    )
+    image = denoise_tile(recipe.find_program(), size, params, problem, corner)
     place = slice(top, top + size[0]), slice(left, left + size[1])
     total[place] += weights * np.asarray(image)
     weight[place] += weights
@@ -152,21 +137,16 @@ def _make_weights(size):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def denoise_tile(recipe, size, params, problem, corner, key):
-  """Returns the mean of DRAWS images of one tile, [*size, C]."""
+def denoise_tile(
+  recipe: Recipe,
+  size: tuple[int, int],
+  params: Any,
+  problem: Problem,
+  corner: Array,
+) -> Array:
+  """Returns the image of one tile, [*size, C]; see `denoise`."""
   network: Any = recipe.network
   dtype, products = PRECISIONS[recipe.precision]
   tile = cut_window(problem, network, corner, size)
-  tile = tile.replace(code=tile.code.astype(dtype))
-
-  def add(total, i):
-    # Each noise comes with its negative.
-    noisy = tile.replace(jitter=tile.jitter * (1 - 2 * (i % 2)))
-    own = jax.random.fold_in(key, i // 2)
-    code, _ = known_noise.jitter_code(own, noisy)
-    return total + tile.crop(network.apply({'params': params}, code)), None
-
   with jax.default_matmul_precision(products):
-    start = jnp.zeros_like(tile.measurement)
-    total, _ = jax.lax.scan(add, start, jnp.arange(DRAWS))
-  return total / DRAWS
+    return tile.crop(network.apply({'params': params}, tile.code.astype(dtype)))
