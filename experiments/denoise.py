@@ -14,7 +14,7 @@ from experiments.lib.data import load_denoising
 # A share of impulses from which they are fitted as such.
 _IMPULSES = 0.01
 _WRONG = 0.3  # The error of a level that is no help.
-_LARGE = 256 * 256  # Pixels from which windows are better.
+_LARGE = 512 * 512  # Pixels from which a fit of the whole takes too long.
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:

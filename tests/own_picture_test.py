@@ -206,7 +206,7 @@ def _add_noise(size, kind):
   'size, kind, method, window',
   [
     ((96, 80), 'gaussian', 'recorrupted', 0),
-    ((260, 256), 'gaussian', 'recorrupted', 128),
+    ((520, 512), 'gaussian', 'recorrupted', 128),
     ((96, 96), 'impulses', 'absolute', 0),
   ],
 )
