@@ -10,6 +10,7 @@ from dipjax import detail, noise, operators, wiener
 
 _FILTERED = 0.75  # Share of the filtered image: the best on 15 small fits.
 _LEAST = 8  # Pixels a side that the filter needs.
+_SURE = 0.1  # The error of a level up to which it is taken as it is.
 
 
 def finish(
@@ -21,7 +22,8 @@ def finish(
   (`wiener.refine`), and most of the result is the filtered image. Then what was
   removed is compared with the noise: where more was removed than noise alone
   is, the rest is detail, and a share of it comes back (`detail.return_detail`).
-  A picture with little noise then loses nothing that was not noise.
+  A picture with little noise then loses nothing that was not noise. A level
+  that is not sure counts as the least that it may be.
 
   Args:
     image: the restored image, [H, W, C].
@@ -35,12 +37,14 @@ def finish(
   operator: Any = operators.make_noisy(model)
   white = operator.spread is None
   correlation = None if white else np.float32(model.correlation)
-  found = _finish(image, measurement, operator, correlation)
+  # Where the level is not sure, there may be less noise, and more detail.
+  least = 1 / (1 + max(model.error - _SURE, 0.0)) ** 2
+  found = _finish(image, measurement, operator, correlation, jnp.float32(least))
   return np.asarray(found[0]), np.asarray(found[1])
 
 
 @jax.jit
-def _finish(image, measurement, operator, correlation):
+def _finish(image, measurement, operator, correlation, least):
   image, measurement = jnp.asarray(image), jnp.asarray(measurement)
   if min(image.shape[:2]) >= _LEAST:
     filtered = wiener.refine(
@@ -52,7 +56,7 @@ def _finish(image, measurement, operator, correlation):
     )
     image = image + _FILTERED * (filtered - image)
   residual = measurement - operator(image)
-  variance = operator.find_variance(image)
+  variance = least * operator.find_variance(image)
   image, share = detail.return_detail(image, residual, variance)
   low = 0.0 if operator.black else None
   high = 1.0 if operator.white else None

@@ -13,7 +13,6 @@ from experiments.lib.data import load_denoising
 
 # A share of impulses from which they are fitted as such.
 _IMPULSES = 0.01
-_WRONG = 0.3  # The error of a level that is no help.
 _LARGE = 512 * 512  # Pixels from which a fit of the whole takes too long.
 
 
@@ -64,7 +63,7 @@ def _find_words(measurement, sigma):
   if model.impulses > _IMPULSES:
     share = f'{model.impulses:.1%}'
     return 'fast,method=absolute', f'{share} of the values are impulses'
-  if model.error > _WRONG:
+  if model.error > build.WRONG:
     return 'fast,method=squared', 'what the noise is, is not sure'
   if height * width >= _LARGE:
     return 'windows', f'{width}x{height} is large'

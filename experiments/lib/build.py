@@ -32,7 +32,7 @@ from experiments.lib import fields, weights
 # Less noise than this share of the step between two values is none.
 _LEAST_NOISE = 0.1
 _SAMPLE = 1 << 18  # Values that show the step.
-_SURE = 0.5  # Confidence in an estimate.
+WRONG = 0.3  # The error of a level from which it is no help.
 
 # Sections of the config, and fields of config.fit, that every fit reads.
 _SECTIONS = {
@@ -354,7 +354,7 @@ def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
     return noise.Model.make_white(sigma, clipped=clipped)
   found = noise.estimate_noise(measurement)
   # Where nothing is sure, the finest wavelets are right for white noise.
-  if found.confidence < _SURE:
+  if found.error > WRONG:
     level = noise.estimate_by_wavelets(measurement)
     found = noise.Model.make_white(level, clipped=clipped).replace(
       error=found.error, impulses=found.impulses, evidence=found.evidence
