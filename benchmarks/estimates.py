@@ -10,7 +10,8 @@ seeds correlates with the true error. BM3D and non-local means, which are told
 the true sigma (extra `[bench]`), are recorded beside the restorations. Each
 result is a line of the file. Results that are in the file are not made again,
 so that the same command goes on where it was. The mean of n seeds is the mean
-of the first n seeds.
+of the first n seeds. `--kind` takes other noise, of `benchmarks.noise`, whose
+levels are then `--sigmas`.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dipjax
+from benchmarks import noise as kinds
 from benchmarks import stopping
 from configs import req2
 from dipjax import corruptions, metrics, noise
@@ -52,6 +54,7 @@ def _make_parser() -> argparse.ArgumentParser:
   add = parser.add_argument
   add('--images', nargs='+', default=stopping.SAMPLES, help='samples or files')
   add('--sigmas', type=float, nargs='+', default=[25.0], help='of 255')
+  add('--kind', choices=list(kinds.KINDS), default='white', help='of noise')
   add('--crop', type=int, default=128, help='the square in the middle')
   add(
     '--variants',
@@ -70,11 +73,14 @@ def _make_parser() -> argparse.ArgumentParser:
 def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   """Returns what describes each restoration, in the order of the runs."""
   ours = {'lanes': arguments.lanes, 'steps': arguments.steps}
+  # Files from before there were kinds go on.
+  white = arguments.kind == 'white'
+  kind = {} if white else {'kind': arguments.kind}
   methods = [(peer, dict.fromkeys(ours)) for peer in arguments.peers]
   methods += [(variant, ours) for variant in arguments.variants]
   return [
     {'image': image, 'sigma': sigma, 'crop': arguments.crop}
-    | {'method': method, **own}
+    | {'method': method, **own, **kind}
     for method, own in methods
     for sigma in arguments.sigmas
     for image in arguments.images
@@ -88,8 +94,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     cell: of `make_cells`.
   """
   clean = stopping.read_middle(cell['image'], cell['crop'])
-  sigma = cell['sigma'] / 255
-  noisy = corruptions.add_gaussian_noise(clean, sigma, seed=0)
+  noisy, sigma = _add_noise(clean, cell)
   begin = time.perf_counter()
   if cell['method'] in PEERS:
     image, rest = PEERS[cell['method']](noisy, sigma), {}
@@ -106,6 +111,17 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     'seconds': seconds,
     **rest,
   }
+
+
+def _add_noise(clean, cell):
+  """Returns the noisy picture and what its sigma is."""
+  level = cell['sigma']
+  if 'kind' not in cell:
+    noisy = corruptions.add_gaussian_noise(clean, level / 255, seed=0)
+    return noisy, level / 255
+  draw = np.random.RandomState(0)
+  made = kinds.KINDS[cell['kind']].make(clean, level, draw)
+  return np.float32(made.image), made.truth.get('sigma', 0.0) / 255
 
 
 def _restore(cell, noisy, clean):

@@ -51,3 +51,17 @@ def test_the_bias_of_clipped_noise_is_taken_out_of_a_peer(monkeypatch):
   monkeypatch.setattr(estimates.baselines, 'denoise_bm3d', seen)
   restored = estimates.denoise_unclipped(clean, sigma)
   np.testing.assert_allclose(restored, clean, atol=1e-3)
+
+
+def test_other_noise_is_a_row_of_its_own():
+  clean = np.full((24, 24, 3), 0.5)
+  parser = estimates._make_parser()
+  cells = [
+    estimates.make_cells(parser.parse_args([*SMOKE, *more]))[0]
+    for more in ([], ['--kind', 'bilinear'])
+  ]
+  assert cells[1] == cells[0] | {'kind': 'bilinear'}
+  white, sigma = estimates._add_noise(clean, cells[0])
+  shared, less = estimates._add_noise(clean, cells[1])
+  # Colours that were interpolated have less noise, which neighbours share.
+  assert np.std(shared) < 0.9 * np.std(white) and less < 0.9 * sigma
