@@ -122,6 +122,8 @@ def test_an_interrupt_that_a_callback_swallowed_comes_again():
 
   hook = sys.unraisablehook
   sys.unraisablehook = stopping.repeat_swallowed
+  # A shell's job in the background begins with the signal ignored.
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
   try:
     with pytest.raises(KeyboardInterrupt):
       del_me = Swallowing()
@@ -129,3 +131,4 @@ def test_an_interrupt_that_a_callback_swallowed_comes_again():
       time.sleep(5)
   finally:
     sys.unraisablehook = hook
+    signal.signal(signal.SIGINT, before)
