@@ -288,12 +288,12 @@ BAD_INPUT = {
   ),
   'unknown_variant': (
     ['--config=configs/req2.py:smok'],
-    'known are fast, langevin, perceptual, quality, quick, smoke, method=NAME',
+    'known are auto, fast, langevin, perceptual, quality, quick, smoke, windows',
   ),
   'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
   'no_config': (['--config='], 'config'),
   'unknown_flag': (['--nope'], 'nope'),
-  'stray_word': (['nope'], "unknown argument 'nope'"),
+  'stray_word': (['nope'], "'nope' is neither a file nor"),
   'sigma_negative': (['--config.data.sigma=-1'], 'data.sigma must be'),
   'sigma_nan': (['--config.data.sigma=nan'], 'data.sigma must be'),
   'sigma_word': (['--config.data.sigma=much'], 'data.sigma'),
@@ -429,4 +429,5 @@ def test_the_command_itself_says_what_is_missing():
     check=False,
   )
   assert done.returncode == 2
-  assert done.stderr == 'error: name a config, as --config=configs/req2.py\n'
+  advice = 'name a picture, or a config as --config=configs/req2.py'
+  assert done.stderr == f'error: {advice}\n'
