@@ -288,7 +288,7 @@ BAD_INPUT = {
   ),
   'unknown_variant': (
     ['--config=configs/req2.py:smok'],
-    'known are auto, fast, langevin, perceptual, quality, quick, smoke, windows',
+    'known are auto, fast, langevin, perceptual, quality, quick, smoke, ',
   ),
   'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
   'no_config': (['--config='], 'config'),
