@@ -323,8 +323,8 @@ def _make_bytes(data):
     ('alpha.png', _make_transparent, 'flatten'),
     ('alpha_palette.png', _make_transparent_palette, 'flatten'),
     ('alpha_deep.png', _make_transparent_deep, 'flatten'),
-    ('high.tiff', _make_floats(0, 1.5), r'0\.0 to 1\.5'),
-    ('low.tiff', _make_floats(-0.25, 1), r'-0\.25 to 1\.0'),
+    ('high.tiff', _make_floats(0, 1.5), r'0 to 1\.5'),
+    ('low.tiff', _make_floats(-0.25, 1), r'-0\.25 to 1'),
     ('nan.tiff', _make_floats(0, np.nan), 'nan'),
     (
       'negative.tiff',
