@@ -1,5 +1,6 @@
 """What follows a fit whose noise is known: filtering, and detail given back."""
 
+import functools
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from dipjax import detail, noise, operators, wiener
 
 _FILTERED = 0.9  # Share of the filtered image: good on 21 small fits.
 _LEAST = 8  # Pixels a side that the filter needs.
+_IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.
 
 
@@ -39,12 +41,19 @@ def finish(
   correlation = None if white else np.float32(model.correlation)
   # Where the level is not sure, there may be less noise, and more detail.
   least = 1 / (1 + max(model.error - _SURE, 0.0)) ** 2
-  found = _finish(image, measurement, operator, correlation, jnp.float32(least))
+  found = _finish(
+    image,
+    measurement,
+    operator,
+    correlation,
+    jnp.float32(least),
+    points=model.impulses < _IMPULSES,
+  )
   return np.asarray(found[0]), np.asarray(found[1])
 
 
-@jax.jit
-def _finish(image, measurement, operator, correlation, least):
+@functools.partial(jax.jit, static_argnames='points')
+def _finish(image, measurement, operator, correlation, least, *, points):
   image, measurement = jnp.asarray(image), jnp.asarray(measurement)
   if min(image.shape[:2]) >= _LEAST:
     filtered = wiener.refine(
@@ -57,7 +66,7 @@ def _finish(image, measurement, operator, correlation, least):
     image = image + _FILTERED * (filtered - image)
   residual = measurement - operator(image)
   variance = least * operator.find_variance(image)
-  image, share = detail.return_detail(image, residual, variance)
+  image, share = detail.return_detail(image, residual, variance, points=points)
   low = 0.0 if operator.black else None
   high = 1.0 if operator.white else None
   return jnp.clip(image, low, high), share

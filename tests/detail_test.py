@@ -49,6 +49,19 @@ def test_only_the_places_that_lost_detail_change():
   np.testing.assert_array_equal(back[50:], 0)
 
 
+def test_a_star_comes_back_alone():
+  residual = 0.1 * np.clip(_draw(40, 40, 1), -3, 3)
+  residual[20, 17] = 3.0
+  image = np.zeros_like(residual)
+  back, share = detail.return_detail(image, residual, 0.01, points=True)
+  assert float(share[20, 17, 0]) > 0.95 and float(back[20, 17, 0]) > 2.8
+  _, without = detail.return_detail(image, residual, 0.01, points=False)
+  assert float(without[20, 17, 0]) < 0.8
+  share = np.asarray(share).copy()
+  share[20, 17] = 0
+  np.testing.assert_array_less(share - np.asarray(without), 1e-6)
+
+
 def test_no_residual_and_no_noise_is_the_image():
   image = _draw(5, 3, 3)
   back, share = detail.return_detail(image, 0 * image, 0.0)
