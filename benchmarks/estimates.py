@@ -121,7 +121,7 @@ def _add_noise(clean, cell):
     return noisy, level / 255
   draw = np.random.RandomState(0)
   made = kinds.KINDS[cell['kind']].make(clean, level, draw)
-  return np.float32(made.image), made.truth.get('sigma', 0.0) / 255
+  return np.asarray(made.image, np.float32), made.truth.get('sigma', 0.0) / 255
 
 
 def _restore(cell, noisy, clean):
