@@ -228,3 +228,19 @@ def test_a_field_that_the_chosen_config_does_not_read_is_refused():
   config.method.ratio = 2.0
   with pytest.raises(ValueError, match='no field method.ratio'):
     denoise.choose(config, _add_noise((96, 96), 'impulses'))
+
+
+def test_a_file_that_could_not_be_written_is_not_named(
+  photo, tmp_path, monkeypatch, capsys
+):
+  def refuse(*unused):
+    raise OSError(28, 'No space left on device', 'photo_restored.png')
+
+  monkeypatch.setattr(output.writing, 'write', refuse)
+  config = req2.get_config('smoke,network=pixels')
+  config.data.update(image=str(photo), crop=(), sigma=0.0)
+  config.fit.steps = 20
+  result = denoise.run(config, str(tmp_path / 'run'))
+  assert 'output' not in result.summary
+  assert 'No space left on device' in capsys.readouterr().out
+  assert (tmp_path / 'run' / 'restored.png').exists()

@@ -60,13 +60,16 @@ def _name_beside(config, data, folder):
   return os.path.join(folder, os.path.basename(path))
 
 
-def write(output: Output, data: Data, image: np.ndarray) -> None:
+def write(output: Output, data: Data, image: np.ndarray) -> bool:
   """Writes the restored image; where there is no room, elsewhere, and says so.
 
   Args:
     output: what `plan` returned.
     data: what was restored.
     image: the restored image, [H, W, C].
+
+  Returns:
+    Whether the file is where it was planned.
   """
   if data.seen is not None:
     image = np.where(data.seen, data.picture, image)
@@ -74,5 +77,7 @@ def write(output: Output, data: Data, image: np.ndarray) -> None:
     image = output.strength * image + (1 - output.strength) * data.measurement
   try:
     writing.write(output.path, image, output.like)
+    return True
   except OSError as error:
     print(folders.show(str(error)))
+    return False

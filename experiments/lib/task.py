@@ -111,8 +111,7 @@ def run(
       print(f'{returned:.0%} of what the fit removed was detail, and came back')
     if noisy.model:
       summary['noise'] = report.describe_noise(noisy.model)
-    if planned:
-      output.write(planned, data, restoration.image)
+    if planned and output.write(planned, data, restoration.image):
       summary['output'] = os.path.abspath(planned.path)
     pictures = report.list_images(summary, data, recipe, restoration)
     summary = folder.write(
