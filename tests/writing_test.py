@@ -188,7 +188,6 @@ def _make_picture(values, alpha, **options):
     white=full or 1.0,
     container='array',
     depth=kind.name,
-    turned=False,
     profile=None,
     low=0,
     high=1,

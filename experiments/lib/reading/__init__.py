@@ -77,7 +77,6 @@ class Picture(NamedTuple):
   white: float  # The stored value that became 1.
   container: str  # As 'PNG'.
   depth: str  # As 'uint16'.
-  turned: bool  # EXIF turned it.
   profile: bytes | None  # ICC, not applied.
   low: float  # The stored values of the valid pixels.
   high: float
@@ -92,6 +91,11 @@ class Picture(NamedTuple):
   flat: bool = False  # The array is [H, W], without channels.
   notes: Notes = Notes()
   path: str | None = None  # The file; None: a sample.
+
+  @property
+  def turned(self) -> bool:
+    """Whether EXIF turned it."""
+    return self.turn > 0
 
   def crop(self, top: int, left: int, height: int, width: int) -> 'Picture':
     """Returns a box that lies inside, with all that belongs to its pixels."""
@@ -268,7 +272,6 @@ def _scale(found: raw.Raw, white: float | None) -> Picture:
     white=top,
     container=found.container,
     depth=found.depth,
-    turned=bool(found.turned),
     turn=found.turned,
     profile=found.profile,
     low=low,

@@ -9,6 +9,8 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from experiments.lib.reading.tags import unpack
+
 # Bytes of one number of each type; a rational is two numbers.
 _WORDS = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4}
 _WORDS |= {11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -91,13 +93,13 @@ def _find_size(kind):
 def _read_table(file, offset, order, big, size, tables):
   head, entry, word = ('Q', 20, 'Q') if big else ('H', 12, 'I')
   room = struct.calcsize(word)
-  (count,) = _unpack(file, offset, order + head)
+  (count,) = unpack(file, offset, order + head)
   offset += struct.calcsize(head)
   entries, total = {}, count * entry
   if offset + total > size:
     raise ValueError('is truncated: its tags are missing')
   for start in range(offset, offset + count * entry, entry):
-    tag, kind, number = _unpack(file, start, f'{order}HH{word}')
+    tag, kind, number = unpack(file, start, f'{order}HH{word}')
     if kind not in _WORDS:
       continue
     needed = number * _find_size(kind)
@@ -106,13 +108,13 @@ def _read_table(file, offset, order, big, size, tables):
       raise ValueError('is truncated: its tags are missing')
     where = start + 4 + room
     if needed > room or tag in tables:
-      (where,) = _unpack(file, where, order + word)
+      (where,) = unpack(file, where, order + word)
     if tag in tables:
       rest = tuple(t for t in tables if t != tag)
       table = _read_table(file, where, order, big, size, rest)
       entries[tag] = Entry(kind, b'', table)
     else:
-      (data,) = _unpack(file, where, f'{needed}s')
+      (data,) = unpack(file, where, f'{needed}s')
       entries[tag] = Entry(kind, _turn(data, order, _WORDS[kind]))
   return entries
 
@@ -121,11 +123,3 @@ def _turn(data, order, word):
   if order == '<' or word == 1:
     return data
   return np.frombuffer(data, f'>u{word}').astype(f'<u{word}').tobytes()
-
-
-def _unpack(file, offset, layout):
-  file.seek(offset)
-  data = file.read(struct.calcsize(layout))
-  if len(data) < struct.calcsize(layout):
-    raise ValueError('is truncated: its tags are missing')
-  return struct.unpack(layout, data)

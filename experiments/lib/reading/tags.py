@@ -209,17 +209,17 @@ def _read_all(file: BinaryIO):
 
 def _read_tags(file, offset, order, big, size):
   head, entry, word = ('Q', 20, 'Q') if big else ('H', 12, 'I')
-  (count,) = _unpack(file, offset, order + head)
+  (count,) = unpack(file, offset, order + head)
   offset += struct.calcsize(head)
   if offset + count * entry > size:
     raise ValueError('is truncated: its tags are missing')
   tags = {}
   for start in range(offset, offset + count * entry, entry):
-    tag, kind, number = _unpack(file, start, f'{order}HH{word}')
+    tag, kind, number = unpack(file, start, f'{order}HH{word}')
     if tag in _NAMES:
       where = start + 4 + struct.calcsize(word)
       tags[_NAMES[tag]] = _read_tag(file, where, kind, number, order + word)
-  (following,) = _unpack(file, offset + count * entry, order + word)
+  (following,) = unpack(file, offset + count * entry, order + word)
   return {name: values for name, values in tags.items() if values}, following
 
 
@@ -233,11 +233,16 @@ def _read_tag(file, where, kind, number, word):
   if needed > _MAX_BYTES:
     raise ValueError(f'has a tag of {needed} bytes')
   if needed > struct.calcsize(word[1]):
-    (where,) = _unpack(file, where, word)
-  return _unpack(file, where, f'{word[0]}{number}{code}')
+    (where,) = unpack(file, where, word)
+  return unpack(file, where, f'{word[0]}{number}{code}')
 
 
-def _unpack(file, offset, layout):
+def unpack(file: BinaryIO, offset: int, layout: str) -> tuple:
+  """Returns what `struct.unpack` gives of the bytes from `offset` on.
+
+  Raises:
+    ValueError: the file ends before.
+  """
   file.seek(offset)
   data = file.read(struct.calcsize(layout))
   if len(data) < struct.calcsize(layout):

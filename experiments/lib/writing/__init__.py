@@ -138,7 +138,6 @@ def _make_like(shape):
     white=65535,
     container='array',
     depth='uint16',
-    turned=False,
     profile=None,
     low=0,
     high=65535,
