@@ -58,11 +58,7 @@ class DnCNN(nn.Module):
   @nn.compact
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]."""
-    if self.residual and code.shape[-1] != self.outputs:
-      raise ValueError(
-        f'a residual DnCNN takes a code with the {self.outputs} channels of '
-        f'the image, got {code.shape[-1]}: set residual=False'
-      )
+    layers.check_residual(self, code, 'DnCNN')
     layer = nn.remat(_Layer) if self.remat else _Layer
     make_conv = lambda name, channels, **fields: layers.Conv(
       channels, padding=self.padding, name=name, **fields

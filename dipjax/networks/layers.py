@@ -3,6 +3,7 @@
 import functools
 import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -260,6 +261,21 @@ def round_up(
   """
   up = lambda side: multiple * max(-(-side // multiple), least)
   return up(height), up(width)
+
+
+def check_residual(module: Any, code: Array, name: str) -> None:
+  """Raises a ValueError for a code that a residual image cannot be added to.
+
+  Args:
+    module: a network with the fields `residual` and `outputs`.
+    code: [H, W, C].
+    name: of the network, in the error.
+  """
+  if module.residual and code.shape[-1] != module.outputs:
+    raise ValueError(
+      f'a residual {name} takes a code with the {module.outputs} channels of '
+      f'the image, got {code.shape[-1]}: set residual=False'
+    )
 
 
 def check_choice(name: str, known: Iterable[str]) -> None:

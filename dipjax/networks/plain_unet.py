@@ -60,11 +60,7 @@ class PlainUNet(nn.Module):
   @nn.compact
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]."""
-    if self.residual and code.shape[-1] != self.outputs:
-      raise ValueError(
-        f'a residual plain U-Net takes a code with the {self.outputs} channels '
-        f'of the image, got {code.shape[-1]}: set residual=False'
-      )
+    layers.check_residual(self, code, 'plain U-Net')
     convolve = nn.remat(_Convolutions) if self.remat else _Convolutions
     x, scales = code, []
     for i, channels in enumerate(self.channels):
