@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 
 import dipjax
@@ -124,12 +125,19 @@ def _add_noise(clean, cell):
   return np.asarray(made.image, np.float32), made.truth.get('sigma', 0.0) / 255
 
 
-def _restore(cell, noisy, clean):
-  variant = cell['method']
-  config = req2.get_config('' if variant == 'default' else variant)
-  config.lanes = cell['lanes'] or config.lanes
-  config.fit.steps = cell['steps'] or config.fit.steps
-  recipe = build.make_recipe(config, clean.shape[2])
+def restore(
+  config: ml_collections.ConfigDict,
+  noisy: np.ndarray,
+  clean: np.ndarray | None = None,
+) -> tuple[np.ndarray, dipjax.Restoration]:
+  """Returns the finished image as an experiment makes it, and the restoration.
+
+  Args:
+    config: of configs/req2.py.
+    noisy: [H, W, C].
+    clean: for the oracles, where they are wanted.
+  """
+  recipe = build.make_recipe(config, noisy.shape[2])
   known = build.prepare_noise(config, recipe, noisy)
   result = dipjax.restore(
     known.measurement,
@@ -142,10 +150,18 @@ def _restore(cell, noisy, clean):
     memory=machine.find_memory(),
     chunk=config.record.every,
   )
+  return build.finish_image(config, known, result.image)[0], result
+
+
+def _restore(cell, noisy, clean):
+  variant = cell['method']
+  config = req2.get_config('' if variant == 'default' else variant)
+  config.lanes = cell['lanes'] or config.lanes
+  config.fit.steps = cell['steps'] or config.fit.steps
+  image, result = restore(config, noisy, clean)
   lanes = range(1, len(result.images) + 1)
   correlation = metrics.correlate_error(result.deviation, result.image, clean)
   score = lambda image: float(metrics.psnr(image, clean))
-  image, _ = build.finish_image(config, known, result.image)
   return image, {
     'unfinished': score(result.image),
     'seeds': [score(image) for image in result.images],

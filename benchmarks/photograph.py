@@ -26,11 +26,10 @@ from typing import Any
 
 import numpy as np
 
-import dipjax
 from benchmarks import estimates, stopping
 from configs import req2
 from dipjax import corruptions, metrics
-from experiments.lib import build, images, machine
+from experiments.lib import images
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,18 +130,7 @@ def grow_image(image: np.ndarray, megapixels: float) -> np.ndarray:
 def _restore(cell, noisy):
   config = req2.get_config(cell['method'])
   config.fit.steps = cell['steps'] or config.fit.steps
-  recipe = build.make_recipe(config, noisy.shape[2])
-  known = build.prepare_noise(config, recipe, noisy)
-  result = dipjax.restore(
-    known.measurement,
-    recipe=recipe,
-    seeds=build.make_seeds(config),
-    noise=known.model,
-    reference=known.reference,
-    perceptual=build.make_perceptual(config.fit),
-    memory=machine.find_memory(),
-  )
-  return build.finish_image(config, known, result.image)[0]
+  return estimates.restore(config, noisy)[0]
 
 
 def print_row(row: Mapping[str, Any]) -> None:
