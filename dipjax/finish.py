@@ -9,7 +9,7 @@ import numpy as np
 
 from dipjax import detail, noise, operators, wiener
 
-_FILTERED = 0.9  # Share of the filtered image: good on 21 small fits.
+_FILTERED = 0.9  # Share of the filtered image.
 _LEAST = 8  # Pixels a side that the filter needs.
 _IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.
