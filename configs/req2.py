@@ -4,12 +4,13 @@
 
 The default fits the whole astronaut (512x512): hours on a laptop CPU. On two
 cores of an AMD EPYC, jax 0.10.2: `:quick` took 3 minutes on 2026-11-22, 20.43
-dB to 29.53 dB; `:smoke` seconds after compiling; the full network on the crop (128,192,128,128) of F16, four lanes, 15
-minutes on 2026-11-21, 20.34 dB to 33.69 dB; on house (256x256), four lanes, 2.3
-s a step, 20.30 dB to 32.58 dB. On that crop of F16, on one core on 2026-11-22,
-`:fast,quality` took 2.4 minutes: 34.36 dB, before a filter followed the fit. On
-two cores of an Intel Xeon, 2026-11-26, `:quick,fast` took 2.7 minutes: 31.10 dB,
-and `:windows`, for large pictures, 3.9 minutes on the whole F16: 32.90 dB.
+dB to 29.53 dB; `:smoke` seconds after compiling; the full network on the crop
+(128,192,128,128) of F16, four lanes, 15 minutes on 2026-11-21, 20.34 dB to
+33.69 dB; on house (256x256), four lanes, 2.3 s a step, 20.30 dB to 32.58 dB. On
+that crop of F16, on one core on 2026-11-22, `:fast,quality` took 2.4 minutes:
+34.36 dB, before a filter followed the fit. On two cores of an Intel Xeon,
+2026-11-26, `:quick,fast` took 2.7 minutes: 31.10 dB, and `:windows`, for large
+pictures, 3.9 minutes on the whole F16: 32.90 dB.
 """
 
 import ml_collections
