@@ -34,7 +34,6 @@ from configs import req2
 from dipjax import corruptions, metrics
 from experiments.lib import images
 
-
 _SQUARE = 512  # Pixels of each picture of several.
 _PART = np.s_[:256, :256]
 
