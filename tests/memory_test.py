@@ -76,6 +76,15 @@ def test_two_passes_take_at_least_less_than_they_take():
   assert 0 < least < memory.estimate_bytes(recipe, problem)
 
 
+def test_remat_changes_nothing_where_it_saves_no_memory():
+  network = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 4))
+  said = [
+    _refuse(*_pose((48, 40, 3), network=network.clone(remat=remat)), 0)
+    for remat in (False, True)
+  ]
+  assert said[0] == said[1]
+
+
 class _Counted(skip.Skip):
   """A network that counts how often it is traced."""
 

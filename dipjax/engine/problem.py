@@ -5,6 +5,7 @@ steps makes another problem but not another program: nothing compiles again.
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -168,15 +169,18 @@ def find_shapes(network: nn.Module, code_shape: tuple[int, ...]) -> Shapes:
   """Returns a network's shapes for a code in float32; computes nothing."""
   code = jax.ShapeDtypeStruct(code_shape, jnp.float32)
   draw: Any = network.init_with_output
-  inputs = {}  # By identity: several kernels may share one.
+  inputs, shapes = [], []
 
   def record(layer, args, kwargs, context):
     result = layer(*args, **kwargs)
     if context.module.has_variable('params', 'kernel'):
-      inputs.update((id(x), x) for x in args if isinstance(x, jax.Array))
+      for x in args:
+        # Several kernels may share an input. No trace may outlive its function.
+        if isinstance(x, jax.Array) and not any(x is seen() for seen in inputs):
+          inputs.append(weakref.ref(x))
+          shapes.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
     return result
 
   with choose.aim(choose.SHAPES), nn.intercept_methods(record):
     output, variables = jax.eval_shape(draw, jax.random.key(0), code)
-  shapes = (jax.ShapeDtypeStruct(x.shape, x.dtype) for x in inputs.values())
   return Shapes(output, variables['params'], tuple(shapes))
