@@ -45,7 +45,7 @@ def _make_auto(config):
 
 
 def _make_fast(config):
-  """Chooses a small network and the method for Gaussian noise.
+  """Chooses a small network, a fast optimiser, the method for Gaussian noise.
 
   The run estimates the noise's deviation unless fit.sigma gives it. For other
   noise use `fast,method=squared`.
@@ -53,6 +53,12 @@ def _make_fast(config):
   config.network.down = (32,) * len(config.network.down)
   config.network.up = config.network.down
   choices.set_method(config, 'recorrupted')
+  # All takes a third of the steps that it takes with Adam.
+  config.fit.optimizer = 'muon'
+  config.fit.steps = min(config.fit.steps, 1500)
+  config.average.decay = 0.97
+  if 'patience' in config.stop:
+    config.stop.patience = 100
 
 
 def _make_quality(config):

@@ -5,9 +5,9 @@ all of it where there is little noise. What was removed is then larger than the
 noise. Where r = measurement - image has a mean square e, and the noise has the
 variance v, the blend image + (1 - s) r with s = min(1, v / e) has the least
 expected error, if the fit has learned none of the noise: the errors are
-(1 - s)^2 v for the noise and s^2 (e - v) for the detail. Less comes back where e
-is not far enough from v to be sure. A point that is far beyond the noise, such
-as a star, is detail by itself.
+(1 - s)^2 v for the noise and s^2 (e - v) for the detail. Less comes back where
+e is not far enough from v to be sure. A point that is far beyond the noise,
+such as a star, is detail by itself.
 """
 
 import jax
