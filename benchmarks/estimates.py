@@ -95,7 +95,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     cell: of `make_cells`.
   """
   clean = stopping.read_middle(cell['image'], cell['crop'])
-  noisy, sigma = _add_noise(clean, cell)
+  noisy, clean, sigma = _add_noise(clean, cell)
   begin = time.perf_counter()
   if cell['method'] in PEERS:
     image, rest = PEERS[cell['method']](noisy, sigma), {}
@@ -115,14 +115,12 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_noise(clean, cell):
-  """Returns the noisy picture and what its sigma is."""
+  """Returns the noisy picture, the one without noise, and the true sigma."""
   level = cell['sigma']
-  if 'kind' not in cell:
-    noisy = corruptions.add_gaussian_noise(clean, level / 255, seed=0)
-    return noisy, level / 255
-  draw = np.random.RandomState(0)
-  made = kinds.KINDS[cell['kind']].make(clean, level, draw)
-  return np.asarray(made.image, np.float32), made.truth.get('sigma', 0.0) / 255
+  if 'kind' in cell:
+    return kinds.add_noise(clean, cell['kind'], level, seed=0)
+  noisy = corruptions.add_gaussian_noise(clean, level / 255, seed=0)
+  return noisy, clean, level / 255
 
 
 def restore(

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import noise as kinds
 from configs import req2
+from dipjax import monitors
 from experiments import denoise
 from experiments.lib import build, images, report
 
@@ -168,10 +170,38 @@ def test_a_rule_or_a_method_gets_the_noise_that_it_needs(photograph):
     assert found.sigma == pytest.approx(0.1, rel=0.1)
   both = 'smoke,method=recorrupted,stop=pseudo_reference'
   fitted, found, reference = prepare(both, sigma=51.0)
-  assert found.sigma == pytest.approx(0.2 * 1.25**0.5)
-  assert found.constant == pytest.approx(0.04 * 1.25)
-  np.testing.assert_allclose((fitted + reference / 4) / 1.25, noisy, atol=1e-6)
-  assert np.std(fitted - noisy) == pytest.approx(0.1, rel=0.1)
+  tau = monitors.PseudoReference.tau
+  more = 1 + tau**2
+  assert found.sigma == pytest.approx(0.2 * more**0.5)
+  assert found.constant == pytest.approx(0.04 * more)
+  whole = (fitted + tau**2 * reference) / more
+  np.testing.assert_allclose(whole, noisy, atol=1e-6)
+  assert np.std(fitted - noisy) == pytest.approx(0.2 * tau, rel=0.1)
+
+
+def test_a_rule_expects_more_noise_where_the_noise_is_not_sure():
+  told = build.find_noise(np.zeros((8, 8, 1)), 0.1)
+  assert build.expect_most(np.zeros((8, 8, 1)), told) == told
+  noisy = np.random.RandomState(0).normal(0.5, 0.1, (96, 96, 3))
+  found = build.find_noise(noisy)
+  assert 0 < found.error < build.WRONG
+  most = build.expect_most(noisy, found)
+  assert most.sigma == pytest.approx((1 + found.error) * found.sigma)
+  # A small picture tells too little.
+  found = build.find_noise(noisy[:32, :32])
+  assert found.error > build.WRONG
+  assert build.expect_most(noisy[:32, :32], found) == found
+
+
+def test_a_rule_expects_noise_that_neighbours_share_where_texture_hides_it():
+  pytest.importorskip('skimage')
+  clean = kinds.read_clean('gravel', 128)
+  noisy, _, sigma = kinds.add_noise(clean, 'enlarged', 10, seed=0)
+  found = build.find_noise(noisy)
+  assert found.error > build.WRONG and found.sigma < sigma / 3
+  most = build.expect_most(noisy, found)
+  assert most.sigma == pytest.approx(sigma, rel=0.35)
+  assert most.neighbours > 0.5 and most.error == found.error
 
 
 @pytest.mark.parametrize(

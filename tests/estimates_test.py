@@ -61,7 +61,8 @@ def test_other_noise_is_a_row_of_its_own():
     for more in ([], ['--kind', 'bilinear'])
   ]
   assert cells[1] == cells[0] | {'kind': 'bilinear'}
-  white, sigma = estimates._add_noise(clean, cells[0])
-  shared, less = estimates._add_noise(clean, cells[1])
+  white, _, sigma = estimates._add_noise(clean, cells[0])
+  shared, truth, less = estimates._add_noise(clean, cells[1])
   # Colours that were interpolated have less noise, which neighbours share.
   assert np.std(shared) < 0.9 * np.std(white) and less < 0.9 * sigma
+  np.testing.assert_array_equal(truth, clean)

@@ -85,13 +85,15 @@ class PseudoReference(base.Rule):
   The noise of the reference must be independent of the noise of the fitted
   measurement: the reference is another exposure, or `noise.split_measurement`
   splits one exposure in two. The squared error against the reference is then on
-  average the squared error against the truth plus a constant.
+  average the squared error against the truth plus a constant, whatever the
+  noise is: white or shared by neighbours.
 
   Attributes:
     patience: steps to wait for a smaller error.
     warmup: steps at the beginning that do not count.
     tau: how a caller with one measurement splits it, see
-      `noise.split_measurement`; the rule itself does not use it.
+      `noise.split_measurement`; the rule itself does not use it. A larger tau
+      costs quality, a smaller one tells the best step less surely.
 
   Raises:
     ValueError: patience below 1, warmup below 0 or tau not above 0; in the
@@ -103,7 +105,7 @@ class PseudoReference(base.Rule):
 
   patience: int = 300
   warmup: int = 0
-  tau: float = 0.5
+  tau: float = 0.2
 
   def __post_init__(self):
     if self.patience < 1 or self.warmup < 0 or not 0 < self.tau < float('inf'):

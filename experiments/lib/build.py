@@ -6,7 +6,6 @@ an error that names the field.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -326,18 +325,11 @@ def prepare_noise(
   if 'reference' not in rule.list_needs():
     return Noisy(measurement, found)
   # Splitting adds noise of tau times sigma to the part that is fitted.
-  tau = config.stop.tau
+  tau, most = config.stop.tau, expect_most(measurement, found)
   fitted, reference = noise.split_measurement(
-    measurement, found.sigma, tau=tau, seed=config.seed
+    measurement, most, tau=tau, seed=config.seed
   )
-  more = 1 + tau**2
-  found = found.replace(
-    sigma=math.sqrt(more) * found.sigma,
-    constant=more * found.constant,
-    gain=more * found.gain,
-    least=more * found.least,
-  )
-  return Noisy(fitted, found, reference)
+  return Noisy(fitted, found.scale(1 + tau**2), reference)
 
 
 def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
@@ -365,6 +357,28 @@ def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
   if found.sigma < _LEAST_NOISE * step:
     return noise.Model.make_white(0.0)
   return found
+
+
+def expect_most(measurement: np.ndarray, found: noise.Model) -> noise.Model:
+  """Returns the noise that a rule should expect: more where it is not sure.
+
+  A rule that takes the noise for less than it is stops far too late, and one
+  that takes it for more stops a little too early.
+
+  Args:
+    measurement: an image where the noise was not told.
+    found: of `find_noise`.
+  """
+  if found.error <= WRONG:
+    return found.scale((1 + found.error) ** 2)
+  # Where neighbours share noise, wavelets show too little of it, and the
+  # flattest parts too much where they have texture.
+  flattest = noise.estimate_noise(measurement, flattest=True)
+  if flattest.sigma <= found.sigma:
+    return found
+  middle = (found.sigma + flattest.sigma) / 2
+  guess = flattest.scale((middle / flattest.sigma) ** 2)
+  return guess.replace(error=found.error)
 
 
 def finish_image(
