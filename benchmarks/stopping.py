@@ -4,13 +4,13 @@
       --seeds 0 1 --crop 128 --channels 128 --json stopping.jsonl
 
 For each picture, damage and seed there are two fits with all rules watching at
-once: a fit of the damaged picture, and, for `pseudo_reference`, a fit of the
-damaged picture split in two; the noise for the split is estimated from the
-picture. `discrepancy` is told the true sigma of Gaussian noise, and the
-estimate for any other damage; the methods that need the noise are told the
-estimate, and so is `discrepancy` with these methods. Only the oracle sees the
-clean picture: the oracle has the best average of the fit of the damaged
-picture, with which `pseudo_reference` is compared too. `--kind` takes other
+once: a fit of the damaged picture, and, for `pseudo_reference` and
+`cross_validation`, a fit of the damaged picture split in two; the noise for the
+split is estimated from the picture. `discrepancy` is told the true sigma of
+Gaussian noise, and the estimate for any other damage; the methods that need the
+noise are told the estimate, and so is `discrepancy` with these methods. Only
+the oracle sees the clean picture: the oracle has the best average of the fit of
+the damaged picture, with which all rules are compared. `--kind` takes other
 noise, of `benchmarks.noise`, whose levels are then `--sigmas`.
 
 The benchmark prints for each rule the gap to the oracle in dB, median and
@@ -155,10 +155,14 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   blind = cell['damage'] != 'gaussian' or 'sigma' in method.needs
   told = lambda: noise.Model.make_white(cell['sigma'] / 255, clipped=True)
   patience, steps = cell['patience'], cell['steps']
-  closest = monitors.PseudoReference(patience=patience)
-  most = build.expect_most(damaged, estimated)
+  split = {
+    'pseudo_reference': monitors.PseudoReference(patience=patience),
+    'cross_validation': monitors.CrossValidation(patience=patience),
+  }
+  tau = split['cross_validation'].tau
+  expected = build.expect_noise(damaged, estimated)
   fitted, reference = noise.split_measurement(
-    damaged, most, tau=closest.tau, seed=1000 + cell['seed']
+    damaged, expected, tau=tau, seed=1000 + cell['seed']
   )
   rules = make_rules(patience, steps)
   if method.estimates_risk:
@@ -167,7 +171,6 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     str(decay): monitors.AtHorizon(monitor=monitors.Oracle(), decay=decay)
     for decay in DECAYS
   }
-  split = {'pseudo_reference': closest}
   network = make_network(cell['channels'], cell['levels'], clean.shape[2])
   fit = lambda measurement, rules, **noisy: dipjax.restore(
     measurement,
@@ -178,7 +181,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     **noisy,
   )
   result = fit(damaged, rules | best_of, noise=estimated if blind else told())
-  more = most.scale(1 + closest.tau**2)
+  more = expected.scale(1 + tau**2)
   other = fit(fitted, split, noise=more, reference=reference)
   best = _find_oracle(result, 'oracle')
   horizons = {name: _find_oracle(result, name)['psnr'] for name in best_of}

@@ -179,18 +179,18 @@ def test_a_rule_or_a_method_gets_the_noise_that_it_needs(photograph):
   assert np.std(fitted - noisy) == pytest.approx(0.2 * tau, rel=0.1)
 
 
-def test_a_rule_expects_more_noise_where_the_noise_is_not_sure():
+def test_a_rule_expects_the_noise_that_is_told_or_sure():
   told = build.find_noise(np.zeros((8, 8, 1)), 0.1)
-  assert build.expect_most(np.zeros((8, 8, 1)), told) == told
+  assert build.expect_noise(np.zeros((8, 8, 1)), told) == told
   noisy = np.random.RandomState(0).normal(0.5, 0.1, (96, 96, 3))
   found = build.find_noise(noisy)
-  assert 0 < found.error < build.WRONG
-  most = build.expect_most(noisy, found)
-  assert most.sigma == pytest.approx((1 + found.error) * found.sigma)
-  # A small picture tells too little.
+  assert found.error < build.WRONG
+  assert build.expect_noise(noisy, found) == found
+  # A small picture tells too little, but for the level of white noise.
   found = build.find_noise(noisy[:32, :32])
   assert found.error > build.WRONG
-  assert build.expect_most(noisy[:32, :32], found) == found
+  expected = build.expect_noise(noisy[:32, :32], found)
+  assert expected.sigma == pytest.approx(found.sigma)
 
 
 def test_a_rule_expects_noise_that_neighbours_share_where_texture_hides_it():
@@ -199,9 +199,9 @@ def test_a_rule_expects_noise_that_neighbours_share_where_texture_hides_it():
   noisy, _, sigma = kinds.add_noise(clean, 'enlarged', 10, seed=0)
   found = build.find_noise(noisy)
   assert found.error > build.WRONG and found.sigma < sigma / 3
-  most = build.expect_most(noisy, found)
-  assert most.sigma == pytest.approx(sigma, rel=0.35)
-  assert most.neighbours > 0.5 and most.error == found.error
+  expected = build.expect_noise(noisy, found)
+  assert expected.sigma == pytest.approx(sigma, rel=0.35)
+  assert expected.neighbours > 0.5 and expected.error == found.error
 
 
 @pytest.mark.parametrize(

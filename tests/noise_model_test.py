@@ -148,6 +148,23 @@ def test_a_model_of_lines_draws_lines():
   assert np.std(rest) == pytest.approx(0.01, rel=0.05)
 
 
+def test_a_mixture_has_the_average_covariance():
+  white = noise.Model.make_white(0.1)
+  shared = noise.Model.make_white(0.2).replace(
+    correlation=np.full((9, 9), 0.5) + 0.5 * white.correlation, gain=0.01
+  )
+  mixed = white.mix(shared)
+  covary = lambda model: model.sigma**2 * model.correlation
+  np.testing.assert_allclose(
+    covary(mixed), (covary(white) + covary(shared)) / 2
+  )
+  for name in ('constant', 'gain', 'least'):
+    halves = (getattr(white, name) + getattr(shared, name)) / 2
+    assert getattr(mixed, name) == pytest.approx(halves)
+  nothing = noise.Model.make_white(0.0)
+  assert nothing.mix(nothing).sigma == 0
+
+
 def test_noise_is_scaled_by_its_variance():
   model = noise.Model.make_white(0.1).replace(gain=0.01, rows=0.02)
   more = model.scale(4)

@@ -132,6 +132,21 @@ class Model(struct.PyTreeNode):
     )
     return np.einsum('hwcij,ij->hwc', windows, kernel)
 
+  def mix(self, other: 'Model') -> 'Model':
+    """Returns noise whose covariance is the average of two."""
+    average = lambda name: (getattr(self, name) + getattr(other, name)) / 2
+    variances = self.sigma**2, other.sigma**2
+    total = sum(variances)
+    correlation = sum(
+      variance * model.correlation
+      for variance, model in zip(variances, (self, other))
+    )
+    return self.replace(
+      sigma=(total / 2) ** 0.5,
+      **{name: average(name) for name in ('constant', 'gain', 'least')},
+      correlation=correlation / total if total else self.correlation,
+    )
+
   def scale(self, factor: float) -> 'Model':
     """Returns noise of `factor` times the variance."""
     deviation = factor**0.5

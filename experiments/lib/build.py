@@ -325,9 +325,9 @@ def prepare_noise(
   if 'reference' not in rule.list_needs():
     return Noisy(measurement, found)
   # Splitting adds noise of tau times sigma to the part that is fitted.
-  tau, most = config.stop.tau, expect_most(measurement, found)
+  tau, expected = config.stop.tau, expect_noise(measurement, found)
   fitted, reference = noise.split_measurement(
-    measurement, most, tau=tau, seed=config.seed
+    measurement, expected, tau=tau, seed=config.seed
   )
   return Noisy(fitted, found.scale(1 + tau**2), reference)
 
@@ -359,26 +359,21 @@ def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
   return found
 
 
-def expect_most(measurement: np.ndarray, found: noise.Model) -> noise.Model:
-  """Returns the noise that a rule should expect: more where it is not sure.
+def expect_noise(measurement: np.ndarray, found: noise.Model) -> noise.Model:
+  """Returns the noise that a rule should expect: a guess where it is not sure.
 
-  A rule that takes the noise for less than it is stops far too late, and one
-  that takes it for more stops a little too early.
+  Where neighbours share noise, the finest wavelets show too little of it; where
+  the flattest parts have texture, they show too much. The guess is the average
+  of both.
 
   Args:
     measurement: an image where the noise was not told.
-    found: of `find_noise`.
+    found: of `find_noise`; by the finest wavelets where it is not sure.
   """
   if found.error <= WRONG:
-    return found.scale((1 + found.error) ** 2)
-  # Where neighbours share noise, wavelets show too little of it, and the
-  # flattest parts too much where they have texture.
-  flattest = noise.estimate_noise(measurement, flattest=True)
-  if flattest.sigma <= found.sigma:
     return found
-  middle = (found.sigma + flattest.sigma) / 2
-  guess = flattest.scale((middle / flattest.sigma) ** 2)
-  return guess.replace(error=found.error)
+  flattest = noise.estimate_noise(measurement, flattest=True)
+  return found.mix(flattest).replace(error=found.error)
 
 
 def finish_image(
