@@ -159,7 +159,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     'pseudo_reference': monitors.PseudoReference(patience=patience),
     'cross_validation': monitors.CrossValidation(patience=patience),
   }
-  tau = split['cross_validation'].tau
+  tau = noise.choose_tau(damaged.size)
   expected = build.expect_noise(damaged, estimated)
   fitted, reference = noise.split_measurement(
     damaged, expected, tau=tau, seed=1000 + cell['seed']

@@ -19,8 +19,8 @@ from configs import choices, common
 
 
 def get_config(variant: str = '') -> ml_collections.ConfigDict:
-  """Returns the config; variants: auto, fast, quality, windows, perceptual,
-  langevin, quick, smoke."""
+  """Returns the config; variants: auto, fast, quality, unsure, windows,
+  perceptual, langevin, quick, smoke."""
   config = common.get_base()
   common.add_output(config)
   common.add_finish(config)
@@ -29,6 +29,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
     'auto': _make_auto,
     'fast': _make_fast,
     'quality': _make_quality,
+    'unsure': _make_unsure,
     'windows': _make_windows,
     'perceptual': lambda config: config.fit.update(perceptual=0.1),
     'langevin': _make_langevin,
@@ -59,6 +60,17 @@ def _make_quality(config):
   """Chooses the mean of four seeds, with the method of `fast`."""
   config.lanes = 4
   choices.set_method(config, 'recorrupted')
+
+
+def _make_unsure(config):
+  """Chooses the small network for noise of which no level is sure.
+
+  The rule does without a level. No filter follows, because it needs one.
+  """
+  _make_fast(config)
+  choices.set_method(config, 'squared')
+  choices.set_stop(config, 'cross_validation')
+  config.fit.finish = False
 
 
 def _make_windows(config):

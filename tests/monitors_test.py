@@ -423,7 +423,6 @@ def test_average_weights_images_by_their_age(decay):
     lambda: monitors.PseudoReference(patience=0),
     lambda: monitors.PseudoReference(warmup=-1),
     lambda: monitors.CrossValidation(patience=0),
-    lambda: monitors.CrossValidation(tau=0.0),
     lambda: monitors.AtHorizon(monitor=monitors.Oracle(), decay=1.0),
     lambda: monitors.Oracle(of='loss'),
     lambda: monitors.Oracle().init(jnp.zeros(SHAPE), None),

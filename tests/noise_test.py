@@ -131,6 +131,12 @@ def test_noise_that_neighbours_share_is_split_too():
     assert abs(below) < 0.04 * np.prod(deviations)
 
 
+def test_a_larger_measurement_takes_less_of_the_noise():
+  taus = [noise.choose_tau(16**k) for k in (1, 2, 3, 4)]
+  np.testing.assert_allclose(np.divide(taus[:-1], taus[1:]), 2)
+  assert noise.choose_tau(3 * 128**2) == pytest.approx(0.16, abs=0.005)
+
+
 def _split(tau):
   model = noise.Model.make_white(0.1)
   return noise.split_measurement(np.ones(3), model, tau=tau, seed=0)

@@ -91,13 +91,10 @@ class PseudoReference(base.Rule):
   Attributes:
     patience: steps to wait for a smaller error.
     warmup: steps at the beginning that do not count.
-    tau: how a caller with one measurement splits it, see
-      `noise.split_measurement`; the rule itself does not use it. A larger tau
-      costs quality, a smaller one tells the best step less surely.
 
   Raises:
-    ValueError: patience below 1, warmup below 0 or tau not above 0; in the
-      first step, a problem without a reference.
+    ValueError: patience below 1 or warmup below 0; in the first step, a problem
+      without a reference.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'reference'})
@@ -105,10 +102,9 @@ class PseudoReference(base.Rule):
 
   patience: int = 300
   warmup: int = 0
-  tau: float = 0.2
 
   def __post_init__(self):
-    _check_split('pseudo_reference', self.patience, self.warmup, self.tau)
+    _check_waiting('pseudo_reference', self.patience, self.warmup)
 
   def start(self, image: Array) -> base.MonitorState:
     """See `base.Rule.start`."""
@@ -144,13 +140,10 @@ class CrossValidation(base.Rule):
   Attributes:
     patience: steps to wait for a larger correlation.
     warmup: steps at the beginning that do not count.
-    tau: how a caller splits the measurement, see `noise.split_measurement`; the
-      rule itself does not use it. A larger tau costs quality, a smaller one
-      tells the best step less surely.
 
   Raises:
-    ValueError: patience below 1, warmup below 0 or tau not above 0; in the
-      first step, a problem without a reference.
+    ValueError: patience below 1 or warmup below 0; in the first step, a problem
+      without a reference.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'reference'})
@@ -158,10 +151,9 @@ class CrossValidation(base.Rule):
 
   patience: int = 300
   warmup: int = 0
-  tau: float = 0.2
 
   def __post_init__(self):
-    _check_split('cross_validation', self.patience, self.warmup, self.tau)
+    _check_waiting('cross_validation', self.patience, self.warmup)
 
   def start(self, image: Array) -> base.MonitorState:
     """See `base.Rule.start`."""
@@ -182,11 +174,10 @@ class CrossValidation(base.Rule):
     return base.keep_least(state, seen, 1 - alike, counts, self.patience)
 
 
-def _check_split(name, patience, warmup, tau):
-  if patience < 1 or warmup < 0 or not 0 < tau < float('inf'):
+def _check_waiting(name, patience, warmup):
+  if patience < 1 or warmup < 0:
     raise ValueError(
-      f'{name} needs patience >= 1, warmup >= 0 and a number tau > 0, got '
-      f'{patience}, {warmup}, {tau}'
+      f'{name} needs patience >= 1 and warmup >= 0, got {patience}, {warmup}'
     )
 
 

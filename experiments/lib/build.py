@@ -325,9 +325,12 @@ def prepare_noise(
   if 'reference' not in rule.list_needs():
     return Noisy(measurement, found)
   # Splitting adds noise of tau times sigma to the part that is fitted.
-  tau, expected = config.stop.tau, expect_noise(measurement, found)
+  tau = noise.choose_tau(np.size(measurement))
   fitted, reference = noise.split_measurement(
-    measurement, expected, tau=tau, seed=config.seed
+    measurement,
+    expect_noise(measurement, found),
+    tau=tau,
+    seed=config.seed,
   )
   return Noisy(fitted, found.scale(1 + tau**2), reference)
 
