@@ -233,6 +233,16 @@ def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
   assert '8 times smaller' in said
 
 
+def test_noise_of_which_nothing_is_sure(photograph, tmp_path):
+  config = _make_config(photograph, 'smoke,unsure')
+  config.fit.steps = 100
+  result = denoise.run(config, str(tmp_path)).summary
+  assert result['stop']['rule'] == 'cross_validation'
+  # No filter followed, and the noise was not learned.
+  assert 'unfinished' not in result
+  assert result['restored']['psnr'] > result['measurement']['psnr']
+
+
 def test_what_is_said_of_a_fit_without_steps_or_with_nothing_to_restore(capsys):
   summary = {'measurement': {'psnr': None}, 'restored': {'psnr': 30.0}}
   report.print_summary('run', summary | {'lanes': []})
