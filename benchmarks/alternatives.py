@@ -209,7 +209,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
   if cell['steps'] < 1:
     raise ValueError(f'--steps must be at least 1, got {cell["steps"]}')
   clean = stopping.read_middle(cell['image'], cell['crop'])
-  damaged = stopping.damage_image(clean, cell)
+  damaged, _ = stopping.damage_image(clean, cell)
   network = stopping.make_network(
     cell['channels'], cell['levels'], clean.shape[2]
   )

@@ -105,7 +105,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     cell: of `make_cells`.
   """
   clean = stopping.read_middle(cell['image'], cell['crop'])
-  noisy, sigma = _add_noise(clean, cell)
+  noisy, clean, sigma = _add_noise(clean, cell)
   begin = time.perf_counter()
   if cell['method'] in PEERS:
     image, rest = PEERS[cell['method']](noisy, sigma), {}
@@ -125,16 +125,14 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _add_noise(clean, cell):
-  """Returns the noisy picture and what its sigma is."""
+  """Returns the noisy picture, the one without noise, and the true sigma."""
   level, seed = cell['sigma'], cell.get('draw', 0)
-  if 'kind' not in cell:
-    noisy = corruptions.add_gaussian_noise(
-      clean, level / 255, seed=seed, clip='unclipped' not in cell
-    )
-    return noisy, level / 255
-  draw = np.random.RandomState(seed)
-  made = kinds.KINDS[cell['kind']].make(clean, level, draw)
-  return np.asarray(made.image, np.float32), made.truth.get('sigma', 0.0) / 255
+  if 'kind' in cell:
+    return kinds.add_noise(clean, cell['kind'], level, seed=seed)
+  noisy = corruptions.add_gaussian_noise(
+    clean, level / 255, seed=seed, clip='unclipped' not in cell
+  )
+  return noisy, clean, level / 255
 
 
 def restore(

@@ -359,6 +359,28 @@ def read_clean(name: str, crop: int) -> Array:
   return images.crop_image(picture, crop_of).astype(float)
 
 
+def add_noise(
+  clean: Array, kind: str, level: float, seed: int
+) -> tuple[Array, Array, float]:
+  """Returns a noisy picture, the picture without noise, and its sigma.
+
+  The pictures are float32; the one without noise is the clean one, or that
+  enlarged. Sigma is that of white 1, and 0 where no sigma tells the noise.
+
+  Args:
+    clean: [H, W, C] in [0, 1].
+    kind: of KINDS.
+    level: of the kind.
+    seed: draws the noise.
+  """
+  clean = np.asarray(clean, float)
+  made = KINDS[kind].make(clean, level, np.random.RandomState(seed))
+  truth = clean if made.image.shape == clean.shape else enlarge(clean)
+  sigma = made.truth.get('sigma', 0.0) / 255
+  noisy, truth = (np.asarray(each, np.float32) for each in (made.image, truth))
+  return noisy, truth, sigma
+
+
 # --- The tables.
 
 

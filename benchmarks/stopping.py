@@ -4,13 +4,14 @@
       --seeds 0 1 --crop 128 --channels 128 --json stopping.jsonl
 
 For each picture, damage and seed there are two fits with all rules watching at
-once: a fit of the damaged picture, and, for `pseudo_reference`, a fit of the
-damaged picture split in two; the sigma for the split is estimated from the
-picture. `discrepancy` is told the true sigma of Gaussian noise, and the
-estimate for any other damage; the methods that need a sigma are told the
-estimate, and so is `discrepancy` with these methods. Only the oracle sees the
-clean picture: the oracle has the best average of the fit of the damaged
-picture, with which `pseudo_reference` is compared too.
+once: a fit of the damaged picture, and, for `pseudo_reference` and
+`cross_validation`, a fit of the damaged picture split in two; the noise for the
+split is estimated from the picture. `discrepancy` is told the true sigma of
+Gaussian noise, and the estimate for any other damage; the methods that need the
+noise are told the estimate, and so is `discrepancy` with these methods. Only
+the oracle sees the clean picture: the oracle has the best average of the fit of
+the damaged picture, with which all rules are compared. `--kind` takes other
+noise, of `benchmarks.noise`, whose levels are then `--sigmas`.
 
 The benchmark prints for each rule the gap to the oracle in dB, median and
 worst, and how many times the oracle's steps the rule spent; then what the best
@@ -21,7 +22,6 @@ same command goes on where it was.
 
 import argparse
 import io
-import math
 import pathlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,10 @@ import numpy as np
 from PIL import Image
 
 import dipjax
+from benchmarks import noise as kinds
 from dipjax import Recipe, corruptions, methods, metrics, monitors, noise
 from dipjax.networks import skip
-from experiments.lib import images, records
+from experiments.lib import build, images, records
 
 SAMPLES = ['astronaut', 'chelsea', 'coffee', 'rocket', 'camera', 'brick']
 # One of each; Gaussian noise comes with --sigmas.
@@ -41,7 +42,6 @@ DAMAGES = ('poisson', 'impulse', 'jpeg')
 PEAK = 30  # Photons.
 FRACTION = 0.1
 QUALITY = 10
-TAU = 0.5  # The field `tau` of pseudo_reference.
 DECAYS = (0.9, 0.97, 0.997)  # Averages beside the fit's own, which has 0.99.
 
 
@@ -68,6 +68,8 @@ def _make_parser() -> argparse.ArgumentParser:
   add('--images', nargs='+', default=SAMPLES, help='samples or files')
   add('--damages', nargs='*', choices=DAMAGES, default=list(DAMAGES))
   add('--sigmas', type=float, nargs='*', default=[15.0, 25.0], help='of 255')
+  known = ['gaussian', *kinds.KINDS]
+  add('--kind', choices=known, default='gaussian', help='of noise')
   add('--seeds', type=int, nargs='+', default=[0, 1])
   add('--crop', type=int, default=128, help='the square in the middle')
   add('--channels', type=int, default=128)
@@ -83,7 +85,7 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   """Returns what describes each fit, in the order of the runs."""
-  damages = [('gaussian', sigma) for sigma in arguments.sigmas]
+  damages = [(arguments.kind, sigma) for sigma in arguments.sigmas]
   damages += [(damage, None) for damage in arguments.damages]
   fixed = ('crop', 'channels', 'levels', 'steps', 'patience')
   return [
@@ -147,15 +149,21 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     cell: of `make_cells`.
   """
   clean = read_middle(cell['image'], cell['crop'])
-  damaged = damage_image(clean, cell)
-  estimated = noise.estimate_sigma(damaged)
+  damaged, clean = damage_image(clean, cell)
+  estimated = build.find_noise(damaged)
   method = methods.METHODS[cell['error'] or 'squared']()
-  blind = not cell['sigma'] or 'sigma' in method.needs
-  known = estimated if blind else cell['sigma'] / 255
-  fitted, reference = noise.split_measurement(
-    damaged, estimated, tau=TAU, seed=1000 + cell['seed']
-  )
+  blind = cell['damage'] != 'gaussian' or 'sigma' in method.needs
+  told = lambda: noise.Model.make_white(cell['sigma'] / 255, clipped=True)
   patience, steps = cell['patience'], cell['steps']
+  split = {
+    'pseudo_reference': monitors.PseudoReference(patience=patience),
+    'cross_validation': monitors.CrossValidation(patience=patience),
+  }
+  tau = noise.choose_tau(damaged.size)
+  expected = build.expect_noise(damaged, estimated)
+  fitted, reference = noise.split_measurement(
+    damaged, expected, tau=tau, seed=1000 + cell['seed']
+  )
   rules = make_rules(patience, steps)
   if method.estimates_risk:
     rules['sure'] = monitors.SURE()
@@ -163,7 +171,6 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     str(decay): monitors.AtHorizon(monitor=monitors.Oracle(), decay=decay)
     for decay in DECAYS
   }
-  split = {'pseudo_reference': monitors.PseudoReference(patience=patience)}
   network = make_network(cell['channels'], cell['levels'], clean.shape[2])
   fit = lambda measurement, rules, **noisy: dipjax.restore(
     measurement,
@@ -173,9 +180,9 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     chunk=min(50, steps),
     **noisy,
   )
-  result = fit(damaged, rules | best_of, sigma=known)
-  more = estimated * math.hypot(1, TAU)
-  other = fit(fitted, split, sigma=more, reference=reference)
+  result = fit(damaged, rules | best_of, noise=estimated if blind else told())
+  more = expected.scale(1 + tau**2)
+  other = fit(fitted, split, noise=more, reference=reference)
   best = _find_oracle(result, 'oracle')
   horizons = {name: _find_oracle(result, name)['psnr'] for name in best_of}
   return {
@@ -198,16 +205,26 @@ def read_middle(source: str, crop: int) -> np.ndarray:
   return images.crop_image(image, (top, left, crop, crop))
 
 
-def damage_image(clean: np.ndarray, cell: Mapping[str, Any]) -> np.ndarray:
-  """Returns the picture with the damage of a cell; its seed draws it."""
-  seed = cell['seed']
-  if cell['damage'] == 'gaussian':
-    return corruptions.add_gaussian_noise(clean, cell['sigma'] / 255, seed=seed)
-  if cell['damage'] == 'poisson':
-    return corruptions.add_poisson_noise(clean, PEAK, seed=seed)
-  if cell['damage'] == 'impulse':
-    return corruptions.add_impulse_noise(clean, FRACTION, seed=seed)
-  return _compress(clean)
+def damage_image(
+  clean: np.ndarray, cell: Mapping[str, Any]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns the picture with the damage of a cell, and without.
+
+  The seed of the cell draws the damage. The picture without damage is larger
+  than the clean one where the damage is that of enlarging.
+  """
+  damage, sigma, seed = cell['damage'], cell['sigma'], cell['seed']
+  if damage == 'gaussian':
+    noisy = corruptions.add_gaussian_noise(clean, sigma / 255, seed=seed)
+    return noisy, clean
+  # Of this name there is damage without a level, and noise with one.
+  if sigma is not None:
+    return kinds.add_noise(clean, damage, sigma, seed)[:2]
+  if damage == 'poisson':
+    return corruptions.add_poisson_noise(clean, PEAK, seed=seed), clean
+  if damage == 'impulse':
+    return corruptions.add_impulse_noise(clean, FRACTION, seed=seed), clean
+  return _compress(clean), clean
 
 
 def _compress(image: np.ndarray) -> np.ndarray:
@@ -263,12 +280,9 @@ def _print_cell(row: Mapping[str, Any]) -> None:
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
   """Prints a line for each rule, over all fits of a kind of damage."""
-  kinds = {'gaussian': [row for row in rows if row['damage'] == 'gaussian']}
-  kinds['other damage'] = [row for row in rows if row['damage'] != 'gaussian']
-  for kind, chosen in kinds.items():
-    if not chosen:
-      continue
-    print(f'{kind}, {len(chosen)} fits')
+  for damage in dict.fromkeys(row['damage'] for row in rows):
+    chosen = [row for row in rows if row['damage'] == damage]
+    print(f'{damage}, {len(chosen)} fits')
     for name in chosen[0]['rules']:
       if name != 'oracle':
         _print_rule(name, [row['rules'][name] for row in chosen])

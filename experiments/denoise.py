@@ -64,7 +64,7 @@ def _find_words(measurement, sigma):
     share = f'{model.impulses:.1%}'
     return 'fast,method=absolute', f'{share} of the values are impulses'
   if model.error > build.WRONG:
-    return 'fast,method=squared', 'what the noise is, is not sure'
+    return 'unsure', 'what the noise is, is not sure'
   if height * width >= _LARGE:
     return 'windows', f'{width}x{height} is large'
   return 'fast', f'{width}x{height} is small'

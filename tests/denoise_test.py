@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import noise as kinds
 from configs import req2
+from dipjax import noise
 from experiments import denoise
 from experiments.lib import build, images, report
 
@@ -168,10 +170,38 @@ def test_a_rule_or_a_method_gets_the_noise_that_it_needs(photograph):
     assert found.sigma == pytest.approx(0.1, rel=0.1)
   both = 'smoke,method=recorrupted,stop=pseudo_reference'
   fitted, found, reference = prepare(both, sigma=51.0)
-  assert found.sigma == pytest.approx(0.2 * 1.25**0.5)
-  assert found.constant == pytest.approx(0.04 * 1.25)
-  np.testing.assert_allclose((fitted + reference / 4) / 1.25, noisy, atol=1e-6)
-  assert np.std(fitted - noisy) == pytest.approx(0.1, rel=0.1)
+  tau = noise.choose_tau(noisy.size)
+  more = 1 + tau**2
+  assert found.sigma == pytest.approx(0.2 * more**0.5)
+  assert found.constant == pytest.approx(0.04 * more)
+  whole = (fitted + tau**2 * reference) / more
+  np.testing.assert_allclose(whole, noisy, atol=1e-6)
+  assert np.std(fitted - noisy) == pytest.approx(0.2 * tau, rel=0.1)
+
+
+def test_a_rule_expects_the_noise_that_is_told_or_sure():
+  told = build.find_noise(np.zeros((8, 8, 1)), 0.1)
+  assert build.expect_noise(np.zeros((8, 8, 1)), told) == told
+  noisy = np.random.RandomState(0).normal(0.5, 0.1, (96, 96, 3))
+  found = build.find_noise(noisy)
+  assert found.error < build.WRONG
+  assert build.expect_noise(noisy, found) == found
+  # A small picture tells too little, but for the level of white noise.
+  found = build.find_noise(noisy[:32, :32])
+  assert found.error > build.WRONG
+  expected = build.expect_noise(noisy[:32, :32], found)
+  assert expected.sigma == pytest.approx(found.sigma)
+
+
+def test_a_rule_expects_noise_that_neighbours_share_where_texture_hides_it():
+  pytest.importorskip('skimage')
+  clean = kinds.read_clean('gravel', 128)
+  noisy, _, sigma = kinds.add_noise(clean, 'enlarged', 10, seed=0)
+  found = build.find_noise(noisy)
+  assert found.error > build.WRONG and found.sigma < sigma / 3
+  expected = build.expect_noise(noisy, found)
+  assert expected.sigma == pytest.approx(sigma, rel=0.35)
+  assert expected.neighbours > 0.5 and expected.error == found.error
 
 
 @pytest.mark.parametrize(
@@ -201,6 +231,16 @@ def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
   said = capsys.readouterr().out.splitlines()[-1]
   assert 'returned to step 0 1 time(s), step 50 2 time(s); its' in said
   assert '8 times smaller' in said
+
+
+def test_noise_of_which_nothing_is_sure(photograph, tmp_path):
+  config = _make_config(photograph, 'smoke,unsure')
+  config.fit.steps = 100
+  result = denoise.run(config, str(tmp_path)).summary
+  assert result['stop']['rule'] == 'cross_validation'
+  # No filter followed, and the noise was not learned.
+  assert 'unfinished' not in result
+  assert result['restored']['psnr'] > result['measurement']['psnr']
 
 
 def test_what_is_said_of_a_fit_without_steps_or_with_nothing_to_restore(capsys):
@@ -288,7 +328,7 @@ BAD_INPUT = {
   ),
   'unknown_variant': (
     ['--config=configs/req2.py:smok'],
-    'known are auto, fast, langevin, perceptual, quality, quick, smoke, ',
+    'perceptual, quality, quick, smoke, unsure, windows, method=NAME',
   ),
   'unknown_config': (['--config=configs/none.py'], 'configs/none.py'),
   'no_config': (['--config='], 'config'),
@@ -323,10 +363,6 @@ BAD_INPUT = {
   'sigma_of_the_rule': (
     [f'{SMOKE},stop=discrepancy', '--config.fit.sigma=-1'],
     'fit.sigma must be a number from 0 to 1,000, got -1',
-  ),
-  'tau': (
-    [f'{SMOKE},stop=pseudo_reference', '--config.stop.tau=0.0'],
-    'stop.tau must be a number above 0 and at most 1,000, got 0.0',
   ),
   'rule_of_another_method': (
     [f'{SMOKE},stop=sure'],

@@ -65,10 +65,11 @@ def test_other_noise_is_a_row_of_its_own():
   ]
   assert cells[1] == cells[0] | {'kind': 'bilinear'}
   assert cells[2] == cells[0] | {'unclipped': True}
-  white, sigma = estimates._add_noise(clean, cells[0])
-  shared, less = estimates._add_noise(clean, cells[1])
+  white, _, sigma = estimates._add_noise(clean, cells[0])
+  shared, truth, less = estimates._add_noise(clean, cells[1])
   # Colours that were interpolated have less noise, which neighbours share.
   assert np.std(shared) < 0.9 * np.std(white) and less < 0.9 * sigma
+  np.testing.assert_array_equal(truth, clean)
 
 
 def test_draws_and_clipping_are_rows_of_their_own():
@@ -81,6 +82,6 @@ def test_draws_and_clipping_are_rows_of_their_own():
     estimates._add_noise(white, cell)[0] for cell in (first, second)
   )
   assert seen.max() == 1 and np.any(seen != again)
-  whole, _ = estimates._add_noise(white, first | {'unclipped': True})
+  whole, *_ = estimates._add_noise(white, first | {'unclipped': True})
   assert whole.max() > 1
   np.testing.assert_array_equal(seen, np.minimum(whole, 1))

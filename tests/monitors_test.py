@@ -102,6 +102,15 @@ def _follow(outputs, alpha):
   return np.where(np.arange(len(outputs)) + 1 >= 10 / alpha, variances, np.inf)
 
 
+def _correlate(fit):
+  """1 - the correlation of each residual with the difference of both noises."""
+  known = np.ravel(np.float64(fit.measurement) - fit.reference)
+  residuals = np.float64(fit.measurement) - fit.estimates
+  residuals = residuals.reshape(len(residuals), -1)
+  sizes = np.linalg.norm(residuals, axis=1) * np.linalg.norm(known)
+  return 1 - residuals @ known / sizes
+
+
 # Each monitor, its slow reference (fit -> selected step, steps spent), and how
 # many numbers it keeps beside its one image.
 IMAGE = int(np.prod(SHAPE))
@@ -138,6 +147,11 @@ CASES = {
   'pseudo_reference': (
     monitors.PseudoReference(patience=8),
     lambda fit: _wait(_measure_errors(fit, fit.reference), 8),
+    0,
+  ),
+  'cross_validation': (
+    monitors.CrossValidation(patience=8),
+    lambda fit: _wait(_correlate(fit), 8),
     0,
   ),
 }
@@ -408,6 +422,7 @@ def test_average_weights_images_by_their_age(decay):
     lambda: monitors.Discrepancy(of='loss'),
     lambda: monitors.PseudoReference(patience=0),
     lambda: monitors.PseudoReference(warmup=-1),
+    lambda: monitors.CrossValidation(patience=0),
     lambda: monitors.AtHorizon(monitor=monitors.Oracle(), decay=1.0),
     lambda: monitors.Oracle(of='loss'),
     lambda: monitors.Oracle().init(jnp.zeros(SHAPE), None),
@@ -420,7 +435,11 @@ def test_impossible_arguments_are_refused(make):
 
 @pytest.mark.parametrize(
   'name,field',
-  [('discrepancy', 'sigma'), ('pseudo_reference', 'reference')],
+  [
+    ('discrepancy', 'sigma'),
+    ('pseudo_reference', 'reference'),
+    ('cross_validation', 'reference'),
+  ],
 )
 def test_what_a_rule_needs_must_be_known(name, field):
   fit = _make_fit(0)

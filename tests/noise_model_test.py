@@ -107,6 +107,73 @@ def test_the_filter_makes_noise_of_the_correlation(kind):
   np.testing.assert_allclose(own, model.correlation, atol=0.08)
 
 
+@pytest.mark.parametrize(
+  'kind,level',
+  [('white', 20), ('poisson', 30), ('bilinear', 20), ('enlarged', 20)],
+)
+def test_what_is_drawn_is_noise_of_the_model(kind, level):
+  ramp = _make_ramp()
+  noisy = made.KINDS[kind].make(ramp, level, np.random.RandomState(0)).image
+  model = noise.estimate_noise(noisy).replace(black=False, white=False)
+  ramp = ramp if noisy.shape == ramp.shape else made.enlarge(ramp)
+  drawn = model.draw(ramp, np.random.RandomState(1))
+  scaled = drawn / np.sqrt(model.find_variance(ramp))
+  assert np.mean(drawn) == pytest.approx(0, abs=0.05 * np.std(drawn))
+  # In bright and in dark parts alike.
+  for part in (ramp < 0.5, ramp >= 0.5):
+    assert np.std(scaled[part]) == pytest.approx(1, rel=0.05)
+  for lag in (1, 2, 3):
+    below = np.mean(scaled[lag:] * scaled[:-lag])
+    right = np.mean(scaled[:, lag:] * scaled[:, :-lag])
+    assert below == pytest.approx(model.correlation[4 + lag, 4], abs=0.1)
+    assert right == pytest.approx(model.correlation[4, 4 + lag], abs=0.1)
+
+
+def test_less_noise_is_drawn_where_noise_was_clipped():
+  black = np.zeros((100, 100, 1))
+  draw = lambda clipped: noise.Model.make_white(0.1, clipped=clipped).draw(
+    black, np.random.RandomState(0)
+  )
+  clipped = np.maximum(draw(False), 0)
+  assert np.std(draw(True)) == pytest.approx(np.std(clipped), rel=0.05)
+
+
+def test_a_model_of_lines_draws_lines():
+  model = noise.Model.make_white(0.01).replace(rows=0.1, columns=0.05)
+  drawn = model.draw(np.zeros((400, 300, 3)), np.random.RandomState(0))
+  rows, columns = drawn.mean((1, 2)), drawn.mean((0, 2))
+  assert np.std(rows) == pytest.approx(0.1, rel=0.15)
+  assert np.std(columns) == pytest.approx(0.05, rel=0.15)
+  rest = drawn - rows[:, None, None] - columns[None, :, None]
+  assert np.std(rest) == pytest.approx(0.01, rel=0.05)
+
+
+def test_a_mixture_has_the_average_covariance():
+  white = noise.Model.make_white(0.1)
+  shared = noise.Model.make_white(0.2).replace(
+    correlation=np.full((9, 9), 0.5) + 0.5 * white.correlation, gain=0.01
+  )
+  mixed = white.mix(shared)
+  covary = lambda model: model.sigma**2 * model.correlation
+  np.testing.assert_allclose(
+    covary(mixed), (covary(white) + covary(shared)) / 2
+  )
+  for name in ('constant', 'gain', 'least'):
+    halves = (getattr(white, name) + getattr(shared, name)) / 2
+    assert getattr(mixed, name) == pytest.approx(halves)
+  nothing = noise.Model.make_white(0.0)
+  assert nothing.mix(nothing).sigma == 0
+
+
+def test_noise_is_scaled_by_its_variance():
+  model = noise.Model.make_white(0.1).replace(gain=0.01, rows=0.02)
+  more = model.scale(4)
+  image = np.linspace(0, 1, 12).reshape(2, 2, 3)
+  draw = lambda model: model.draw(image, np.random.RandomState(0))
+  np.testing.assert_allclose(draw(more), 2 * draw(model), rtol=1e-5)
+  assert more.sigma == pytest.approx(0.2)
+
+
 def test_the_variance_follows_the_brightness():
   rng = np.random.RandomState(0)
   ramp = _make_ramp()

@@ -98,7 +98,8 @@ def test_it_equals_that_of_scikit_image_on_photographs(name, sigma):
 def test_the_two_halves_have_independent_noises_of_the_known_sizes():
   sigma, tau = 0.1, 0.5
   own = sigma * np.random.RandomState(1).normal(size=(200, 200, 1))
-  first, second = noise.split_measurement(own, sigma, tau=tau, seed=2)
+  model = noise.Model.make_white(sigma)
+  first, second = noise.split_measurement(own, model, tau=tau, seed=2)
   assert first.dtype == second.dtype == np.float32
   size = own.size
   products = np.mean(first * second)
@@ -110,8 +111,35 @@ def test_the_two_halves_have_independent_noises_of_the_known_sizes():
   # Together they are the measurement again.
   whole = (first + tau**2 * second) / (1 + tau**2)
   np.testing.assert_allclose(whole, own, atol=1e-6)
-  again = noise.split_measurement(own, sigma, tau=tau, seed=2)
+  again = noise.split_measurement(own, model, tau=tau, seed=2)
   np.testing.assert_array_equal(again, (first, second))
+
+
+def test_noise_that_neighbours_share_is_split_too():
+  tau, shape = 0.5, (200, 200, 1)
+  model = noise.Model.make_white(0.1)
+  apart = np.abs(np.arange(9) - 4)
+  model = model.replace(correlation=0.6 ** np.add.outer(apart, apart))
+  own = model.draw(np.zeros(shape), np.random.RandomState(1))
+  first, second = noise.split_measurement(own, model, tau=tau, seed=2)
+  deviations = 0.1 * np.sqrt([1 + tau**2, 1 + tau**-2])
+  # White noise in its place would leave 0.6 of the variance between neighbours.
+  for lag in range(4):
+    right = np.mean(first[:, lag:] * second[:, : 200 - lag])
+    below = np.mean(first[lag:] * second[: 200 - lag])
+    assert abs(right) < 0.04 * np.prod(deviations)
+    assert abs(below) < 0.04 * np.prod(deviations)
+
+
+def test_a_larger_measurement_takes_less_of_the_noise():
+  taus = [noise.choose_tau(16**k) for k in (1, 2, 3, 4)]
+  np.testing.assert_allclose(np.divide(taus[:-1], taus[1:]), 2)
+  assert noise.choose_tau(3 * 128**2) == pytest.approx(0.16, abs=0.005)
+
+
+def _split(tau):
+  model = noise.Model.make_white(0.1)
+  return noise.split_measurement(np.ones(3), model, tau=tau, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -119,9 +147,8 @@ def test_the_two_halves_have_independent_noises_of_the_known_sizes():
   [
     (lambda: noise.estimate_sigma(np.zeros((7, 9, 3))), r'\(7, 9, 3\)'),
     (lambda: noise.estimate_sigma(np.zeros((9, 9))), r'\(9, 9\)'),
-    (lambda: noise.split_measurement(np.ones(3), -1, seed=0), 'sigma .*-1'),
-    (lambda: noise.split_measurement(np.ones(3), np.nan, seed=0), 'sigma'),
-    (lambda: noise.split_measurement(np.ones(3), 1, tau=0, seed=0), 'tau .*0'),
+    (lambda: _split(tau=0.0), 'tau .*0'),
+    (lambda: _split(tau=np.inf), 'tau .*inf'),
   ],
 )
 def test_bad_arguments_are_refused(call, message):

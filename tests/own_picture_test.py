@@ -213,20 +213,22 @@ def _add_noise(size, kind):
 
 
 @pytest.mark.parametrize(
-  'size, kind, method, window',
+  'size, kind, method, rule, window',
   [
-    ((96, 80), 'gaussian', 'recorrupted', 0),
-    ((520, 512), 'gaussian', 'recorrupted', 128),
-    ((96, 96), 'impulses', 'absolute', 0),
+    ((96, 80), 'gaussian', 'recorrupted', 'emv', 0),
+    ((520, 512), 'gaussian', 'recorrupted', 'last', 128),
+    ((96, 96), 'impulses', 'absolute', 'emv', 0),
+    # Too small to be sure of the noise.
+    ((32, 32), 'gaussian', 'squared', 'cross_validation', 0),
   ],
 )
 def test_auto_chooses_by_the_picture_and_keeps_what_the_user_set(
-  size, kind, method, window, capsys
+  size, kind, method, rule, window, capsys
 ):
   config = req2.get_config('auto')
   config.fit.steps, config.data.sigma = 77, 0.0
   chosen = denoise.choose(config, _add_noise(size, kind))
-  assert chosen.method.name == method
+  assert chosen.method.name == method and chosen.stop.name == rule
   assert chosen.fit.get('window', 0) == window
   assert chosen.fit.steps == 77 and chosen.data.sigma == 0
   assert 'auto' not in chosen

@@ -22,12 +22,13 @@ def test_a_cell_is_run_once_and_every_rule_has_its_line(
   (row,) = map(json.loads, path.read_text().splitlines())
   rules = row['rules']
   oracle = rules.pop('oracle')
-  expected = {*stopping.make_rules(20, 60), 'pseudo_reference'}
+  split = {'pseudo_reference', 'cross_validation'}
+  expected = {*stopping.make_rules(20, 60), *split}
   assert set(rules) == expected
   assert set(oracle['horizons']) == {str(decay) for decay in stopping.DECAYS}
   for name, rule in rules.items():
     # None of the same fit and average is better than its best.
-    assert rule['gap'] >= -1e-4 or name == 'pseudo_reference'
+    assert rule['gap'] >= -1e-4 or name in split
     assert rule['gap'] == pytest.approx(oracle['psnr'] - rule['psnr'])
     assert rule['step'] < rule['spent'] <= 60
   shown = capsys.readouterr().out
@@ -81,15 +82,27 @@ def test_the_table_has_medians_and_the_worst(capsys):
   ]
 
 
+@pytest.mark.parametrize('kind', ['bilinear', 'enlarged'])
+def test_other_noise_has_lines_of_its_own(kind, tmp_path, capsys):
+  pytest.importorskip('skimage')
+  path = tmp_path / 'rows.jsonl'
+  arguments = [*SMOKE, '--kind', kind, '--damages', '--json', str(path)]
+  stopping.main([*arguments, '--steps', '40'])
+  (row,) = map(json.loads, path.read_text().splitlines())
+  assert row['damage'] == kind and row['rules']['oracle']['psnr'] > 10
+  assert f'{kind}, 1 fits' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('channels', [1, 3])
 @pytest.mark.parametrize('damage', ['gaussian', *stopping.DAMAGES])
 def test_every_damage_is_drawn_by_its_seed(damage, channels):
   y, x = np.mgrid[:32, :32] / 32
   clean = np.float32(0.5 + 0.3 * np.sin(6 * x + 4 * y))[..., None]
   clean = clean * np.ones(channels, np.float32)
+  sigma = 25 if damage == 'gaussian' else None
   draw = lambda seed: stopping.damage_image(
-    clean, {'damage': damage, 'sigma': 25, 'seed': seed}
-  )
+    clean, {'damage': damage, 'sigma': sigma, 'seed': seed}
+  )[0]
   damaged = draw(0)
   assert damaged.shape == clean.shape and damaged.dtype == np.float32
   assert 10 < metrics.psnr(damaged, clean) < 45

@@ -14,6 +14,7 @@ from dipjax.monitors.base import (
 )
 from dipjax.monitors.noise import (
   SURE,
+  CrossValidation,
   Discrepancy,
   PseudoReference,
   ReachNoise,
@@ -27,6 +28,7 @@ MONITORS: dict[str, type[Monitor]] = {
   'wmv': WMV,
   'discrepancy': Discrepancy,
   'pseudo_reference': PseudoReference,
+  'cross_validation': CrossValidation,
   'sure': SURE,
   'last': Last,
   'mean': Mean,
@@ -39,6 +41,7 @@ __all__ = [
   'SURE',
   'WMV',
   'AtHorizon',
+  'CrossValidation',
   'Discrepancy',
   'Last',
   'Mean',

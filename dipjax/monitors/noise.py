@@ -85,17 +85,16 @@ class PseudoReference(base.Rule):
   The noise of the reference must be independent of the noise of the fitted
   measurement: the reference is another exposure, or `noise.split_measurement`
   splits one exposure in two. The squared error against the reference is then on
-  average the squared error against the truth plus a constant.
+  average the squared error against the truth plus a constant, whatever the
+  noise is: white or shared by neighbours.
 
   Attributes:
     patience: steps to wait for a smaller error.
     warmup: steps at the beginning that do not count.
-    tau: how a caller with one measurement splits it, see
-      `noise.split_measurement`; the rule itself does not use it.
 
   Raises:
-    ValueError: patience below 1, warmup below 0 or tau not above 0; in the
-      first step, a problem without a reference.
+    ValueError: patience below 1 or warmup below 0; in the first step, a problem
+      without a reference.
   """
 
   needs: ClassVar[frozenset[str]] = frozenset({'reference'})
@@ -103,14 +102,9 @@ class PseudoReference(base.Rule):
 
   patience: int = 300
   warmup: int = 0
-  tau: float = 0.5
 
   def __post_init__(self):
-    if self.patience < 1 or self.warmup < 0 or not 0 < self.tau < float('inf'):
-      raise ValueError(
-        'pseudo_reference needs patience >= 1, warmup >= 0 and a number tau > '
-        f'0, got {self.patience}, {self.warmup}, {self.tau}'
-      )
+    _check_waiting('pseudo_reference', self.patience, self.warmup)
 
   def start(self, image: Array) -> base.MonitorState:
     """See `base.Rule.start`."""
@@ -124,6 +118,67 @@ class PseudoReference(base.Rule):
     error = base.measure_error(seen, 'estimate', reference)
     counts = seen.step + 1 >= self.warmup
     return base.keep_least(state, seen, error, counts, self.patience)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CrossValidation(base.Rule):
+  """The estimate whose residual is most like noise, on a known noise.
+
+  The known noise is the difference between the measurement and
+  problem.reference, as `noise.split_measurement` makes them. Of the residual
+  ||r||^2 and the share h of noise that the fit has learned, generalized
+  cross-validation makes the score ||r||^2 / (1 - h)^2. The known noise tells h:
+  the residual still has 1 - h of it. So the least score is the largest
+  correlation between the residual and the known noise; the rule watches 1 - the
+  correlation.
+
+  The known noise must be like that of the measurement, but neither its level
+  nor that of the measurement matters. G. Golub, M. Heath, G. Wahba, Generalized
+  cross-validation, Technometrics 1979; the share by a random noise: D. Girard,
+  Numerische Mathematik 1989.
+
+  Attributes:
+    patience: steps to wait for a larger correlation.
+    warmup: steps at the beginning that do not count.
+
+  Raises:
+    ValueError: patience below 1 or warmup below 0; in the first step, a problem
+      without a reference.
+  """
+
+  needs: ClassVar[frozenset[str]] = frozenset({'reference'})
+  waits: ClassVar[bool] = True
+
+  patience: int = 300
+  warmup: int = 0
+
+  def __post_init__(self):
+    _check_waiting('cross_validation', self.patience, self.warmup)
+
+  def start(self, image: Array) -> base.MonitorState:
+    """See `base.Rule.start`."""
+    return base.start(image, best=jnp.inf)
+
+  def watch(
+    self, state: base.MonitorState, seen: base.Observation
+  ) -> base.MonitorState:
+    """See `base.Rule.watch`."""
+    reference = base.get_known(seen, 'reference', 'cross_validation')
+    measurement = seen.problem.measurement
+    known = measurement - reference
+    residual = measurement - base.predict(seen, 'estimate')
+    size = jnp.sqrt(jnp.sum(known**2) * jnp.sum(residual**2))
+    # A fit without any residual has learned all of the noise.
+    alike = jnp.sum(known * residual) / jnp.maximum(size, 1e-30)
+    counts = seen.step + 1 >= self.warmup
+    return base.keep_least(state, seen, 1 - alike, counts, self.patience)
+
+
+def _check_waiting(name, patience, warmup):
+  if patience < 1 or warmup < 0:
+    raise ValueError(
+      f'{name} needs patience >= 1 and warmup >= 0, got {patience}, {warmup}'
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,11 +8,12 @@ from dipjax.noise.clipped import (
 )
 from dipjax.noise.estimate import estimate_noise, estimate_sigma
 from dipjax.noise.model import Model
-from dipjax.noise.splitting import split_measurement
+from dipjax.noise.splitting import choose_tau, split_measurement
 from dipjax.noise.wavelets import estimate_by_wavelets
 
 __all__ = [
   'Model',
+  'choose_tau',
   'estimate_by_wavelets',
   'estimate_noise',
   'estimate_sigma',

@@ -54,7 +54,7 @@ def estimate_sigma(image: np.ndarray) -> float:
   return wavelets.estimate_by_wavelets(image)
 
 
-def estimate_noise(image: np.ndarray) -> Model:
+def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
   """Returns what a picture tells of its noise.
 
   Pictures of less than 64x64 pixels or so tell too little: the level is then
@@ -63,6 +63,8 @@ def estimate_noise(image: np.ndarray) -> Model:
   Args:
     image: [H, W, C] in [0, 1], or outside where noise was not clipped; sides of
       at least 8 pixels.
+    flattest: whether all that the flattest parts show counts as noise. Where it
+      may be texture, that is the most noise that there can be.
 
   Raises:
     ValueError: another shape.
@@ -89,7 +91,8 @@ def estimate_noise(image: np.ndarray) -> Model:
   )
   shared = _find_shared(blocks, any(level.ends), rows + columns > 0)
   compressed = grid.has_grid(image)
-  if shared and _is_noise(shared, image.shape[2] > 1, compressed):
+  has_colours = image.shape[2] > 1
+  if shared and (flattest or _is_noise(shared, has_colours, compressed)):
     model = _use_shared(shared, every, compressed)
   else:
     model = _use_levels(level, every)

@@ -5,6 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
+from dipjax.noise import clipped
+
 _NONE = 1e-6  # A sigma that is no noise.
 
 
@@ -91,6 +93,71 @@ class Model(struct.PyTreeNode):
       image: without noise, of any shape.
     """
     return jnp.maximum(self.constant + self.gain * image, self.least)
+
+  def draw(
+    self, measurement: np.ndarray, draw: np.random.RandomState
+  ) -> np.ndarray:
+    """Returns other noise like that of a measurement, without impulses.
+
+    Where noise was clipped there is less of it.
+
+    Args:
+      measurement: tells the brightness; any shape where the noise is white, and
+        [H, W, C] otherwise.
+      draw: the generator.
+    """
+    white = np.count_nonzero(self.correlation) == 1
+    shape = np.shape(measurement)
+    noise = draw.normal(size=shape) if white else self._draw_shared(shape, draw)
+    image = jnp.asarray(measurement)
+    variance = self.find_variance(image)
+    if self.black or self.white:
+      ends = {'black': self.black, 'white': self.white}
+      variance = clipped.expect_variance(image, jnp.sqrt(variance), **ends)
+    noise *= np.sqrt(variance)
+    if self.rows:
+      noise += self.rows * draw.normal(size=(shape[0], 1, 1))
+    if self.columns:
+      noise += self.columns * draw.normal(size=(1, shape[1], 1))
+    return noise
+
+  def _draw_shared(self, shape, draw):
+    """Returns noise of variance 1 that neighbours share, [H, W, C]."""
+    kernel = self.make_filter()
+    height, width, channels = shape
+    more = len(kernel) - 1
+    white = draw.normal(size=(height + more, width + more, channels))
+    windows = np.lib.stride_tricks.sliding_window_view(
+      white, kernel.shape, axis=(0, 1)
+    )
+    return np.einsum('hwcij,ij->hwc', windows, kernel)
+
+  def mix(self, other: 'Model') -> 'Model':
+    """Returns noise whose covariance is the average of two."""
+    average = lambda name: (getattr(self, name) + getattr(other, name)) / 2
+    variances = self.sigma**2, other.sigma**2
+    total = sum(variances)
+    correlation = sum(
+      variance * model.correlation
+      for variance, model in zip(variances, (self, other))
+    )
+    return self.replace(
+      sigma=(total / 2) ** 0.5,
+      **{name: average(name) for name in ('constant', 'gain', 'least')},
+      correlation=correlation / total if total else self.correlation,
+    )
+
+  def scale(self, factor: float) -> 'Model':
+    """Returns noise of `factor` times the variance."""
+    deviation = factor**0.5
+    return self.replace(
+      sigma=deviation * self.sigma,
+      constant=factor * self.constant,
+      gain=factor * self.gain,
+      least=factor * self.least,
+      rows=deviation * self.rows,
+      columns=deviation * self.columns,
+    )
 
   def make_filter(self) -> np.ndarray:
     """Returns a filter that makes noise of this correlation from white noise.

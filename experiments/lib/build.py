@@ -6,7 +6,6 @@ an error that names the field.
 
 import dataclasses
 import functools
-import math
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
@@ -326,18 +325,14 @@ def prepare_noise(
   if 'reference' not in rule.list_needs():
     return Noisy(measurement, found)
   # Splitting adds noise of tau times sigma to the part that is fitted.
-  tau = config.stop.tau
+  tau = noise.choose_tau(np.size(measurement))
   fitted, reference = noise.split_measurement(
-    measurement, found.sigma, tau=tau, seed=config.seed
+    measurement,
+    expect_noise(measurement, found),
+    tau=tau,
+    seed=config.seed,
   )
-  more = 1 + tau**2
-  found = found.replace(
-    sigma=math.sqrt(more) * found.sigma,
-    constant=more * found.constant,
-    gain=more * found.gain,
-    least=more * found.least,
-  )
-  return Noisy(fitted, found, reference)
+  return Noisy(fitted, found.scale(1 + tau**2), reference)
 
 
 def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
@@ -365,6 +360,23 @@ def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
   if found.sigma < _LEAST_NOISE * step:
     return noise.Model.make_white(0.0)
   return found
+
+
+def expect_noise(measurement: np.ndarray, found: noise.Model) -> noise.Model:
+  """Returns the noise that a rule should expect: a guess where it is not sure.
+
+  Where neighbours share noise, the finest wavelets show too little of it; where
+  the flattest parts have texture, they show too much. The guess is the average
+  of both.
+
+  Args:
+    measurement: an image where the noise was not told.
+    found: of `find_noise`; by the finest wavelets where it is not sure.
+  """
+  if found.error <= WRONG:
+    return found
+  flattest = noise.estimate_noise(measurement, flattest=True)
+  return found.mix(flattest).replace(error=found.error)
 
 
 def finish_image(

@@ -111,7 +111,6 @@ RANGES: dict[str, Range] = {
   'stop.window': Whole(2, 10**4),
   'stop.pixels': Whole(1, 10**8),
   'stop.factor': Number(0, 1000, above=True),
-  'stop.tau': Number(0, 1000, above=True),
   'stop.every': _STEPS,
   'fit.steps': _STEPS,
   'fit.optimizer': Word(tuple(OPTIMIZERS)),
