@@ -96,7 +96,9 @@ def _make_windows(config):
   choices.set_method(config, 'recorrupted')
   config.method.ratio = 1.0
   choices.set_stop(config, 'last')
-  config.fit.steps = 3000
+  config.fit.steps = 1000
+  config.fit.optimizer = 'muon'
+  config.fit.learning_rate = 0.01
   config.fit.schedule = 'cosine'
   config.fit.window = 128
 
