@@ -48,8 +48,8 @@ def return_detail(
     [0, 1], [H, W, 1]: 0 where nothing but noise was removed.
   """
   variance = jnp.broadcast_to(jnp.asarray(variance, image.dtype), image.shape)
-  removed = _average(jnp.mean(jnp.square(residual), axis=2))
-  expected = _average(jnp.mean(variance, axis=2))
+  removed = average(jnp.mean(jnp.square(residual), axis=2))
+  expected = average(jnp.mean(variance, axis=2))
   # Nothing removed, nothing to give back: a share of 0, not 0 / 0.
   excess = jnp.maximum(removed - expected, 0)
   share = excess / jnp.maximum(removed, 1e-30)
@@ -64,8 +64,8 @@ def return_detail(
   return image + share * residual, share
 
 
-def _average(values: Array) -> Array:
-  """Returns the mean around each pixel, edges reflected, [H, W]."""
+def average(values: Array) -> Array:
+  """Returns the mean of 17x17 pixels around each, edges reflected, [H, W]."""
   for axis, side in enumerate(values.shape):
     radius = min(_RADIUS, side - 1)
     pads = [(0, 0), (0, 0)]
