@@ -249,6 +249,7 @@ def restore(
   )
   _check_units(measurement, given, size, sigma)
   if plan:
+    tiled.check_cut(task, plan)
     (tell or _warn)(plan)
     states, trace = tiled.run(
       task, plan, keys, chunk=chunk, watch=watch, store=store

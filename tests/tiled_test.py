@@ -11,11 +11,14 @@ import pytest
 
 import dipjax
 from benchmarks import seams
+from configs import inpaint as inpaint_config
 from dipjax import blurring, codes, methods, metrics, monitors, operators
 from dipjax.conv import choose
 from dipjax.engine import cover, lanes, loop, memory, tiled
 from dipjax.engine.fit import make_fit
 from dipjax.networks import skip
+from experiments import inpaint
+from experiments.lib import machine, recorder
 from tests import fits
 
 NETWORK = skip.Skip(down=(8,), up=(8,), skip=(4,))
@@ -371,6 +374,10 @@ def test_a_grey_line_is_cut_along_itself():
   assert len(plans[0].corners) == 2 and result.image.shape == (1, 60, 1)
 
 
+def _darken_downwards(image):
+  return image * jnp.linspace(1, 0.5, image.shape[0])[:, None, None]
+
+
 BLUR = operators.make_blur(np.ones((9, 9)))
 
 
@@ -401,6 +408,17 @@ BLUR = operators.make_blur(np.ones((9, 9)))
       'with channels',
     ),
     (None, {'tile': 24, 'memory': 0}, '24x24 in 1 lane takes about'),
+    (operators.make_local(BLUR, 1), {'tile': 24}, 'say a larger reach'),
+    (
+      operators.make_local(operators.make_mask(MASK), 0),
+      {'tile': 24},
+      'does not fit an image',
+    ),
+    (
+      operators.make_local(_darken_downwards, 0),
+      {'tile': 24},
+      '_darken_downwards says .* measures a tile unlike the whole: say',
+    ),
   ],
 )
 def test_what_tiles_cannot_have_is_refused(operator, changes, message):
@@ -408,6 +426,58 @@ def test_what_tiles_cannot_have_is_refused(operator, changes, message):
   seen = np.asarray(operator(image)) if operator else image
   with pytest.raises(ValueError, match=message):
     _restore(seen, operator, **changes)
+
+
+# --- A run.
+
+
+def test_a_run_in_tiles_stays_one_where_memory_has_changed(
+  tmp_path, write_photograph, monkeypatch, capsys
+):
+  monkeypatch.setattr(tiled, 'SIDES', (24,))
+  config = inpaint_config.get_config('smoke')
+  config.data.update(image=write_photograph(48, 64, (9, 8, 6)), crop=(40, 40))
+  config.fit.steps, config.record.every = 20, 10
+  config.checkpoint.every = '10'
+
+  def run(limit, folder):
+    monkeypatch.setattr(machine, 'find_memory', lambda: limit)
+    return inpaint.run(config, str(tmp_path / folder))
+
+  def find_bytes():
+    with pytest.raises(ValueError, match='takes about') as refused:
+      run(0, 'refused')
+    found = re.search(r'about ([\d.e-]+) GB', str(refused.value))
+    return 1e9 * float(found[1])
+
+  whole = find_bytes()
+  config.fit.tile = 24
+  limit = round((whole + find_bytes()) / 2)
+  config.fit.tile = 0
+  expected = run(limit, 'once')
+  said = r'40x40 in 1 lane takes about .*: fitted in 4 tiles of 24x24\n'
+  assert re.search(said, capsys.readouterr().out)
+  assert expected.summary['tiles'] == {'count': 4, 'size': [24, 24]}
+  assert expected.summary['steps'] == 80
+
+  with monkeypatch.context() as patch:
+    calls, record = [], recorder.Recorder.__call__
+
+    def kill(self, *arguments):
+      calls.append(0)
+      if len(calls) == 5:
+        raise KeyboardInterrupt
+      return record(self, *arguments)
+
+    patch.setattr(recorder.Recorder, '__call__', kill)
+    with pytest.raises(KeyboardInterrupt):
+      run(limit, 'twice')
+  result = run(None, 'twice')
+  assert 'going on after step 40' in capsys.readouterr().out
+  assert result.summary['tiles'] == expected.summary['tiles']
+  np.testing.assert_array_equal(
+    result.images['restored'], expected.images['restored']
+  )
 
 
 # --- The benchmark.

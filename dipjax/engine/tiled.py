@@ -33,7 +33,8 @@ Array = jax.Array
 
 SIDES = (512, 256, 128, 64)  # Of tiles that nobody asked for, if memory allows.
 _SHARE = 8  # A ramp from one tile to the next is this part of a tile, or more.
-_MULTIPLE = 16  # Of a tile's side, so that few networks extend a tile.
+_MULTIPLE = 32  # Of a tile's side, so that few networks extend a tile.
+_NEAR = 1e-3  # Rounding of what an operator makes of a tile.
 _MOST = 16  # Tiles at once: more make no step faster.
 
 
@@ -252,6 +253,31 @@ def _cut_measurement(measurement, plan, window, seen):
   )
   part = measurement[rows, columns]
   return part if seen is None else part * np.float32(seen)
+
+
+def check_cut(task: Task, plan: Plan) -> None:
+  """Raises a ValueError if the operator measures tiles unlike the whole.
+
+  An operator that reaches farther than it says, or that is not the same
+  everywhere and does not say how it is cut, would leave seams.
+  """
+  if task.operator is None:
+    return
+  image = jnp.asarray(np.random.default_rng(0).random(task.size, np.float32))
+  whole = np.asarray(task.operator(image))
+  count = len(plan.corners)
+  for index in {count // 2, count - 1}:
+    window = operators.Crop(*plan.corners[index], *plan.tile)
+    part = operators.cut(task.operator, window)(window(image))
+    seen = _find_seen(plan, window)
+    part = np.asarray(part) if seen is None else np.asarray(part) * seen
+    expected = _cut_measurement(whole, plan, window, seen)
+    if not np.abs(part - expected).max() <= _NEAR * np.abs(whole).max():
+      raise ValueError(
+        f'{_name(task.operator)} says that it sees {plan.reach.pixels} pixels '
+        'around, but it measures a tile unlike the whole: say a larger reach, '
+        'or how it is cut, see dipjax.operators'
+      )
 
 
 # --- Memory.
