@@ -84,6 +84,11 @@ def test_tiles_cover_an_axis_and_their_weights_add_up_to_one(
     assert np.abs(np.diff(weights, axis=1)).max() < 1.6 / ramp
 
 
+def test_an_axis_as_short_as_the_overlap_has_one_tile():
+  assert cover.find_side(3, 8, 3, 4) == 3
+  assert cover.place(3, 3, 3) == cover.place(2, 2, 3) == [0]
+
+
 OPERATORS = {
   'identity': (lambda: None, 24),
   'mask': (lambda: operators.make_mask(MASK), 24),

@@ -25,7 +25,9 @@ def find_side(length: int, most: int, overlap: int, multiple: int) -> int:
 
 
 def _count(length, side, overlap):
-  return 1 + max(0, -(-(length - side) // (side - overlap)))
+  if length <= side:
+    return 1
+  return 1 - -(length - side) // (side - overlap)
 
 
 def place(length: int, side: int, overlap: int, step: int = 1) -> list[int]:

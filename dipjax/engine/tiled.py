@@ -308,7 +308,6 @@ def plan_fit(
   Raises:
     ValueError: what does not fit, with what would fit.
   """
-
   left = None if memory is None else memory - _count_pictures(task, seeds)
   if task.recipe.tile:
     plan = make_plan(task, task.recipe.tile)
@@ -322,19 +321,20 @@ def plan_fit(
   except ValueError as error:
     if task.recipe.window:
       raise
-    reason = str(error).partition(';')[0]
     reach = operators.find_reach(task.operator)
     if reach is None:
       advice = _advise(task, recipe, shapes, memory, seeds)
       raise ValueError(
-        f'{reason}; {_name(task.operator)} sees the whole picture at once, so '
-        f'that tiles do not help: {advice}'
+        f'{error}; {_name(task.operator)} sees the whole picture at once, so '
+        f'that it is not fitted in tiles: {advice}'
       ) from error
     sides = [side for side in SIDES if side > 2 * _find_overlap(side, reach)]
     for plan in filter(None, (make_plan(task, side) for side in sides)):
       prepared, tile = _shape(task, plan, check)
       if _fits(prepared, tile, left, seeds):
         plan = _join(plan, prepared, tile, left, seeds)
+        # The settings that would save memory follow behind a semicolon.
+        reason = str(error).partition(';')[0]
         return dataclasses.replace(plan, reason=reason)
     raise
 
