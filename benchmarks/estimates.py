@@ -11,7 +11,9 @@ the true sigma (extra `[bench]`), are recorded beside the restorations. Each
 result is a line of the file. Results that are in the file are not made again,
 so that the same command goes on where it was. The mean of n seeds is the mean
 of the first n seeds. `--kind` takes other noise, of `benchmarks.noise`, whose
-levels are then `--sigmas`.
+levels are then `--sigmas`; `--draws` draws the noise several times;
+`--unclipped` leaves white noise below 0 and above 1 as it is. `--beside` lists
+every picture beside a peer, the worst first.
 """
 
 import argparse
@@ -46,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> None:
   except (ValueError, OSError) as error:
     parser.error(str(error))
   print_table(rows)
+  if arguments.beside:
+    print_beside(rows, arguments.beside)
 
 
 def _make_parser() -> argparse.ArgumentParser:
@@ -64,6 +68,9 @@ def _make_parser() -> argparse.ArgumentParser:
     help='words behind the colon of configs/req2.py; default is none',
   )
   add('--peers', nargs='*', choices=list(PEERS), default=[])
+  add('--draws', type=int, default=1, help='of the noise')
+  add('--unclipped', action='store_true', help='white noise as it is drawn')
+  add('--beside', choices=list(PEERS), help='the peer to compare with')
   add('--lanes', type=int, help='seeds of every variant; default: its own')
   add('--steps', type=int, help='at most, of every variant; default: its own')
   path = pathlib.Path('estimates.jsonl')
@@ -77,13 +84,16 @@ def make_cells(arguments: argparse.Namespace) -> list[dict[str, Any]]:
   # Files from before there were kinds go on.
   white = arguments.kind == 'white'
   kind = {} if white else {'kind': arguments.kind}
+  kind |= {'unclipped': True} if arguments.unclipped else {}
+  draws = [{'draw': draw} if draw else {} for draw in range(arguments.draws)]
   methods = [(peer, dict.fromkeys(ours)) for peer in arguments.peers]
   methods += [(variant, ours) for variant in arguments.variants]
   return [
     {'image': image, 'sigma': sigma, 'crop': arguments.crop}
-    | {'method': method, **own, **kind}
+    | {'method': method, **own, **kind, **draw}
     for method, own in methods
     for sigma in arguments.sigmas
+    for draw in draws
     for image in arguments.images
   ]
 
@@ -116,11 +126,13 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 
 def _add_noise(clean, cell):
   """Returns the noisy picture and what its sigma is."""
-  level = cell['sigma']
+  level, seed = cell['sigma'], cell.get('draw', 0)
   if 'kind' not in cell:
-    noisy = corruptions.add_gaussian_noise(clean, level / 255, seed=0)
+    noisy = corruptions.add_gaussian_noise(
+      clean, level / 255, seed=seed, clip='unclipped' not in cell
+    )
     return noisy, level / 255
-  draw = np.random.RandomState(0)
+  draw = np.random.RandomState(seed)
   made = kinds.KINDS[cell['kind']].make(clean, level, draw)
   return np.asarray(made.image, np.float32), made.truth.get('sigma', 0.0) / 255
 
@@ -205,7 +217,7 @@ def denoise_unclipped(noisy: np.ndarray, sigma: float) -> np.ndarray | None:
   """Returns BM3D's image without the bias of clipped noise, or None without it.
 
   The image of which BM3D's is what `noise.expect_clipped` makes: for BM3D what
-  `operators.Clipped` is for a fit.
+  `operators.Noisy` is for a fit.
 
   Args:
     noisy: [H, W, C] in [0, 1].
@@ -256,6 +268,34 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
       values = mean(row['correlation'] for row in chosen)
       line += f'; correlation of deviation and error {values:.2f}'
     print(line)
+
+
+def print_beside(rows: Sequence[Mapping[str, Any]], peer: str) -> None:
+  """Prints a table of each method's pictures beside a peer's, worst first."""
+  same = ('image', 'sigma', 'crop', 'kind', 'draw', 'unclipped')
+  name = lambda row: tuple(row.get(field) for field in same)
+  peers = {name(row): row for row in rows if row['method'] == peer}
+  others = [row for row in rows if row['method'] not in PEERS]
+  for method in dict.fromkeys(row['method'] for row in others):
+    pairs = [
+      (row, peers[name(row)])
+      for row in others
+      if row['method'] == method and name(row) in peers
+    ]
+    if not pairs:
+      continue
+    find_gain = lambda pair: pair[0]['psnr'] - pair[1]['psnr']
+    pairs.sort(key=find_gain)
+    mean, worst = statistics.fmean(map(find_gain, pairs)), find_gain(pairs[0])
+    print(f'\n{method} less {peer}: {mean:+.2f} dB, worst {worst:+.2f}')
+    print(f'| picture | sigma | draw | before | {peer} | {method} | more |')
+    print('|---|---|---|---|---|---|---|')
+    for row, other in pairs:
+      print(
+        f'| {row["image"]} | {row["sigma"]:g} | {row.get("draw", 0)} '
+        f'| {row["before"]:.2f} | {other["psnr"]:.2f} | {row["psnr"]:.2f} '
+        f'| {find_gain((row, other)):+.2f} |'
+      )
 
 
 if __name__ == '__main__':

@@ -86,7 +86,7 @@ def time_checkpoints(network: skip.Skip, size: int, rounds: int) -> None:
       if number:  # The first imports and opens.
         waited.append(middle - begin)
         whole.append(time.perf_counter() - begin)
-  count = sum(leaf.nbytes for leaf in leaves.name_leaves(states).values())
+  count = sum(array.nbytes for array in leaves.pack_leaves(states).values())
   waits, takes = statistics.median(waited), statistics.median(whole)
   print(
     f'{size}x{size}  a checkpoint has {count / 2**20:.0f} MiB; the fit waits '

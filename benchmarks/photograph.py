@@ -7,11 +7,14 @@ The benchmark adds noise to a picture and restores it, blind, by variants of
 configs/req2.py. BM3D and non-local means, which are told the true sigma (extra
 `[bench]`), run beside them. Each restoration has a process of its own, so that
 its peak memory is its own; the seconds are of the restoration, compiling
-included, and those of all cores together follow. Megapixels of 0 take the
+included, and those of all cores together follow. Pictures joined by + are one
+picture: squares of 512 pixels of each, side by side. Megapixels of 0 take the
 picture as it is; otherwise the picture is reflected at its edges until it has
 so many, which is fair for time and memory, and kind in PSNR to whoever finds
-that the picture repeats. Each result is a line of the file. Results that are in
-the file are not made again, so that the same command goes on where it was.
+that the picture repeats. The PSNR of the upper left 256x256 pixels is there
+too, for a fit of that part alone: megapixels of 0.065536. Each result is a line
+of the file. Results that are in the file are not made again, so that the same
+command goes on where it was.
 """
 
 import argparse
@@ -30,6 +33,9 @@ from benchmarks import estimates, stopping
 from configs import req2
 from dipjax import corruptions, metrics
 from experiments.lib import images
+
+_SQUARE = 512  # Pixels of each picture of several.
+_PART = np.s_[:256, :256]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -84,7 +90,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: a picture that cannot be read, an unknown method, or a peer that
       is not installed.
   """
-  clean = grow_image(images.read_image(cell['image']), cell['megapixels'])
+  clean = grow_image(join_images(cell['image']), cell['megapixels'])
   sigma = cell['sigma'] / 255
   noisy = corruptions.add_gaussian_noise(clean, sigma, seed=0)
   begin, worked = time.perf_counter(), _count_seconds()
@@ -99,6 +105,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     'width': clean.shape[1],
     'before': float(metrics.psnr(noisy, clean)),
     'psnr': float(metrics.psnr(image, clean)),
+    'psnr_part': float(metrics.psnr(image[_PART], clean[_PART])),
     'seconds': time.perf_counter() - begin,
     'seconds_of_cores': _count_seconds() - worked,
     'peak_gb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
@@ -108,6 +115,19 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
 def _count_seconds():
   usage = resource.getrusage(resource.RUSAGE_SELF)
   return usage.ru_utime + usage.ru_stime
+
+
+def join_images(names: str) -> np.ndarray:
+  """Returns a picture, or the squares of several, side by side, [H, W, C].
+
+  Args:
+    names: samples or files, joined by +; one alone is taken whole.
+  """
+  pictures = [images.read_image(name) for name in names.split('+')]
+  if len(pictures) == 1:
+    return pictures[0]
+  squares = [_reflect(picture, _SQUARE, _SQUARE) for picture in pictures]
+  return np.concatenate(squares, axis=1)
 
 
 def grow_image(image: np.ndarray, megapixels: float) -> np.ndarray:
@@ -123,6 +143,11 @@ def grow_image(image: np.ndarray, megapixels: float) -> np.ndarray:
   height, width, _ = image.shape
   factor = math.sqrt(1e6 * megapixels / (height * width))
   rows, columns = (round(factor * side) for side in (height, width))
+  return _reflect(image, rows, columns)
+
+
+def _reflect(image, rows, columns):
+  height, width, _ = image.shape
   more = [(0, max(0, rows - height)), (0, max(0, columns - width)), (0, 0)]
   return np.pad(image, more, mode='symmetric')[:rows, :columns]
 

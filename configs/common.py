@@ -29,7 +29,8 @@ def get_base() -> ml_collections.ConfigDict:
 
   config.fit = fit = ml_collections.ConfigDict()
   fit.steps = 5000  # The most steps of a lane.
-  fit.optimizer = 'adam'  # Or 'langevin': draws samples for the rule 'mean'.
+  # Or 'muon': fewer steps; 'langevin': draws samples for the rule 'mean'.
+  fit.optimizer = 'adam'
   fit.learning_rate = 0.01  # The optimiser's step size.
   fit.schedule = 'constant'  # Or 'cosine': the step size falls to 0.
   fit.clip = 0.0  # Largest norm of the gradient; 0: no limit.

@@ -30,7 +30,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   # transparent in the picture is missing, as it is without data.mask.
   data.mask = ''
   data.invert = False  # Whether white is missing in data.mask, not black.
-  data.missing = 0.5  # Share that is missing at random, without any mask.
+  # Share that is missing at random, without any mask; 0 asks for a mask.
+  data.missing = 0.5
   data.complete = False  # With data.mask: whether the image is known under it.
   config.fit.steps = 3000
   config.fit.jitter = 0.03

@@ -5,8 +5,9 @@ all of it where there is little noise. What was removed is then larger than the
 noise. Where r = measurement - image has a mean square e, and the noise has the
 variance v, the blend image + (1 - s) r with s = min(1, v / e) has the least
 expected error, if the fit has learned none of the noise: the errors are
-(1 - s)^2 v for the noise and s^2 (e - v) for the detail. A point that is far
-beyond the noise, such as a star, is detail by itself.
+(1 - s)^2 v for the noise and s^2 (e - v) for the detail. Less comes back where e
+is not far enough from v to be sure. A point that is far beyond the noise, such
+as a star, is detail by itself.
 """
 
 import jax
@@ -17,6 +18,10 @@ Array = jax.Array
 # Pixels to each side over which mean squares are taken: 17 x 17 values are
 # enough that their mean square is known to 8 %, or 5 % in colour.
 _RADIUS = 8
+
+# In deviations of such a mean square: what chance and a level that is a little
+# wrong explain is no detail, and twice as much is.
+_CHANCE = 2.0
 
 # In deviations: 6 of 100,000 values of noise are farther from the truth.
 _FAR = 4.0
@@ -48,6 +53,9 @@ def return_detail(
   # Nothing removed, nothing to give back: a share of 0, not 0 / 0.
   excess = jnp.maximum(removed - expected, 0)
   share = excess / jnp.maximum(removed, 1e-30)
+  chance = (2 / (image.shape[2] * (2 * _RADIUS + 1) ** 2)) ** 0.5
+  sure = excess / jnp.maximum(_CHANCE * chance * expected, 1e-30) - 1
+  share = share * jnp.clip(sure, 0, 1)
   if points:
     square = jnp.max(jnp.square(residual) - _FAR**2 * variance, axis=2)
     whole = jnp.max(jnp.square(residual), axis=2)

@@ -45,6 +45,9 @@ def load(data: ml_collections.ConfigDict) -> Data:
   the pixels of the picture that are transparent, blank or not finite; where
   there are none, a share data.missing of the pixels, drawn at random. The whole
   picture is known where pixels are drawn, or with data.complete.
+
+  Raises:
+    ValueError: bad input, or nothing is missing.
   """
   return _load(data)[0]
 
@@ -54,6 +57,11 @@ def _load(data):
   whole, crop = read(data, masked=True, whole=True), tuple(data.crop)
   picture = images.crop_picture(whole, crop)
   drawn = not data.mask and whole.mask is None
+  if drawn and not data.missing:
+    raise ValueError(
+      'nothing of the picture is missing: name a --mask=FILE, or '
+      'data.missing above 0 to hide a share of it at random'
+    )
   if drawn:
     size = picture.pixels.shape[:2]
     mask = masks.draw_mask(size, data.missing, seed=data.noise_seed)
@@ -74,6 +82,7 @@ def _load(data):
 PICTURES = cli.Pictures(
   'inpaint:quick',
   files={'mask': 'data.mask'},
+  fields={'data.missing': 0.0},
   examples=('photo.png --mask=mask.png',),
 )
 

@@ -17,7 +17,7 @@ def test_a_row_is_run_once_and_every_method_has_its_line(
   pytest.importorskip('skimage')
   path = tmp_path / 'rows.jsonl'
   arguments = [*SMOKE, '--peers', 'nlm', '--lanes', '2', '--json', str(path)]
-  arguments += ['--steps', '40']
+  arguments += ['--steps', '40', '--beside', 'nlm']
   estimates.main(arguments)
   peer, ours = map(json.loads, path.read_text().splitlines())
   assert peer['method'] == 'nlm' and ours['method'] == 'smoke'
@@ -33,6 +33,9 @@ def test_a_row_is_run_once_and_every_method_has_its_line(
   again = capsys.readouterr().out
   assert again in shown and len(path.read_text().splitlines()) == 2
   assert f'; 2 seeds {ours["means"][1]:.2f}; correlation' in again
+  worse = ours['psnr'] - peer['psnr']
+  assert f'smoke less nlm: {worse:+.2f} dB, worst {worse:+.2f}' in again
+  assert again.splitlines()[-1].endswith(f'| {worse:+.2f} |')
 
 
 def test_a_variant_that_is_not_known_is_one_line(tmp_path, capsys):
@@ -58,10 +61,26 @@ def test_other_noise_is_a_row_of_its_own():
   parser = estimates._make_parser()
   cells = [
     estimates.make_cells(parser.parse_args([*SMOKE, *more]))[0]
-    for more in ([], ['--kind', 'bilinear'])
+    for more in ([], ['--kind', 'bilinear'], ['--unclipped'])
   ]
   assert cells[1] == cells[0] | {'kind': 'bilinear'}
+  assert cells[2] == cells[0] | {'unclipped': True}
   white, sigma = estimates._add_noise(clean, cells[0])
   shared, less = estimates._add_noise(clean, cells[1])
   # Colours that were interpolated have less noise, which neighbours share.
   assert np.std(shared) < 0.9 * np.std(white) and less < 0.9 * sigma
+
+
+def test_draws_and_clipping_are_rows_of_their_own():
+  parser = estimates._make_parser()
+  arguments = parser.parse_args([*SMOKE, '--draws', '2'])
+  first, second = estimates.make_cells(arguments)
+  assert second == first | {'draw': 1}
+  white = np.ones((24, 24, 3), np.float32)
+  seen, again = (
+    estimates._add_noise(white, cell)[0] for cell in (first, second)
+  )
+  assert seen.max() == 1 and np.any(seen != again)
+  whole, _ = estimates._add_noise(white, first | {'unclipped': True})
+  assert whole.max() > 1
+  np.testing.assert_array_equal(seen, np.minimum(whole, 1))

@@ -1,4 +1,4 @@
-"""Langevin noise: its size, where it goes, and that its key decides it."""
+"""Langevin noise: its size, where it goes, its key; and Muon's kernels."""
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,33 @@ def test_kernels_alone_get_noise_of_twice_the_learning_rate():
   assert abs(noise.mean()) < 5 * 0.02 / np.sqrt(noise.size)
   np.testing.assert_array_equal(drawn[0]['kernel'], drawn[1]['kernel'])
   assert np.all(drawn[0]['kernel'] != drawn[2]['kernel'])
+
+
+def test_updates_of_kernels_are_orthogonal():
+  draw = np.random.RandomState(0).normal
+  params = {'kernel': jnp.zeros((3, 3, 4, 8)), 'bias': jnp.zeros(8)}
+  # One direction of the gradient is a hundred times the others.
+  gradient = draw(size=(36, 8)) + 100 * np.outer(draw(size=36), draw(size=8))
+  gradients = {
+    'kernel': jnp.float32(gradient).reshape(3, 3, 4, 8),
+    'bias': jnp.float32(draw(size=8)),
+  }
+  known = {
+    'muon': optimizers.make_optimizer('muon', 0.02),
+    'adam': optax.nadam(0.02),
+  }
+  moved = {
+    name: optimizer.update(gradients, optimizer.init(params), params)[0]
+    for name, optimizer in known.items()
+  }
+  np.testing.assert_allclose(
+    moved['muon']['bias'], moved['adam']['bias'], rtol=1e-5
+  )
+  find_spread = lambda kernel: np.ptp(
+    np.log(np.linalg.svd(np.reshape(kernel, (36, 8)), compute_uv=False))
+  )
+  assert find_spread(gradients['kernel']) > np.log(50)
+  assert find_spread(moved['muon']['kernel']) < np.log(3)
 
 
 def test_weights_decay():

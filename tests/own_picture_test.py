@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -116,11 +117,20 @@ def test_other_experiments_take_a_picture(
     assert file.mode == 'I;16' and file.size == written
 
 
-def test_a_strength_of_0_gives_the_picture_back(photo, tmp_path):
+def test_inpainting_asks_for_a_mask(run_experiment, photo, tmp_path):
+  arguments = ('--config=inpaint:smoke', f'--workdir={tmp_path}/run')
+  status, said = _run(run_experiment, 'inpaint', photo, *arguments)
+  assert status == 2 and 'name a --mask=FILE' in said
+  assert not (tmp_path / 'run').exists()
+
+
+def test_a_strength_of_0_gives_the_picture_back(photo, tmp_path, capsys):
   config = req2.get_config('smoke,network=pixels')
   config.data.update(image=str(photo), crop=(), sigma=0.0)
   config.fit.update(steps=20, strength=0.0)
   denoise.run(config, str(tmp_path / 'run'))
+  said = capsys.readouterr().out
+  assert re.search(r'^at most \d+ seconds for 20 steps$', said, re.MULTILINE)
   after = np.asarray(Image.open(tmp_path / 'photo_restored.png'))
   np.testing.assert_array_equal(after, np.asarray(Image.open(photo)))
 

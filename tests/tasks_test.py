@@ -580,7 +580,7 @@ def test_a_mask_of_another_size(photograph, tmp_path):
 
 def test_a_size_that_cannot_fit(photograph, tmp_path, monkeypatch):
   monkeypatch.setattr(machine, 'find_memory', lambda: 100_000)
-  says = 'takes about .* there are 0.0001 GB'
+  says = 'takes at least .* there are 0.0001 GB'
   _refuse(denoise, _make_config(req2, photograph), tmp_path, says)
   _refuse(staged, _make_config(staged_config, photograph), tmp_path, says)
   _refuse(noise_impedance, _make_config(req1, photograph), tmp_path, says)

@@ -84,14 +84,29 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
     return state, params, jax.tree.leaves(jax.vjp(lose, params)[1])
 
   # The network is traced once more for its gradient, and not for its start.
-  drawn = find_shapes(recipe.network, problem.code.shape)
-  shapes = jax.eval_shape(keep, jax.random.key(0), problem, *drawn)
+  output, drawn, _ = find_shapes(recipe.network, problem.code.shape)
+  shapes = jax.eval_shape(keep, jax.random.key(0), problem, output, drawn)
   state, gradient, kept = (
     [*map(_count_bytes, jax.tree.leaves(part))] for part in shapes
   )
   at_work = recipe.method.passes * _WORKING * max(kept)
   activations = max(sum(kept) + at_work, _measure_tile(problem, max(kept)))
   return sum(state) + sum(gradient), activations
+
+
+def _count_least(recipe: Recipe, problem: Problem) -> int:
+  """The bytes that one lane takes at least where nothing saves memory.
+
+  The shapes of the forward pass tell them, in a fraction of the time that a
+  gradient takes to trace. The gradient keeps what each kernel is applied to; of
+  an image that was doubled it may keep the smaller one, a quarter. Here each
+  array counts as a quarter.
+  """
+  _, params, inputs = find_shapes(recipe.network, problem.code.shape)
+  state = 2 * sum(map(_count_bytes, jax.tree.leaves(params)))  # And a gradient.
+  kept = [*map(_count_bytes, inputs)]
+  at_work = recipe.method.passes * _WORKING * max(kept, default=0)
+  return _count_all(problem, (state, (sum(kept) + at_work) // 4), 1)
 
 
 def _measure_tile(problem: Problem, largest: int) -> int:
@@ -143,6 +158,8 @@ def check_memory(
 ) -> None:
   """Raises a ValueError, with the settings that would fit, if a fit does not.
 
+  Where no setting would fit by far, the function traces no gradient.
+
   Args:
     recipe, problem, lanes: see `estimate_bytes`.
     available: bytes that the fit may take; None is what the device says it has.
@@ -151,6 +168,18 @@ def check_memory(
   available = find_available(available)
   if available is None:
     return
+  height, width = problem.crop.height, problem.crop.width
+  if problem.picture is not None:
+    picture: Any = problem.picture
+    height, width, _ = picture.operator.pixels.shape
+  say = lambda size: (
+    f'{width}x{height} in {lanes} lane{"s" * (lanes > 1)} takes {size}, there '
+    f'are {_format(available)}; '
+  )
+  # What no setting would make small enough is refused at once.
+  least = 0 if choose.saves_memory() else _count_least(recipe, problem)
+  if least > available:
+    raise ValueError(say(f'at least {_format(least)}') + 'crop the image')
   measured = _measure(recipe, problem)
   total = lambda measured, lanes: _count_all(problem, measured, lanes)
   needed = total(measured, lanes)
@@ -172,13 +201,8 @@ def check_memory(
     for name, size in sizes.items()
     if size <= available and size < needed
   ]
-  height, width = problem.crop.height, problem.crop.width
-  if problem.picture is not None:
-    picture: Any = problem.picture
-    height, width, _ = picture.operator.pixels.shape
   raise ValueError(
-    f'{width}x{height} in {lanes} lane{"s" * (lanes > 1)} takes about '
-    f'{_format(needed)}, there are {_format(available)}; '
+    say(f'about {_format(needed)}')
     + (f'what would fit: {", ".join(fitting)}' if fitting else 'crop the image')
   )
 

@@ -5,8 +5,9 @@ steps makes another problem but not another program: nothing compiles again.
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -152,16 +153,34 @@ def find_output(
   network: nn.Module, code_shape: tuple[int, ...]
 ) -> tuple[int, ...]:
   """Returns the shape of a network's output; computes nothing."""
-  return find_shapes(network, code_shape)[0].shape
+  return find_shapes(network, code_shape).output.shape
+
+
+class Shapes(NamedTuple):
+  """What a network makes of a code, as shapes."""
+
+  output: jax.ShapeDtypeStruct
+  params: Any
+  inputs: tuple[jax.ShapeDtypeStruct, ...]  # What kernels are applied to.
 
 
 @functools.cache
-def find_shapes(
-  network: nn.Module, code_shape: tuple[int, ...]
-) -> tuple[jax.ShapeDtypeStruct, Any]:
-  """Returns a network's output and parameters as shapes; computes nothing."""
+def find_shapes(network: nn.Module, code_shape: tuple[int, ...]) -> Shapes:
+  """Returns a network's shapes for a code in float32; computes nothing."""
   code = jax.ShapeDtypeStruct(code_shape, jnp.float32)
   draw: Any = network.init_with_output
-  with choose.aim(choose.SHAPES):
+  inputs, shapes = [], []
+
+  def record(layer, args, kwargs, context):
+    result = layer(*args, **kwargs)
+    if context.module.has_variable('params', 'kernel'):
+      for x in args:
+        # Several kernels may share an input. No trace may outlive its function.
+        if isinstance(x, jax.Array) and not any(x is seen() for seen in inputs):
+          inputs.append(weakref.ref(x))
+          shapes.append(jax.ShapeDtypeStruct(x.shape, x.dtype))
+    return result
+
+  with choose.aim(choose.SHAPES), nn.intercept_methods(record):
     output, variables = jax.eval_shape(draw, jax.random.key(0), code)
-  return output, variables['params']
+  return Shapes(output, variables['params'], tuple(shapes))

@@ -1,7 +1,7 @@
 """Checkpoints: arrays on disk by orbax; no other module knows their format.
 
-A checkpoint has the leaves of a tree by their names, and notes: JSON, with the
-digests of the leaves and of the data of the run. Two checkpoints are kept, so
+A checkpoint has the packed leaves of a tree, and notes: JSON, with the digests
+of the leaves and of the data of the run. Two checkpoints are kept, so
 that a damaged one has one before it.
 """
 
@@ -115,7 +115,7 @@ class Checkpoints:
     if not any(self._interval):
       return
     self.flush()
-    leaves = leaves_lib.name_leaves(tree)
+    leaves = leaves_lib.pack_leaves(tree)
     self._saved_at, self._saved_step = time.monotonic(), step
     notes = {'step': step, 'data': self._data, **notes}
     self._writing = self._worker.submit(self._save, leaves, notes)
@@ -227,7 +227,7 @@ class Checkpoints:
     self.flush()
     if any(self._interval):
       self._writing = self._worker.submit(
-        self._keep, name, leaves_lib.name_leaves(tree)
+        self._keep, name, leaves_lib.pack_leaves(tree)
       )
       self.flush()
 

@@ -1,6 +1,9 @@
 """The leaves of a tree by their names: copied, digested, put back in place."""
 
+import collections
 import hashlib
+import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,22 +11,39 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+# Beside the leaves: the name, type and shape of each, as JSON.
+_TABLE = 'table'
 
-def name_leaves(tree: Any) -> dict[str, np.ndarray]:
-  """Returns copies of all leaves by their paths; keys become their data."""
+
+def pack_leaves(tree: Any) -> dict[str, np.ndarray]:
+  """Returns copies of all leaves, joined to one array for each type.
+
+  Orbax takes time and keeps some memory for each array that it saves, so that
+  it gets few. `fill_tree` takes them apart. Keys become their data.
+  """
   pairs, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {_name(path): _copy(leaf) for path, leaf in pairs}
+  groups, table = collections.defaultdict(list), []
+  for path, leaf in pairs:
+    leaf = np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf)
+    groups[leaf.dtype.name].append(leaf.ravel())
+    table.append((_name(path), leaf.dtype.name, leaf.shape))
+  # The next step overwrites the state in place: to join the leaves copies them.
+  packed = {kind: np.concatenate(group) for kind, group in groups.items()}
+  text = json.dumps(table).encode()
+  return packed | {_TABLE: np.frombuffer(text, np.uint8)}
+
+
+def _unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns all leaves by their names."""
+  leaves, ends = {}, collections.Counter()
+  for name, kind, shape in json.loads(packed[_TABLE].tobytes()):
+    begin, ends[kind] = ends[kind], ends[kind] + math.prod(shape)
+    leaves[name] = packed[kind][begin : ends[kind]].reshape(shape)
+  return leaves
 
 
 def _name(path: tuple) -> str:
   return jax.tree_util.keystr(path, simple=True, separator='.')
-
-
-def _copy(leaf: Any) -> np.ndarray:
-  # The next step overwrites the state in place, so that a view is not enough.
-  if _is_key(leaf):
-    leaf = jax.random.key_data(leaf)
-  return np.array(leaf, copy=True)
 
 
 def _is_key(leaf: Any) -> bool:
@@ -45,12 +65,17 @@ def digest_arrays(*arrays: Any) -> str:
   return digest.hexdigest()
 
 
-def fill_tree(like: Any, leaves: Mapping[str, np.ndarray]) -> Any:
-  """Returns a tree like `like` of the leaves; a size of 0 stands for any size.
+def fill_tree(like: Any, packed: Mapping[str, np.ndarray]) -> Any:
+  """Returns a tree like `like` of what `pack_leaves` has packed.
+
+  Args:
+    like: a tree of arrays or shapes; a size of 0 stands for any size.
+    packed: arrays by name.
 
   Raises:
     ValueError: a leaf is missing, or has another shape or type.
   """
+  leaves = _unpack(packed) if _TABLE in packed else {}
   pairs, structure = jax.tree_util.tree_flatten_with_path(like)
   missing = {_name(path) for path, _ in pairs} - leaves.keys()
   if missing:

@@ -26,6 +26,7 @@ _COMPILING = (
   '/jax/core/compile/backend_compile_duration',
 )
 _seconds_compiling = 0.0
+_compiled_at = time.monotonic()  # When JAX last had a program.
 
 # Monitors whose score has another name in a record.
 _SCORE_KEYS = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
@@ -40,9 +41,10 @@ _SHOWN = (
 
 def _add_compiling(event: str, duration_secs: float, **kwargs) -> None:
   del kwargs
-  global _seconds_compiling
+  global _seconds_compiling, _compiled_at
   if event in _COMPILING:
     _seconds_compiling += duration_secs
+    _compiled_at = time.monotonic()
 
 
 jax.monitoring.register_event_duration_secs_listener(_add_compiling)
@@ -97,7 +99,6 @@ class Recorder:
     self._begin, self._compiled = time.perf_counter(), _seconds_compiling
     self._earlier = {'compile': 0.0, 'fit': 0.0}
     self._previewed, self._stack = time.monotonic(), contextlib.ExitStack()
-    self._paced: tuple[float, int] | None = None  # When, and at which step.
     self._announced = False
 
   @property
@@ -200,14 +201,15 @@ class Recorder:
     Returns:
       Whether the fit is to end here.
     """
+    steps = int(trace.active.any(axis=0).sum())
+    self._shown += steps
+    self._announce(steps)
     made = [
       self._make_record(lane, trace) | (dict(notes[lane]) if notes else {})
       for lane in range(len(self.seeds))
       if trace.active[lane].any()
     ]
     self.records.add(made)
-    self._shown += int(trace.active.any(axis=0).sum())
-    self._announce()
     self._show(made)
     self._preview(states)
     return bool(self.stop)
@@ -225,17 +227,14 @@ class Recorder:
       record[_SCORE_KEYS.get(name, name)] = _finite(scores[lane, last])
     return record
 
-  def _announce(self):
-    """Prints once how long the fit will take, by its first steps."""
-    if self._announced:
+  def _announce(self, steps):
+    """Prints once, before the bar, how long the fit will take.
+
+    The first steps tell it, without the time of compiling before them.
+    """
+    if self._announced or not steps:
       return
-    now = time.monotonic()
-    # The first chunk has the time of compiling.
-    if self._paced is None:
-      self._paced = now, self._shown
-      return
-    begin, shown = self._paced
-    pace = (now - begin) / max(self._shown - shown, 1)
+    pace = (time.monotonic() - _compiled_at) / steps
     left = _format_time(pace * (self._steps - self._shown))
     print(f'at most {left} for {self._steps} steps', flush=True)
     self._announced = True

@@ -55,7 +55,7 @@ RANGES: dict[str, Range] = {
   'data.clip': Flag(),
   'data.clean': _FILE,
   'data.mask': _FILE,
-  'data.missing': Number(0, 1, above=True, below=True),
+  'data.missing': Number(0, 1, below=True),
   'data.complete': Flag(),
   'data.invert': Flag(),
   'data.flash': _FILE,
