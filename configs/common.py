@@ -37,6 +37,9 @@ def get_base() -> ml_collections.ConfigDict:
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
   # Side of the windows of which each step sees one; 0: the whole picture.
   fit.window = 0
+  # Side of the tiles that are fitted one by one and blended; 0: the whole
+  # picture, or tiles where the whole does not fit into memory.
+  fit.tile = 0
   fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
   # The noise's standard deviation, of 255, for a method or a rule that needs
   # it; 0: estimated.

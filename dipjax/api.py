@@ -1,7 +1,9 @@
 """`restore` checks its arguments, then hands them to the engine, which fits."""
 
 import contextlib
+import functools
 import operator as operator_lib
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,8 +13,7 @@ import numpy as np
 
 from dipjax import monitors, settings, units
 from dipjax import noise as noise_lib
-from dipjax.engine import lanes, loop, tiles
-from dipjax.engine import memory as memory_lib
+from dipjax.engine import lanes, loop, tiled, tiles
 from dipjax.engine.fit import make_fit
 from dipjax.engine.problem import find_output
 from dipjax.methods import perceptual as perceptual_lib
@@ -42,6 +43,7 @@ def restore(
   chunk: int = 10,
   watch: loop.Watch | None = None,
   store: loop.Store | None = None,
+  tell: Callable[[tiled.Plan], None] | None = None,
 ) -> loop.Restoration:
   """Returns the image behind one measurement, without any training data.
 
@@ -68,8 +70,8 @@ def restore(
     seeds: the random seed of each lane, whole numbers in [0, 2**32), no two of
       them equal.
     clean: the true image, [H, W, C], if known. The function then adds the
-      monitors `oracle` and `oracle_output`, which only report; not with
-      windows, where no step has the whole image.
+      monitors `oracle` and `oracle_output`, which only report; not with windows
+      or tiles, where no step has the whole image.
     sigma: standard deviation of the measurement's noise, if known, for methods
       and monitors that need the deviation, see `noise.estimate_sigma`; in the
       unit of the measurement: 25 / 255, say, for one in [0, 1].
@@ -88,9 +90,13 @@ def restore(
       Where the device says nothing, as a CPU does, any size is tried.
     chunk: steps between two calls of `watch`; never changes a result.
     watch: called with the states and the traces [lanes, chunk] of each chunk;
-      where it returns True the fit ends with the best images so far.
+      where it returns True the fit ends with the best images so far. Of a fit
+      in tiles the states are those of one tile, and the trace has a lane for
+      each seed, whose steps count on from tile to tile.
     store: loads the progress of a fit that was interrupted, and saves it; the
       arguments must be those of the interrupted fit. See `loop.Store`.
+    tell: called with the plan before a picture is fitted in tiles, of which
+      `describe` is a line for people; None warns where nobody asked for tiles.
 
   Raises:
     ValueError: arguments that do not fit each other, named with their values.
@@ -193,6 +199,9 @@ def restore(
   size = _find_size(measurement, size)
   seeds = _find_seeds(seeds)
   _check_chunk(chunk)
+  if clean is not None:
+    clean = check_array(clean, 'the clean image', size)
+    units.check_image(clean, 'the clean image')
   sigma = None if sigma is None else units.check_sigma(sigma, of_image=False)
   _check_penalties(recipe, size)
   _check_perceptual(recipe, perceptual)
@@ -202,6 +211,7 @@ def restore(
     recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
   given = operator
   noise = _find_noise(measurement, sigma, noise)
+  whole = recipe
   recipe, operator = recipe.prepare(measurement, operator, noise=noise)
   if recipe.window:
     _check_windows(measurement, size, reference, perceptual)
@@ -226,18 +236,32 @@ def restore(
     shapes = jax.eval_shape(pose, keys[0], measurement)
   seen = shapes.measurement.shape if recipe.window else size
   _check_prediction(recipe.network, shapes, seen)
-  memory_lib.check_memory(recipe, shapes, memory, lanes=len(seeds))
+  task = tiled.Task(
+    whole, measurement, given, size, noise, reference, perceptual
+  )
+  plan = tiled.plan_fit(
+    task,
+    shapes,
+    recipe,
+    seeds=len(seeds),
+    memory=memory,
+    check=functools.partial(_check_prediction, recipe.network),
+  )
   _check_units(measurement, given, size, sigma)
+  if plan:
+    tiled.check_cut(task, plan)
+    (tell or _warn)(plan)
+    states, trace = tiled.run(
+      task, plan, keys, chunk=chunk, watch=watch, store=store
+    )
+    return loop.collect(states, trace, recipe.rule)
   if recipe.window:
     # All lanes share the picture, which goes to the device once.
     measurement = jnp.asarray(measurement)
   problems = lanes.stack_lanes([pose(key, measurement) for key in keys])
 
   cleans = None
-  if clean is not None:
-    clean = check_array(clean, 'the clean image', size)
-    units.check_image(clean, 'the clean image')
-  # No step with windows has the whole image.
+  # No step with windows or tiles has the whole image.
   if clean is not None and not recipe.window:
     cleans = jnp.stack([clean] * len(seeds))
     recipe = recipe.watch(**monitors.ORACLES)
@@ -253,6 +277,12 @@ def restore(
   if recipe.window:
     states = tiles.finish_lanes(recipe, states, problems)
   return loop.collect(states, trace, recipe.rule)
+
+
+def _warn(plan):
+  """Warns of tiles that nobody asked for."""
+  if plan.reason:
+    warnings.warn(plan.describe(), stacklevel=4)
 
 
 def check_array(

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -85,13 +86,29 @@ def extend_image(image: Array, size: tuple[int, int]) -> Array:
   return jnp.pad(image, (*pads, (0, 0)), mode='symmetric')
 
 
-def use_image(image: ArrayLike) -> Callable[[Array, tuple[int, int]], Array]:
+@dataclasses.dataclass(frozen=True, eq=False)
+class ImageCode:
+  """The maker of a code that is an image; `use_image` makes it."""
+
+  image: ArrayLike  # [H, W, C]
+
+  def __call__(self, key: Array, size: tuple[int, int]) -> Array:
+    """Returns [height, width, C]; the key is not used."""
+    del key
+    return extend_image(jnp.asarray(self.image), size)
+
+  def cut(self, window: Callable[[Any], Any]) -> 'ImageCode':
+    """Returns the maker for a window of the picture, an `operators.Crop`."""
+    return ImageCode(window(self.image))
+
+
+def use_image(image: ArrayLike) -> ImageCode:
   """Returns a maker of codes that gives the image, see `extend_image`.
 
   The maker is a function of (key, (height, width)), as `dipjax.restore` takes
-  it. The maker does not use the key.
+  it.
   """
-  return lambda key, size: extend_image(jnp.asarray(image), size)
+  return ImageCode(image)
 
 
 def jitter_code(

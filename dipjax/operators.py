@@ -13,10 +13,24 @@ when it is made, because JAX makes it anew inside every transformation.
 
 `adjoint` is written once and transposes every linear operator, a user's own
 operator too.
+
+A picture is fitted in tiles if the operator says how far it sees, so that a
+measurement can be cut (`find_reach`, `cut`). Such an operator has
+
+- `reach`: the pixels beyond its own place that a measured value depends on. A
+  value's place is the square of `step` x `step` pixels at `step` times its row
+  and column; up to `reach` pixels around that square count too.
+- `step`: as above; 1 where it is missing.
+- `cut(window)`: the operator of a window of the image. Where it is missing the
+  operator is the same everywhere, and its own window.
+
+`make_local` says it of a function that is the same everywhere.
 """
 
+import dataclasses
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +48,8 @@ _WHITE = 0.05
 
 class Identity(struct.PyTreeNode):
   """The image itself, for denoising and the removal of artefacts."""
+
+  reach = 0
 
   def __call__(self, image: Array) -> Array:
     """Returns the image."""
@@ -56,6 +72,7 @@ class Noisy(struct.PyTreeNode):
   spread: Array | None = None
   black: bool = struct.field(pytree_node=False, default=False)  # Clipped at 0.
   white: bool = struct.field(pytree_node=False, default=False)  # Clipped at 1.
+  reach = 0
 
   def __call__(self, image: Array) -> Array:
     """Returns the mean of the measurement of an image, see noise."""
@@ -104,10 +121,35 @@ class Function(struct.PyTreeNode):
   """A function of an image, itself no pytree, as an operator."""
 
   function: Callable[[Array], Array] = struct.field(pytree_node=False)
+  reach: int | None = struct.field(pytree_node=False, default=None)
+  step: int = struct.field(pytree_node=False, default=1)
 
   def __call__(self, image: Array) -> Array:
     """Returns function(image)."""
     return self.function(image)
+
+
+def make_local(
+  function: Callable[[Array], Array], reach: int, step: int = 1
+) -> Function:
+  """Returns a function that is the same everywhere as one that can be cut.
+
+  The function gives [H / step, W / step, C] of an image, or [H / step, W /
+  step, ...]. What it makes of a part of an image is the same part of what it
+  makes of the whole, but for `reach` pixels at the part's ends.
+
+  Args:
+    function: of an image [H, W, C].
+    reach, step: see the module.
+
+  Raises:
+    ValueError: a reach below 0 or a step below 1.
+  """
+  if reach < 0 or step < 1:
+    raise ValueError(
+      f'a reach is at least 0, a step at least 1, got {reach} and {step}'
+    )
+  return Function(function, reach, step)
 
 
 class Crop(struct.PyTreeNode):
@@ -137,6 +179,11 @@ class Mask(struct.PyTreeNode):
   """The image times weights, for inpainting; `make_mask` makes a Mask."""
 
   weights: Array  # [H, W, 1] or [H, W, C], in [0, 1].
+  reach = 0
+
+  def cut(self, window: Crop) -> 'Mask':
+    """Returns the Mask of a window of the image."""
+    return Mask(window(self.weights))
 
   def __call__(self, image: Array) -> Array:
     """Returns [H, W, C]; ValueError if the weights do not fit the image."""
@@ -188,6 +235,17 @@ class Downsample(struct.PyTreeNode):
   factor: int = struct.field(pytree_node=False)
   name: str = struct.field(pytree_node=False, default='lanczos2')
 
+  @property
+  def step(self) -> int:
+    """See the module."""
+    return self.factor
+
+  @property
+  def reach(self) -> int:
+    """See the module."""
+    taps = len(resampling.make_kernel(self.name, self.factor))
+    return (taps - self.factor) // 2
+
   def __call__(self, image: Array) -> Array:
     """Returns [H / factor, W / factor, C].
 
@@ -203,6 +261,11 @@ class Blur(struct.PyTreeNode):
   """The image convolved with a kernel; `make_blur` makes a Blur."""
 
   kernel: Array  # [h, w], h and w odd.
+
+  @property
+  def reach(self) -> int:
+    """See the module."""
+    return max(self.kernel.shape) // 2
 
   def __call__(self, image: Array) -> Array:
     """Returns [H, W, C]; see `blurring.blur_image`."""
@@ -258,6 +321,31 @@ class Compose(struct.PyTreeNode):
       image = operator(image)
     return image
 
+  @property
+  def reach(self) -> int | None:
+    """See the module; None where one of the operators does not say it."""
+    pixels, step = 0, 1
+    for operator in self.operators:
+      found = find_reach(operator)
+      if found is None:
+        return None
+      pixels, step = pixels + step * found.pixels, step * found.step
+    return pixels
+
+  @property
+  def step(self) -> int:
+    """See the module."""
+    return math.prod(getattr(part, 'step', 1) for part in self.operators)
+
+  def cut(self, window: Crop) -> 'Compose':
+    """Returns the operators of a window of the image."""
+    parts = []
+    for operator in self.operators:
+      parts.append(cut(operator, window))
+      step = getattr(operator, 'step', 1)
+      window = Crop(*(side // step for side in dataclasses.astuple(window)))
+    return Compose(tuple(parts))
+
 
 def compose(*functions: Callable[[Array], Array]) -> Compose:
   """Returns one operator that applies the given ones in order.
@@ -276,6 +364,37 @@ def as_operator(function: Callable[[Array], Array] | None) -> Operator:
   leaves = jax.tree.leaves(function)
   is_leaf = len(leaves) == 1 and leaves[0] is function
   return Function(function) if is_leaf else function
+
+
+class Reach(NamedTuple):
+  """How far an operator sees."""
+
+  pixels: int  # Around the place of a measured value.
+  step: int  # Side of that place.
+
+
+def find_reach(operator: Callable[[Array], Array] | None) -> Reach | None:
+  """Returns how far an operator sees; None: it does not say.
+
+  An operator that does not say is taken for one that sees everything at once.
+  """
+  operator = Identity() if operator is None else operator
+  pixels = getattr(operator, 'reach', None)
+  return None if pixels is None else Reach(pixels, getattr(operator, 'step', 1))
+
+
+def cut(operator: Any, window: Crop) -> Any:
+  """Returns the operator of a window of the image; None stays None.
+
+  What it makes of the window is what the whole operator makes of it, but for
+  values whose reach goes beyond the window.
+
+  Args:
+    operator: one that says its reach.
+    window: its numbers are multiples of the operator's step.
+  """
+  own = getattr(operator, 'cut', None)
+  return own(window) if own else operator
 
 
 def adjoint(

@@ -67,6 +67,11 @@ class Recipe:
       (`Recorrupted`), and the rule `Last`, since no rule ever sees the whole
       image. A network that normalises fails: take `networks.PlainUNet`. A
       window larger than the picture shrinks to it.
+    tile: side of the tiles, at most; None: the whole picture, or tiles where
+      the whole does not fit into memory. Each tile is a fit of its own, and
+      neighbours are blended, see `engine.tiled`: memory and the size of a
+      network's view do not grow with the picture. It needs an operator that
+      says how far it sees, see `operators`. Penalties and features see a tile.
     precision: the precision of the network's products, of PRECISIONS.
       Parameters, statistics of normalisations, the image, the loss and the
       average are float32 in every precision; a processor without a precision
@@ -89,6 +94,7 @@ class Recipe:
   steps: int = 5000
   decay: float = 0.99
   window: int | None = None
+  tile: int | None = None
   precision: str = 'float32'
 
   def __post_init__(self):
@@ -159,7 +165,8 @@ class Recipe:
     program: code, jitter, steps and weights are arguments of the step, the
     arguments have the size of the windows, and the rule chooses after the step.
     """
-    defaults = {'code': None, 'jitter': None, 'steps': 1, 'window': None}
+    defaults = {'code': None, 'jitter': None, 'steps': 1}
+    defaults |= {'window': None, 'tile': None}
     penalties = tuple((penalty, 0.0) for penalty, _ in self.penalties)
     rule = min(self.monitors)
     return self.replace(**defaults, penalties=penalties, rule=rule)
@@ -215,9 +222,16 @@ def _check_terms(recipe: Recipe) -> None:
 
 
 def _check_window(recipe: Recipe) -> None:
-  window = recipe.window
+  window, tile = recipe.window, recipe.tile
+  if tile is not None and tile < 1:
+    raise ValueError(f'tile must be at least 1, got {tile}')
   if window is None:
     return
+  if tile is not None:
+    raise ValueError(
+      'windows make the whole picture by tiles of their own: leave out '
+      f'tile={tile}'
+    )
   if window < 1:
     raise ValueError(f'window must be at least 1, got {window}')
   if not recipe.method.makes_code:

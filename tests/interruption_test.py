@@ -13,11 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import inpaint as inpaint_config
 from configs import prior_effect as prior_config
 from configs import req1, req2
 from configs import staged as staged_config
 from dipjax.networks import pixels
-from experiments import denoise, noise_impedance, prior_effect, staged
+from experiments import (
+  denoise,
+  inpaint,
+  noise_impedance,
+  prior_effect,
+  staged,
+)
 from experiments.lib import images, recorder
 
 
@@ -44,7 +51,14 @@ def _make_impedance(photograph):
   return config
 
 
+def _make_tiles(photograph):
+  config = inpaint_config.get_config('smoke')
+  config.fit.tile, config.fit.steps = 24, 30
+  return config
+
+
 RUNS = {
+  'tiles': (inpaint.run, _make_tiles),
   'denoise': (denoise.run, _make_denoise),
   'staged': (staged.run, _make_staged),
   'staged at once': (

@@ -52,8 +52,22 @@ def _scan_by_numpy(image):
   return np.stack([spectrum.real, spectrum.imag])
 
 
+def _take_corner(image):
+  return image[:3, :2]
+
+
 def _curve(image):
   return image**2.2 + image
+
+
+def _sharpen(image):
+  padded = jnp.pad(image, ((1, 1), (0, 0), (0, 0)), mode='edge')
+  return 3 * image - padded[:-2] - padded[2:]
+
+
+def _sharpen_by_numpy(image):
+  padded = np.pad(image, ((1, 1), (0, 0), (0, 0)), mode='edge')
+  return 3 * image - padded[:-2] - padded[2:]
 
 
 # Each made anew from a seed, of which arrays inside depend; and what NumPy
@@ -123,6 +137,28 @@ LINEAR = {
     ),
     lambda x, seed: _reduce(_blur(x, _draw(3, 3, seed=seed)), 'box', 2)[:3, :2],
   ),
+  'composed of local ones': (
+    lambda seed: operators.compose(
+      operators.make_mask(_draw_mask(12, 16, seed=seed)),
+      operators.make_blur(_draw(3, 3, seed=seed)),
+      operators.Downsample(2, 'box'),
+      operators.make_mask(_draw_mask(6, 8, seed=seed)),
+    ),
+    lambda x, seed: (
+      _reduce(
+        _blur(
+          x * _draw_mask(12, 16, seed=seed)[..., None], _draw(3, 3, seed=seed)
+        ),
+        'box',
+        2,
+      )
+      * _draw_mask(6, 8, seed=seed)[..., None]
+    ),
+  ),
+  'sharpened': (
+    lambda seed: operators.make_local(_sharpen, 1),
+    lambda x, seed: _sharpen_by_numpy(x),
+  ),
   'nothing': (lambda seed: operators.compose(), lambda x, seed: x),
   'some pixels': (
     lambda seed: operators.as_operator(_take_pixels),
@@ -141,16 +177,19 @@ OPERATORS = {
   ),
 }
 
+LOCAL = {
+  name: row
+  for name, row in OPERATORS.items()
+  if operators.find_reach(row[0](0)) is not None
+}
+
+each_local = pytest.mark.parametrize('make,expected', LOCAL.values(), ids=LOCAL)
 each_operator = pytest.mark.parametrize(
   'make,expected', OPERATORS.values(), ids=OPERATORS
 )
 each_linear = pytest.mark.parametrize(
   'make,expected', LINEAR.values(), ids=LINEAR
 )
-
-
-def _take_corner(image):
-  return image[:3, :2]
 
 
 def _assert_close(actual, expected):
@@ -213,6 +252,63 @@ def test_lanes_of_operators_equal_a_loop(make, expected):
   measured = jax.jit(jax.vmap(lambda operator, x: operator(x)))(stacked, images)
   for seed, image in enumerate(images):
     _assert_close(measured[seed], expected(image, seed))
+
+
+@each_local
+@pytest.mark.parametrize(
+  'window',
+  [(0, 0, 12, 12), (0, 4, 12, 12), (0, 0, 8, 16), (4, 4, 8, 12)],
+  ids=str,
+)
+def test_the_operator_of_a_window_measures_a_part_of_the_whole(
+  make, expected, window
+):
+  operator, crop = make(0), operators.Crop(*window)
+  pixels, step = operators.find_reach(operator)
+  image = _draw(*SHAPE)
+  whole = expected(image, 0)
+  assert whole.shape[:2] == (12 // step, 16 // step)
+  part = operators.cut(operator, crop)(crop(image))
+  top, left, height, width = (side // step for side in window)
+  assert part.shape == (height, width, *whole.shape[2:])
+
+  # What reaches beyond the window is not compared, unless the image ends too.
+  def find_inside(begin, side, length):
+    low = np.arange(begin, begin + side, step) - pixels
+    high = low + step + 2 * pixels
+    end = begin + side
+    return ((low >= begin) | (begin == 0)) & ((high <= end) | (end == length))
+
+  rows = find_inside(window[0], window[2], 12)
+  columns = find_inside(window[1], window[3], 16)
+  seen = whole[top : top + height, left : left + width]
+  _assert_close(part[rows][:, columns], seen[rows][:, columns])
+  assert columns.any() or pixels > 4
+
+
+def test_what_does_not_say_its_reach_sees_everything_at_once():
+  silent = set(OPERATORS) - set(LOCAL)
+  assert silent == {
+    'whole',
+    'crop',
+    'corner',
+    'centre',
+    'composed',
+    'some pixels',
+    'Fourier rows',
+    'curve',
+  }
+  assert operators.find_reach(None) == (0, 1)
+  assert operators.find_reach(operators.Downsample(4)) == (6, 4)
+  assert operators.find_reach(operators.Downsample(4, 'box')) == (0, 4)
+  assert operators.find_reach(operators.make_blur(np.ones((3, 7)))) == (3, 1)
+  composed = operators.compose(
+    operators.make_blur(np.ones((5, 5))),
+    operators.Downsample(2, 'box'),
+    operators.make_local(_sharpen, 1),
+  )
+  assert operators.find_reach(composed) == (2 + 2 * 1, 2)
+  assert operators.find_reach(operators.Shared(composed)) is None
 
 
 # --- Identities.
@@ -352,6 +448,8 @@ def test_the_networks_crop_the_same_window(window):
     (lambda: operators.make_blur(np.zeros((3, 3))), 'positive, got 0.0'),
     (lambda: operators.make_blur(np.array([[0.1, 0.2, -0.3]])), 'positive'),
     (lambda: operators.make_blur(-np.ones((3, 3))), 'positive, got -9.0'),
+    (lambda: operators.make_local(_curve, -1), 'got -1 and 1'),
+    (lambda: operators.make_local(_curve, 0, 0), 'got 0 and 0'),
   ],
 )
 def test_values_that_make_no_operator_are_refused(make, says):

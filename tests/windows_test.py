@@ -1,5 +1,6 @@
 """Fits that see a picture in windows, and the picture made of tiles."""
 
+import itertools
 import re
 
 import jax
@@ -14,7 +15,7 @@ from dipjax import methods, metrics, monitors, operators, optimizers
 from dipjax import noise as noise_lib
 from dipjax.conv import choose
 from dipjax.device import packing
-from dipjax.engine import fit, guard, lanes, tiles
+from dipjax.engine import cover, fit, guard, lanes, tiles
 from dipjax.engine.problem import cut_window, draw_window
 from dipjax.networks import plain_unet
 from experiments import denoise
@@ -189,7 +190,7 @@ def test_a_picture_of_tiles_is_what_the_network_makes_of_the_whole(monkeypatch):
   parts = tiles.denoise(recipe, params, problem)
   # A pixel sees less than 8 pixels to each side: only where a tile ends nearer
   # by does it differ. All tiles begin at even pixels, as the pools do.
-  corners = tiles.place_tiles((68, 96), (40, 40))
+  corners = itertools.product(cover.place(68, 40, 26), cover.place(96, 40, 26))
   cut = np.zeros((68, 96), bool)
   for top, left in corners:
     inside = np.zeros((68, 96), bool)
@@ -210,7 +211,7 @@ def test_a_picture_of_tiles_is_what_the_network_makes_of_the_whole(monkeypatch):
 def test_tiles_cover_a_picture_and_overlap(length):
   side, seven = tiles.find_size((length, 7, 3))
   assert seven == 7 and side <= tiles.SIDE
-  tops = sorted({top for top, _ in tiles.place_tiles((length, 7), (side, 7))})
+  tops = cover.place(length, side, tiles.OVERLAP)
   assert tops[0] == 0 and tops[-1] + side == length
   steps = np.diff(tops)
   assert np.all(steps <= side - tiles.OVERLAP) and np.all(steps > 0)

@@ -46,7 +46,10 @@ class Store(Protocol):
 
 
 class Restoration(NamedTuple):
-  """What a restoration gives; lanes are in the order of the seeds."""
+  """What a restoration gives; lanes are in the order of the seeds.
+
+  A fit in tiles has a lane for each seed too, see `tiled.run`.
+  """
 
   image: np.ndarray  # [H, W, C] in [0, 1], the mean of `images`.
   # [H, W, C], the standard deviation of `images` over lanes; 0 for one lane.

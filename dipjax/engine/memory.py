@@ -141,6 +141,17 @@ def _clone(network: Any, remat: bool) -> nn.Module:
   return network
 
 
+def find_available(given: int | None) -> int | None:
+  """Returns the bytes that a fit may take: those given, or the device's own.
+
+  None where the device says nothing, as a CPU does.
+  """
+  if given is not None:
+    return given
+  stats = jax.local_devices()[0].memory_stats() or {}
+  return stats.get('bytes_limit')
+
+
 @settings.pin()
 def check_memory(
   recipe: Recipe, problem: Problem, available: int | None, *, lanes: int = 1
@@ -154,9 +165,7 @@ def check_memory(
     available: bytes that the fit may take; None is what the device says it has.
       Where the device says nothing, as a CPU does, every fit is allowed.
   """
-  if available is None:
-    stats = jax.local_devices()[0].memory_stats() or {}
-    available = stats.get('bytes_limit')
+  available = find_available(available)
   if available is None:
     return
   height, width = problem.crop.height, problem.crop.width

@@ -3,9 +3,9 @@
 Time grows with the pixels, memory beyond the pictures themselves does not:
 tiles have one size, and the program of one tile serves all of them. Neighbours
 overlap, and where they do, the weight goes over from one to the other, so that
-no seam shows. The code of a tile is the picture itself, without the noise that
-each step adds: one pass is as good as the mean of eight with that noise
-(benchmarks/NOTES.md).
+no seam shows, see `cover`. The code of a tile is the picture itself, without
+the noise that each step adds: one pass is as good as the mean of eight with
+that noise (benchmarks/NOTES.md).
 """
 
 import functools
@@ -17,7 +17,7 @@ import numpy as np
 
 from dipjax import monitors
 from dipjax.device import packing
-from dipjax.engine import lanes
+from dipjax.engine import cover, lanes
 from dipjax.engine.fit import FitState
 from dipjax.engine.problem import Problem, cut_window
 from dipjax.recipe import PRECISIONS, Recipe
@@ -77,63 +77,31 @@ def denoise(recipe: Recipe, params: Any, problem: Problem) -> np.ndarray:
   picture: Any = problem.picture
   shape = picture.operator.pixels.shape
   size = find_size(shape)
-  weights = _make_weights(size)
+  tops, lefts = map(_place_along, shape[:2], size)
+  rows, columns = (
+    cover.weigh(length, side, places, OVERLAP)
+    for length, side, places in zip(shape, size, (tops, lefts))
+  )
   total = np.zeros(shape, np.float32)
-  weight = np.zeros((*shape[:2], 1), np.float32)
-  for top, left in place_tiles(shape[:2], size):
-    corner = np.array([top, left], np.int32)
-    image = denoise_tile(recipe.find_program(), size, params, problem, corner)
-    place = slice(top, top + size[0]), slice(left, left + size[1])
-    total[place] += weights * np.asarray(image)
-    weight[place] += weights
-  return np.divide(total, weight, out=total)
+  for top, row in zip(tops, rows):
+    for left, column in zip(lefts, columns):
+      corner = np.array([top, left], np.int32)
+      image = denoise_tile(recipe.find_program(), size, params, problem, corner)
+      place = slice(top, top + size[0]), slice(left, left + size[1])
+      total[place] += np.outer(row, column)[..., None] * np.asarray(image)
+  return total
 
 
 def find_size(shape: tuple[int, ...]) -> tuple[int, int]:
-  """Returns (height, width) of the tiles of a picture [H, W, C].
-
-  There are as few tiles as SIDE allows, and each is no larger than they need.
-  """
-  return _find_side(shape[0]), _find_side(shape[1])
-
-
-def _find_side(length):
-  count = _count_tiles(length, SIDE)
-  side = -(-(length + (count - 1) * OVERLAP) // count)
-  return min(length, SIDE, _MULTIPLE * -(-side // _MULTIPLE))
-
-
-def _count_tiles(length, side):
-  return 1 + max(0, -(-(length - side) // (side - OVERLAP)))
-
-
-def place_tiles(
-  whole: tuple[int, ...], size: tuple[int, ...]
-) -> list[tuple[int, int]]:
-  """Returns the corners (top, left) of tiles that cover a picture evenly.
-
-  Neighbours share at least OVERLAP pixels.
-
-  Args:
-    whole: (height, width) of the picture.
-    size: (height, width) of a tile, at most the picture's.
-  """
-  tops, lefts = map(_place_along, whole, size)
-  return [(top, left) for top in tops for left in lefts]
+  """Returns (height, width) of the tiles of a picture [H, W, C]."""
+  height, width = (
+    cover.find_side(length, SIDE, OVERLAP, _MULTIPLE) for length in shape[:2]
+  )
+  return height, width
 
 
 def _place_along(length: int, side: int) -> list[int]:
-  places = np.linspace(0, length - side, _count_tiles(length, side))
-  return places.round().astype(int).tolist()
-
-
-def _make_weights(size):
-  """[*size, 1]: rising from the edges of a tile over the overlap to 1."""
-  ramps = []
-  for side in size:
-    place = np.arange(side) + 0.5
-    ramps.append(np.minimum(np.minimum(place, side - place) / OVERLAP, 1))
-  return np.float32(np.multiply.outer(*ramps)[..., None])
+  return cover.place(length, side, OVERLAP)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -104,6 +104,8 @@ def make_recipe(
     read |= {'jitter'}
   if stops and method.takes_terms:
     read |= _TERMS
+  if stops:
+    read |= {'tile'}
   if stops and method.makes_code:
     read |= {'window'}
   if told and _needs_sigma(method, stopping['monitors']):
@@ -123,6 +125,7 @@ def make_recipe(
     optimizer=make_optimizer(config.fit),
     steps=config.fit.steps,
     window=config.fit.get('window') or None,
+    tile=config.fit.get('tile') or None,
     precision=config.fit.precision,
     **drawn,
     **stopping,

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from dipjax import monitors
-from dipjax.engine import loop
+from dipjax.engine import loop, tiled
 from dipjax.engine.fit import FitState, Trace
 from experiments.lib import checkpoints, images, records, stopping
 from experiments.lib import workdir as workdirs
@@ -62,6 +62,7 @@ class Recorder:
     seeds: the seed of each lane.
     label: what is fitted now, where a run has several fits in a row.
     checkpoints: the checkpoints of the run.
+    plan: the tiles, where a picture is fitted in tiles.
     stop: whether somebody asked to stop, inside the context.
   """
 
@@ -92,12 +93,18 @@ class Recorder:
       folder, every=config.checkpoint.every, data=workdir.data
     )
     self._workdir, self._config = workdir, config
+    self.plan: tiled.Plan | None = None
     self._keep, self._has_records = keep, False
     self._tqdm, self._bar, self._steps, self._shown = None, None, steps, 0
     self._begin, self._compiled = time.perf_counter(), _seconds_compiling
     self._earlier = {'compile': 0.0, 'fit': 0.0}
     self._previewed, self._stack = time.monotonic(), contextlib.ExitStack()
     self._announced = False
+
+  @property
+  def shown(self) -> int:
+    """Steps so far, one after the other, those of earlier starts too."""
+    return self._shown
 
   @property
   def seconds(self) -> dict[str, float]:
@@ -144,6 +151,19 @@ class Recorder:
     print(f'going on after step {notes["shown"]}', flush=True)
     return self.checkpoints.load(like)
 
+  def find_tile(self) -> int | None:
+    """Returns the side of the tiles of a run that was interrupted.
+
+    What is left of the memory of a machine changes, and the tiles must not.
+    """
+    notes = self.checkpoints.find_latest()
+    return None if notes is None else notes.get('tile')
+
+  def tell(self, plan: tiled.Plan) -> None:
+    """Says that a picture is fitted in tiles, whose steps are counted on."""
+    print(plan.describe(), flush=True)
+    self.plan, self._steps = plan, self._steps * len(plan.batches)
+
   def finish(self) -> None:
     """Tidies the checkpoints of a run that nobody stopped."""
     if not self.stop:
@@ -162,6 +182,7 @@ class Recorder:
       records=self.records.find_end(),
       seconds=self.seconds,
       shown=self._shown,
+      tile=self.plan and self.plan.side,
     )
 
   def __call__(
@@ -237,7 +258,8 @@ class Recorder:
   def _preview(self, states):
     """Writes the running average of the outputs now and then.
 
-    Of a fit with windows it writes the last window.
+    Of a fit with windows it writes the last window, of one in tiles the tile
+    that is fitted.
     """
     every = self._config.record.preview
     if not every or time.monotonic() - self._previewed < every:

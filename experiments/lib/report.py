@@ -86,7 +86,9 @@ def write_report(
     images.write_image(os.path.join(workdir, f'{name}.png'), image)
   names = [f'{name}.png' for name in drawn]
   record.records.write_kept(os.path.join(workdir, workdirs.METRICS))
-  selected = [lane['selected_step'] for lane in summary['lanes']]
+  # The curves of tiles follow each other, each with a selected step of its own.
+  lanes = [] if record.plan else summary['lanes']
+  selected = [lane['selected_step'] for lane in lanes]
   if plots.draw_curves(
     os.path.join(workdir, 'curves.png'),
     record.records.kept,
@@ -161,11 +163,14 @@ def summarize(
   stop: dict[str, Any] = {'rule': result.rule}
   if gaps:
     stop['gap_to_oracle_db'] = float(np.mean(gaps))
+  # The run took as long as its longest lane, or as its tiles one after another.
+  steps, tiles = int(result.stopped.max()), {}
+  if record.plan:
+    size, steps = record.plan.tile, record.shown
+    tiles = {'tiles': {'count': len(record.plan.corners), 'size': [*size]}}
   return {
-    # The run took as long as its longest lane.
-    **describe_run(
-      experiment, result.params, int(result.stopped.max()), record
-    ),
+    **describe_run(experiment, result.params, steps, record),
+    **tiles,
     **({'diverged': True} if result.diverged.all() else {}),
     **({} if data.seen is None else {'missing': float(np.mean(~data.seen))}),
     'stop': stop,

@@ -84,7 +84,7 @@ def run(
         restoration = dipjax.restore(
           noisy.measurement,
           data.operator,
-          recipe,
+          recipe.replace(tile=record.find_tile() or recipe.tile),
           size=data.size,
           seeds=seeds,
           clean=data.clean,
@@ -95,6 +95,7 @@ def run(
           chunk=min(config.record.every, recipe.steps),
           watch=record,
           store=record,
+          tell=record.tell,
         )
       except dipjax.DivergedError as diverged:
         error, restoration = diverged, diverged.restoration
