@@ -25,11 +25,11 @@ def finish(
   First the measurement is filtered with the image as the pilot
   (`wiener.refine`). Where the filtered image differs from the fit's by no more
   than the noise that a filter leaves, the fit's stays; where it differs by far,
-  it has found detail, and takes its place (James and Stein, 1961). Then what was
-  removed is compared with the noise: where more was removed than noise alone
-  is, the rest is detail, and a share of it comes back (`detail.return_detail`).
-  A picture with little noise then loses nothing that was not noise. A level
-  that is not sure counts as the least that it may be.
+  it has found detail, and takes the fit's place (James and Stein, 1961). Then
+  what was removed is compared with the noise: where more was removed than noise
+  alone is, the rest is detail, and a share of it comes back
+  (`detail.return_detail`). A picture with little noise then loses nothing that
+  was not noise. A level that is not sure counts as the least that it may be.
 
   Args:
     image: the restored image, [H, W, C].

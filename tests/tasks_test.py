@@ -360,7 +360,7 @@ def _refuse(experiment, config, workdir, says):
       {'data.filter': 'sinc'},
       "filter must be one of .*'sinc'",
     ),
-    (inpaint, inpaint_config, {'data.missing': 1.0}, 'above 0 and below 1'),
+    (inpaint, inpaint_config, {'data.missing': 1.0}, '0 and below 1'),
     (inpaint, inpaint_config, {'data.mask': 'no.png'}, 'neither a file'),
     (
       deblur,
