@@ -95,10 +95,10 @@ def test_a_picture_by_flag_is_the_same(run_experiment, photo, tmp_path):
 @pytest.mark.parametrize(
   'name, flag, config, written',
   [
-    ('inpaint', '--mask', 'inpaint:smoke', (28, 20)),
-    ('deblur', '--kernel', 'deblur:smoke,file', (28, 20)),
+    ('inpaint', '--mask', 'inpaint:smoke,network=pixels', (28, 20)),
+    ('deblur', '--kernel', 'deblur:smoke,file,network=pixels', (28, 20)),
     ('flash', '--flash', 'flash:smoke', (28, 20)),
-    ('super_resolution', '', 'req3:smoke', (112, 80)),
+    ('super_resolution', '', 'req3:smoke,network=pixels', (112, 80)),
   ],
 )
 def test_other_experiments_take_a_picture(
