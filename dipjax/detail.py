@@ -50,18 +50,22 @@ def return_detail(
   variance = jnp.broadcast_to(jnp.asarray(variance, image.dtype), image.shape)
   removed = average(jnp.mean(jnp.square(residual), axis=2))
   expected = average(jnp.mean(variance, axis=2))
-  # Nothing removed, nothing to give back: a share of 0, not 0 / 0.
-  excess = jnp.maximum(removed - expected, 0)
-  share = excess / jnp.maximum(removed, 1e-30)
   chance = (2 / (image.shape[2] * (2 * _RADIUS + 1) ** 2)) ** 0.5
+  excess = jnp.maximum(removed - expected, 0)
   sure = excess / jnp.maximum(_CHANCE * chance * expected, 1e-30) - 1
-  share = share * jnp.clip(sure, 0, 1)
+  share = find_share(removed, expected) * jnp.clip(sure, 0, 1)
   if points:
     square = jnp.max(jnp.square(residual) - _FAR**2 * variance, axis=2)
     whole = jnp.max(jnp.square(residual), axis=2)
     share = jnp.maximum(share, square / jnp.maximum(whole, 1e-30))
   share = share[..., None]
   return image + share * residual, share
+
+
+def find_share(square: Array, expected: Array) -> Array:
+  """Returns the share of a mean square beyond what is expected, in [0, 1]."""
+  # Nothing there, nothing to share: 0, not 0 / 0.
+  return jnp.maximum(square - expected, 0) / jnp.maximum(square, 1e-30)
 
 
 def average(values: Array) -> Array:

@@ -74,8 +74,7 @@ def _finish(image, measurement, operator, correlation, least, *, points):
       detail.average(jnp.mean(x, axis=2))
       for x in (_LEFT * variance, jnp.square(change))
     )
-    share = jnp.maximum(1 - left / jnp.maximum(power, 1e-30), 0)
-    image = image + share[..., None] * change
+    image = image + detail.find_share(power, left)[..., None] * change
   residual = measurement - operator(image)
   variance = least * operator.find_variance(image)
   image, share = detail.return_detail(image, residual, variance, points=points)
