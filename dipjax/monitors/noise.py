@@ -79,7 +79,43 @@ class SURE(base.Rule):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PseudoReference(base.Rule):
+class _Referenced(base.Rule):
+  """A rule that knows problem.reference: the estimate with the least score."""
+
+  name: ClassVar[str]
+  needs: ClassVar[frozenset[str]] = frozenset({'reference'})
+  waits: ClassVar[bool] = True
+
+  patience: int = 300
+  warmup: int = 0
+
+  def __post_init__(self):
+    if self.patience < 1 or self.warmup < 0:
+      raise ValueError(
+        f'{self.name} needs patience >= 1 and warmup >= 0, got '
+        f'{self.patience}, {self.warmup}'
+      )
+
+  def score(self, seen: base.Observation, reference: Array) -> Array:
+    """Returns what is least at the best step."""
+    raise NotImplementedError
+
+  def start(self, image: Array) -> base.MonitorState:
+    """See `base.Rule.start`."""
+    return base.start(image, best=jnp.inf)
+
+  def watch(
+    self, state: base.MonitorState, seen: base.Observation
+  ) -> base.MonitorState:
+    """See `base.Rule.watch`."""
+    reference = base.get_known(seen, 'reference', self.name)
+    score = self.score(seen, reference)
+    counts = seen.step + 1 >= self.warmup
+    return base.keep_least(state, seen, score, counts, self.patience)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PseudoReference(_Referenced):
   """The estimate closest to problem.reference, a second measurement.
 
   The noise of the reference must be independent of the noise of the fitted
@@ -97,31 +133,15 @@ class PseudoReference(base.Rule):
       without a reference.
   """
 
-  needs: ClassVar[frozenset[str]] = frozenset({'reference'})
-  waits: ClassVar[bool] = True
+  name: ClassVar[str] = 'pseudo_reference'
 
-  patience: int = 300
-  warmup: int = 0
-
-  def __post_init__(self):
-    _check_waiting('pseudo_reference', self.patience, self.warmup)
-
-  def start(self, image: Array) -> base.MonitorState:
-    """See `base.Rule.start`."""
-    return base.start(image, best=jnp.inf)
-
-  def watch(
-    self, state: base.MonitorState, seen: base.Observation
-  ) -> base.MonitorState:
-    """See `base.Rule.watch`."""
-    reference = base.get_known(seen, 'reference', 'pseudo_reference')
-    error = base.measure_error(seen, 'estimate', reference)
-    counts = seen.step + 1 >= self.warmup
-    return base.keep_least(state, seen, error, counts, self.patience)
+  def score(self, seen: base.Observation, reference: Array) -> Array:
+    """Returns the squared error against the reference."""
+    return base.measure_error(seen, 'estimate', reference)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CrossValidation(base.Rule):
+class CrossValidation(_Referenced):
   """The estimate whose residual is most like noise, on a known noise.
 
   The known noise is the difference between the measurement and
@@ -146,39 +166,16 @@ class CrossValidation(base.Rule):
       without a reference.
   """
 
-  needs: ClassVar[frozenset[str]] = frozenset({'reference'})
-  waits: ClassVar[bool] = True
+  name: ClassVar[str] = 'cross_validation'
 
-  patience: int = 300
-  warmup: int = 0
-
-  def __post_init__(self):
-    _check_waiting('cross_validation', self.patience, self.warmup)
-
-  def start(self, image: Array) -> base.MonitorState:
-    """See `base.Rule.start`."""
-    return base.start(image, best=jnp.inf)
-
-  def watch(
-    self, state: base.MonitorState, seen: base.Observation
-  ) -> base.MonitorState:
-    """See `base.Rule.watch`."""
-    reference = base.get_known(seen, 'reference', 'cross_validation')
+  def score(self, seen: base.Observation, reference: Array) -> Array:
+    """Returns 1 less the correlation."""
     measurement = seen.problem.measurement
     known = measurement - reference
     residual = measurement - base.predict(seen, 'estimate')
     size = jnp.sqrt(jnp.sum(known**2) * jnp.sum(residual**2))
     # A fit without any residual has learned all of the noise.
-    alike = jnp.sum(known * residual) / jnp.maximum(size, 1e-30)
-    counts = seen.step + 1 >= self.warmup
-    return base.keep_least(state, seen, 1 - alike, counts, self.patience)
-
-
-def _check_waiting(name, patience, warmup):
-  if patience < 1 or warmup < 0:
-    raise ValueError(
-      f'{name} needs patience >= 1 and warmup >= 0, got {patience}, {warmup}'
-    )
+    return 1 - jnp.sum(known * residual) / jnp.maximum(size, 1e-30)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
