@@ -77,7 +77,9 @@ def denoise(recipe: Recipe, params: Any, problem: Problem) -> np.ndarray:
   picture: Any = problem.picture
   shape = picture.operator.pixels.shape
   size = find_size(shape)
-  tops, lefts = map(_place_along, shape[:2], size)
+  tops, lefts = (
+    cover.place(length, side, OVERLAP) for length, side in zip(shape, size)
+  )
   rows, columns = (
     cover.weigh(length, side, places, OVERLAP)
     for length, side, places in zip(shape, size, (tops, lefts))
@@ -98,10 +100,6 @@ def find_size(shape: tuple[int, ...]) -> tuple[int, int]:
     cover.find_side(length, SIDE, OVERLAP, _MULTIPLE) for length in shape[:2]
   )
   return height, width
-
-
-def _place_along(length: int, side: int) -> list[int]:
-  return cover.place(length, side, OVERLAP)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
