@@ -115,7 +115,7 @@ def _break_off(monkeypatch, after: int):
   monkeypatch.setattr(recorder.Recorder, '__call__', break_off)
 
 
-@pytest.mark.parametrize('after', [1, 3])
+@pytest.mark.parametrize('after', [1, 2, 3])
 def test_a_resumed_run_equals_an_uninterrupted_one(
   whole, after, tmp_path, monkeypatch
 ):
