@@ -5,8 +5,8 @@
 
 The benchmark makes one blind restoration for each picture, sigma and variant of
 configs/req2.py. It records the restoration's PSNR, SSIM and, with the extra
-`[perceptual]`, LPIPS, the PSNR of its seeds, and how the deviation between the
-seeds correlates with the true error. BM3D and non-local means, which are told
+`[perceptual]`, LPIPS, the PSNR of its seeds, and how the deviation of the seeds
+from it (`finish.find_deviation`) correlates with the true error. BM3D and non-local means, which are told
 the true sigma (extra `[bench]`), are recorded beside the restorations. Each
 result is a line of the file. Results that are in the file are not made again,
 so that the same command goes on where it was. The mean of n seeds is the mean
@@ -31,7 +31,7 @@ import dipjax
 from benchmarks import noise as kinds
 from benchmarks import stopping
 from configs import req2
-from dipjax import corruptions, metrics, noise
+from dipjax import corruptions, finish, metrics, noise
 from experiments.ablation import baselines
 from experiments.lib import build, machine, report
 from experiments.lib.data import Data
@@ -170,7 +170,8 @@ def _restore(cell, noisy, clean):
   config.fit.steps = cell['steps'] or config.fit.steps
   image, result = restore(config, noisy, clean)
   lanes = range(1, len(result.images) + 1)
-  correlation = metrics.correlate_error(result.deviation, result.image, clean)
+  deviation = finish.find_deviation(result.images, image)
+  correlation = metrics.correlate_error(deviation, image, clean)
   score = lambda image: float(metrics.psnr(image, clean))
   return image, {
     'unfinished': score(result.image),

@@ -68,10 +68,16 @@ def find_share(square: Array, expected: Array) -> Array:
   return jnp.maximum(square - expected, 0) / jnp.maximum(square, 1e-30)
 
 
-def average(values: Array) -> Array:
-  """Returns the mean of 17x17 pixels around each, edges reflected, [H, W]."""
+def average(values: Array, radius: int = _RADIUS) -> Array:
+  """Returns the mean of the pixels around each, edges reflected, [H, W].
+
+  Args:
+    values: [H, W].
+    radius: pixels to each side; 8 are a mean of 17x17 pixels.
+  """
+  most = radius
   for axis, side in enumerate(values.shape):
-    radius = min(_RADIUS, side - 1)
+    radius = min(most, side - 1)
     pads = [(0, 0), (0, 0)]
     pads[axis] = (radius, radius)
     padded = jnp.pad(values, pads, mode='reflect')

@@ -1,4 +1,4 @@
-"""What follows a fit whose noise is known: filtering, and detail given back."""
+"""What follows a fit: filtering, detail given back, and where it may err."""
 
 import functools
 from typing import Any
@@ -15,6 +15,7 @@ _LEFT = 0.003
 _LEAST = 8  # Pixels a side that the filter needs.
 _IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.
+_NEAR = 2  # Pixels to each side that tell a deviation together.
 
 
 def finish(
@@ -54,6 +55,31 @@ def finish(
     points=model.impulses < _IMPULSES,
   )
   return np.asarray(found[0]), np.asarray(found[1])
+
+
+def find_deviation(images: Any, image: Any) -> np.ndarray:
+  """Returns how far seeds are from the image made of them, where it may err.
+
+  A few seeds tell a deviation badly for one value and well for a neighbourhood:
+  the deviation is the root of the mean square over the seeds, the channels and
+  5x5 pixels, and the same for all channels. What a filter changed after the fit
+  is a part of it.
+
+  Args:
+    images: of the seeds, [lanes, H, W, C].
+    image: made of them, [H, W, C].
+
+  Returns:
+    [H, W, C], in the units of the image.
+  """
+  return np.asarray(_find_deviation(images, image))
+
+
+@jax.jit
+def _find_deviation(images, image):
+  square = jnp.mean(jnp.square(images - image[None]), axis=(0, 3))
+  deviation = jnp.sqrt(detail.average(square, _NEAR))
+  return jnp.broadcast_to(deviation[..., None], image.shape)
 
 
 @functools.partial(jax.jit, static_argnames='points')

@@ -57,3 +57,24 @@ def test_the_same_program_serves_other_levels():
   for sigma in (0.05, 0.1, 0.2):
     finish.finish(pilot, noisy, noise.Model.make_white(sigma))
   assert finish._finish._cache_size() <= before + 1
+
+
+def test_the_deviation_of_seeds_is_of_them_and_of_what_followed():
+  image = _RNG.random((12, 14, 3)).astype(np.float32)
+  images = np.stack([image + 0.1, image - 0.1])
+  found = finish.find_deviation(images, image)
+  assert found.shape == image.shape
+  np.testing.assert_allclose(found, 0.1, rtol=1e-5)
+  # A change after the fit, of 0.3 in one of three channels.
+  changed = image + np.float32([0.3, 0, 0])
+  found = finish.find_deviation(images, changed)
+  np.testing.assert_allclose(found, (0.1**2 + 0.3**2 / 3) ** 0.5, rtol=1e-5)
+
+
+def test_the_deviation_of_a_point_is_shared_with_its_neighbours():
+  images = np.zeros((2, 11, 11, 1), np.float32)
+  images[0, 5, 5], images[1, 5, 5] = 1, -1
+  found = finish.find_deviation(images, images[0] * 0)[..., 0]
+  expected = np.zeros((11, 11))
+  expected[3:8, 3:8] = 0.2
+  np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 import dipjax
+from dipjax import finish
 from experiments.lib import (
   build,
   folders,
@@ -104,6 +105,10 @@ def run(
     unfinished = restoration.image
     image, returned = build.finish_image(config, noisy, unfinished)
     restoration = restoration._replace(image=image)
+    if len(restoration.images) > 1:
+      good = ~restoration.diverged | restoration.diverged.all()
+      deviation = finish.find_deviation(restoration.images[good], image)
+      restoration = restoration._replace(deviation=deviation)
     summary = report.summarize(experiment, data, restoration, record)
     if image is not unfinished:
       summary['unfinished'] = report.score(unfinished, data)
