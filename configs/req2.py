@@ -95,6 +95,7 @@ def _make_windows(config):
   config.network.residual = True
   choices.set_method(config, 'recorrupted')
   config.method.ratio = 1.0
+  config.method.mirrored = False
   choices.set_stop(config, 'last')
   config.fit.steps = 1000
   config.fit.optimizer = 'muon'

@@ -11,7 +11,7 @@ from dipjax import detail, noise, operators, wiener
 
 # Share of the noise's variance by which the filtered image is worse than the
 # fit's where both have all detail (benchmarks/NOTES.md).
-_LEFT = 0.003
+_LEFT = 0.005
 _LEAST = 8  # Pixels a side that the filter needs.
 _IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.

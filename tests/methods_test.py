@@ -22,7 +22,7 @@ from dipjax import (
 )
 from dipjax.engine import lanes, memory
 from dipjax.engine.problem import Problem, make_problem
-from dipjax.methods import base, outliers, perceptual
+from dipjax.methods import base, known_noise, outliers, perceptual
 from dipjax.networks import pixels, skip
 
 
@@ -274,6 +274,45 @@ def test_outliers_are_added_to_what_is_compared():
   np.testing.assert_array_equal(output, image)
   with pytest.raises(ValueError, match='that its `prepare` returns'):
     methods.Outliers().make_objective(pixels.Pixels())
+
+
+# --- Mirrored codes.
+
+
+class _Same(pixels.Pixels):
+  """The code itself, plus 1 in the first corner."""
+
+  @nn.compact
+  def __call__(self, code):
+    return code.at[0, 0].add(1)
+
+
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_the_network_of_an_even_seed_sees_its_code_mirrored(seed):
+  method = methods.Recorrupted()
+  _, problem = _pose(method, seed)
+  objective = method.make_objective(_Same())
+  # The code comes back as it was, and the corner that the network changed is
+  # another one in the picture.
+  corners = set()
+  for k in range(24):
+    key = jax.random.key(k)
+    code, _ = known_noise.jitter_code(key, problem)
+    _, image = objective({}, problem, key)
+    changed = np.argwhere(np.abs(image - problem.crop(code)).max(2) > 0.5)
+    assert len(changed) == 1
+    corners.add(tuple(changed[0].tolist()))
+  assert len(corners) == (1 if seed % 2 else 4)
+  assert corners <= {(0, 0), (0, 6), (5, 0), (5, 6)}
+
+
+def test_no_code_is_mirrored_where_that_is_not_asked_for():
+  method = methods.Recorrupted(mirrored=False)
+  _, problem = _pose(method)
+  objective = method.make_objective(_Same())
+  for k in range(6):
+    _, image = objective({}, problem, jax.random.key(k))
+    assert np.argmax(image.sum(2)) == 0
 
 
 # --- The perceptual error.
