@@ -102,6 +102,7 @@ RANGES: dict[str, Range] = {
   'network.doublings': Whole(0, 11),
   'method.name': Word(tuple(METHODS)),
   'method.ratio': Number(0, 1000, above=True),
+  'method.mirrored': Flag(),
   'method.distance': Number(1e-6, 1),
   'stop.name': Word(tuple(MONITORS)),
   'stop.of': Word(WATCHED),
