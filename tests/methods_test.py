@@ -287,10 +287,9 @@ class _Same(pixels.Pixels):
     return code.at[0, 0].add(1)
 
 
-@pytest.mark.parametrize('seed', [0, 1, 2])
-def test_the_network_of_an_even_seed_sees_its_code_mirrored(seed):
+def test_the_network_sees_its_code_mirrored():
   method = methods.Recorrupted()
-  _, problem = _pose(method, seed)
+  _, problem = _pose(method)
   objective = method.make_objective(_Same())
   # The code comes back as it was, and the corner that the network changed is
   # another one in the picture.
@@ -302,8 +301,7 @@ def test_the_network_of_an_even_seed_sees_its_code_mirrored(seed):
     changed = np.argwhere(np.abs(image - problem.crop(code)).max(2) > 0.5)
     assert len(changed) == 1
     corners.add(tuple(changed[0].tolist()))
-  assert len(corners) == (1 if seed % 2 else 4)
-  assert corners <= {(0, 0), (0, 6), (5, 0), (5, 6)}
+  assert corners == {(0, 0), (0, 6), (5, 0), (5, 6)}
 
 
 def test_no_code_is_mirrored_where_that_is_not_asked_for():

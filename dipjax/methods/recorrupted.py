@@ -24,18 +24,20 @@ class Recorrupted(known_noise.KnownNoise):
   constant, for parameters that do not depend on y: the network learns the noise
   later, and learns less noise, than from y alone.
 
-  The network of an even seed sees its code mirrored along each axis in half of
-  the steps, and learns from more of the picture. That of an odd seed does not:
-  the mean of several seeds is better where they differ.
+  In half of the steps the network sees its code mirrored, along each axis, and
+  its image is mirrored back: it learns from more of the picture, and less of
+  the noise.
 
   The noise must be known: `noise.estimate_noise`. Pang et al.,
   Recorrupted-to-Recorrupted, CVPR 2021.
 
   Attributes:
-    ratio: see `known_noise.KnownNoise`.
-    mirrored: whether the codes of even seeds are mirrored.
+    ratio: the jitter of the code divided by the measurement's sigma, above 0;
+      1.5 is better where the code is not mirrored (benchmarks/NOTES.md).
+    mirrored: whether the code is mirrored in half of the steps.
   """
 
+  ratio: float = 0.9
   mirrored: bool = True
 
   def make_objective(
@@ -45,7 +47,7 @@ class Recorrupted(known_noise.KnownNoise):
 
     def objective(params, problem, key):
       code, deviation = known_noise.jitter_code(key, problem)
-      mirror = _draw_mirror(key, problem) if self.mirrored else lambda x: x
+      mirror = _draw_mirror(key) if self.mirrored else lambda x: x
       output: Any = mirror(network.apply({'params': params}, mirror(code)))
       image = problem.crop(output)
       predicted = problem.operator(image)
@@ -63,13 +65,13 @@ class Recorrupted(known_noise.KnownNoise):
     return objective
 
 
-def _draw_mirror(key, problem):
+def _draw_mirror(key):
   """Returns a function that mirrors an image, and is its own inverse."""
   # The noise on the code is drawn from the key itself.
   drawn = jax.random.bernoulli(jax.random.fold_in(key, 3), shape=(2,))
 
   def mirror(image: Array) -> Array:
-    for axis, turned in enumerate(drawn & problem.even):
+    for axis, turned in enumerate(drawn):
       image = jnp.where(turned, jnp.flip(image, axis), image)
     return image
 
