@@ -19,12 +19,14 @@ from experiments.lib import build, images, report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {
+  'animation.webp',
   'checkpoints',
   'comparison.png',
   'residual.png',
   'config.json',
   'curves.png',
   'metrics.jsonl',
+  'report.html',
   'restored.png',
   'result.json',
 }
@@ -55,13 +57,14 @@ def finished(photograph, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'new' / 'folder'
   config = _make_config(photograph)
   config.lanes, config.seed = 2, 5
+  config.record.tensorboard = True
   return workdir, denoise.run(config, str(workdir))
 
 
 def test_a_run_leaves_its_files_and_no_others(finished):
   workdir, returned = finished
-  seeds = {'deviation.png', 'restored_seed_5.png', 'restored_seed_6.png'}
-  assert set(os.listdir(workdir)) == FILES | seeds
+  more = {'deviation.png', 'restored_seed_5.png', 'restored_seed_6.png'}
+  assert set(os.listdir(workdir)) == FILES | more | {'tensorboard'}
   result, _ = _read(workdir)
   assert result == returned.summary
 

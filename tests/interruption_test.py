@@ -97,7 +97,7 @@ def _read_all(workdir: pathlib.Path) -> dict[str, bytes]:
   return {
     str(path.relative_to(workdir)): path.read_bytes()
     for path in sorted(workdir.rglob('*'))
-    if path.suffix in ('.png', '.jsonl')
+    if path.suffix in ('.png', '.jsonl', '.webp')
   }
 
 
