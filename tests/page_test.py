@@ -8,12 +8,16 @@ import json
 import os
 import re
 import sys
+import types
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments.lib import command, frames, page
+from configs import req2
+from dipjax.engine.fit import Trace
+from experiments.lib import command, frames, page, recorder
+from experiments.lib import workdir as workdirs
 from experiments.lib.page import blocks, charts, pixels
 
 pytest.importorskip('jinja2')
@@ -310,10 +314,10 @@ def _draw(records, lanes=()):
 
 def test_each_quantity_has_a_drawing_and_each_lane_a_line():
   drawn = _draw(_make_records())
-  assert list(drawn) == ['Loss', 'PSNR', 'Watched by emv']
+  assert list(drawn) == ['Loss', 'PSNR', 'Score of emv']
   (loss,) = drawn['Loss'].series
   assert len(loss.lines) == 2 and len(loss.lines[0].split()) == 4
-  assert len(drawn['Watched by emv'].series[0].lines[0].split()) == 2
+  assert len(drawn['Score of emv'].series[0].lines[0].split()) == 2
 
 
 def test_points_lie_where_their_values_are():
@@ -337,6 +341,12 @@ def test_a_value_that_is_not_finite_leaves_a_gap():
   records = [{'step': s, 'loss': v} for s, v in enumerate(values)]
   lines = _draw(records)['Loss'].series[0].lines
   assert [len(line.split()) for line in lines] == [2, 2, 2]
+
+
+def test_the_curve_of_the_next_tile_is_another_line():
+  records = [{'step': s, 'loss': 1.0 + s} for s in (0, 10, 20, 0, 10)]
+  lines = _draw(records)['Loss'].series[0].lines
+  assert [len(line.split()) for line in lines] == [3, 2]
 
 
 @pytest.mark.parametrize('value', [0.0, 1e-30, 20.0, -5.0])
@@ -469,6 +479,56 @@ def test_an_animation_shows_the_fit_and_ends_with_the_result(tmp_path):
     assert np.asarray(shown.convert('L')).max() < 20
     shown.seek(2)
     assert np.asarray(shown.convert('L')).min() > 235
+
+
+# --- While a run goes on.
+
+
+def _record(tmp_path, about, **record):
+  """Two lanes of a fit that took ten steps; returns their recorder."""
+  config = req2.get_config('smoke')
+  config.record.update(preview=1e-9, **record)
+  workdir = workdirs.Workdir(str(tmp_path), config.to_dict(), '', None)
+  made = recorder.Recorder(workdir, config, steps=60, seeds=[0, 1], about=about)
+  decay = config.average.decay
+  images = np.stack([_ROOM, _ROOM / 2]).astype(np.float32)
+  states = types.SimpleNamespace(
+    step=np.array([10, 10]), average=images * (1 - decay**10)
+  )
+  steps = np.tile(np.arange(10), (2, 1))
+  losses = np.ones((2, 10), np.float32)
+  made(states, Trace(steps, steps >= 0, losses, losses, -steps, {}))
+  return made
+
+
+def test_a_run_writes_its_page_while_it_goes_on(tmp_path):
+  before = page.Shot('measurement', _ROOM, compared=True)
+  made = _record(tmp_path, recorder.About({'experiment': 'denoise'}, [before]))
+  text = (tmp_path / 'report.html').read_text()
+  reader = _Reader(text)
+  assert reader.find('p', **{'data-state': 'running'})
+  chosen = [o for o in reader.find('option') if 'selected' in o]
+  assert [option['value'] for option in chosen] == ['0', '1']
+  assert reader.find('img', alt='the fit now') and 'after 10 steps' in text
+  ((steps, data),) = made.frames.kept
+  shown = np.asarray(Image.open(io.BytesIO(data))) / 255
+  assert steps == 10
+  np.testing.assert_allclose(shown.mean(), 0.75 * _ROOM.mean(), atol=0.01)
+
+
+def test_lanes_that_fit_other_pictures_are_shown_side_by_side(tmp_path):
+  made = _record(tmp_path, recorder.About({}, apart=True))
+  ((_, data),) = made.frames.kept
+  assert Image.open(io.BytesIO(data)).size == (160, 64)
+  with Image.open(tmp_path / 'preview.png') as shown:
+    assert shown.size == (160, 64)
+
+
+def test_a_fit_among_others_has_no_page_of_its_own(tmp_path):
+  made = _record(tmp_path, None)
+  assert not made.frames.kept and not (tmp_path / 'report.html').exists()
+  assert (tmp_path / 'preview.png').exists()
+  assert not _record(tmp_path, recorder.About({}), frames=0).frames.kept
 
 
 # --- The command.

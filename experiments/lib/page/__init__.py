@@ -101,7 +101,8 @@ def render(content: Content) -> str | None:
   ]
   style = _read('style.css') + _describe_ratio(shots)
   script = _read('script.js')
-  lanes = summary.get('lanes')
+  # The curves of tiles follow each other, each with a chosen step of its own.
+  lanes = [] if summary.get('tiles') else summary.get('lanes')
   html = template.render(
     style=style,
     style_hash=_digest(style),

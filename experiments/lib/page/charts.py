@@ -79,11 +79,14 @@ def draw(
       rule and the oracle chose, and the names of what each lane fits.
     rule: the name of the stopping rule.
   """
-  records = _place(records)
+  # Stages at once are lanes too, and all of them are drawn.
+  records = _place(
+    [r for r in records if 'stage' in r or r.get('lane', 0) < MOST_LANES]
+  )
   known = {key for *_, keys in _CHARTS for key in keys} | _PLACES | {'x'}
   others = dict.fromkeys(key for r in records for key in r if key not in known)
   charts = [*_CHARTS]
-  charts += [(f'Watched by {key}', '', True, {key: key}) for key in others]
+  charts += [(f'Score of {key}', '', True, {key: key}) for key in others]
   drawn = [_draw(records, lanes, rule, *chart) for chart in charts]
   return [chart for chart in drawn if chart]
 
@@ -107,7 +110,7 @@ def _place(records):
       same = record.get('stage_step') == record['step']
       shift = starts.get(record.get('stage'), 0) if same else 0
       placed.append({**record, 'x': step + shift})
-  return sorted(placed, key=lambda record: record['x'])
+  return placed
 
 
 def _draw(records, lanes, rule, title, unit, logarithmic, keys):
@@ -135,7 +138,7 @@ def _draw(records, lanes, rule, title, unit, logarithmic, keys):
     [
       Mark(kind, across(x), None if y is None else up(y), text)
       for kind, text, x, y in marks
-      if xs[0] <= x <= max(xs)
+      if min(xs) <= x <= max(xs)
     ],
     _list_bands(records, across),
     across.list_ticks(),
@@ -151,7 +154,7 @@ def _group(records, lanes, keys):
     lines: dict[int, list] = {}
     for record in records:
       lane = record.get('lane', 0)
-      if key in record and lane < MOST_LANES:
+      if key in record:
         lines.setdefault(lane, []).append((record['x'], _find(record, key)))
     for lane, line in sorted(lines.items()):
       target = lanes[lane].get('target') if lane < len(lanes) else None
@@ -180,13 +183,16 @@ def _list_lines(lines, across, up):
   drawn = []
   for line in lines:
     points: list[str] = []
+    before = -math.inf
     for x, y in [*line, (0, None)]:
-      if y is not None:
-        points.append(f'{across(x)},{up(y)}')
-      elif points:
+      # The next tile, and a fit that went back to a step, begin another line.
+      if points and (y is None or x < before):
         # A line of one point is drawn by the round ends of its stroke.
         drawn.append(' '.join(points * 2 if len(points) == 1 else points))
         points = []
+      if y is not None:
+        points.append(f'{across(x)},{up(y)}')
+      before = x
   return drawn
 
 
