@@ -69,6 +69,16 @@ def test_a_run_leaves_its_files_and_no_others(finished):
   assert result == returned.summary
 
 
+def test_the_page_shows_every_picture(finished):
+  text = (finished[0] / 'report.html').read_text()
+  titles = {'measurement', 'restored', 'clean', 'restored - clean, x4'}
+  titles |= {'what was removed, x4', 'where the seeds disagree'}
+  titles |= {'seed 5', 'seed 6', 'the fit after some steps'}
+  for title in titles:
+    assert f'alt="{title}"' in text, title
+  assert 'chosen by emv' in text and 'data-state="finished"' in text
+
+
 def test_a_run_returns_the_arrays_behind_its_pictures(finished):
   workdir, returned = finished
   names = {'measurement', 'restored', 'residual', 'deviation'}

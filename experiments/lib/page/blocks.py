@@ -111,6 +111,8 @@ def list_outcome(
     tiles = summary['tiles']
     size = 'x'.join(map(str, tiles['size']))
     facts.append(('Tiles', str(tiles['count']), f'of {size}'))
+  if summary.get('output'):
+    facts.append(('Restored file', str(summary['output']), ''))
   if summary.get('protocol'):
     facts.append(('Protocol', str(summary['protocol']), 'not a blind result'))
   return Facts('', facts)
