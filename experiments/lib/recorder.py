@@ -89,7 +89,6 @@ class Recorder:
     plan: the tiles, where a picture is fitted in tiles.
     frames: pictures of the fit of a whole picture.
     workdir: the folder of the run.
-    config: the content of config.json.
     stop: whether somebody asked to stop, inside the context.
   """
 
@@ -124,8 +123,7 @@ class Recorder:
     self.checkpoints = checkpoints.Checkpoints(
       folder, every=config.checkpoint.every, data=workdir.data
     )
-    self._workdir, self._config = workdir, config
-    self.workdir, self.config = workdir.path, workdir.config
+    self.workdir, self._config = workdir, config
     self.plan: tiled.Plan | None = None
     self._keep, self._has_records, self._about = keep, False, about
     self.frames = frames.Frames(config.record.frames if about else 0)
@@ -325,10 +323,10 @@ class Recorder:
       self._events.add_image(self._shown, image)
     # A preview that cannot be written is no reason to end a fit.
     with contextlib.suppress(OSError):
-      images.write_image(self._workdir.find(workdirs.PREVIEW), image)
+      images.write_image(self.workdir.find(workdirs.PREVIEW), image)
       if self._about:
         content = self._describe(self._about, image, every)
-        page.write(self._workdir.find(workdirs.PAGE), content)
+        page.write(self.workdir.find(workdirs.PAGE), content)
 
   def _find_image(self, states):
     """Returns the running average of the outputs, None where none is finite."""
@@ -357,11 +355,11 @@ class Recorder:
     }
     return page.Content(
       known | dict(about.known),
-      self.config,
+      self.workdir.config,
       [*about.shots, now],
       self.records.kept,
       self.frames.kept,
-      command=command.find(self.workdir),
+      command=command.find(self.workdir.path),
       refresh=every,
       sides=(about.shots[0].title, now.title) if about.shots else None,
     )

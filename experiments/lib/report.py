@@ -138,11 +138,11 @@ def write_page(
   """
   content = page.Content(
     summary,
-    record.config,
+    record.workdir.config,
     shots,
     record.records.kept,
     record.frames.kept,
-    command=command.find(record.workdir),
+    command=command.find(record.workdir.path),
     **more,
   )
   return save_page(workdir, content)
