@@ -510,6 +510,7 @@ def test_a_run_writes_its_page_while_it_goes_on(tmp_path):
   chosen = [o for o in reader.find('option') if 'selected' in o]
   assert [option['value'] for option in chosen] == ['0', '1']
   assert reader.find('img', alt='the fit now') and 'after 10 steps' in text
+  assert 'Time left' in text and 'at most' in text
   ((steps, data),) = made.frames.kept
   shown = np.asarray(Image.open(io.BytesIO(data))) / 255
   assert steps == 10

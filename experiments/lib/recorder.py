@@ -346,9 +346,11 @@ class Recorder:
 
   def _describe(self, about, image, every):
     now = page.Shot('the fit now', image, compared=True, close=True)
+    pace = self.seconds['fit'] / self._shown
     known = {
       'steps': self._shown,
       'seconds': self.seconds,
+      'seconds_left': pace * (self._steps - self._shown),
       'hardware': describe_device(),
       'versions': describe_versions(),
       'lanes': [{'seed': seed} for seed in self.seeds],

@@ -105,6 +105,11 @@ def list_outcome(
     remark = f'of at most {most}' if most and not in_a_row else ''
     facts.append(('Steps', f'{summary["steps"]}', remark))
   facts += _list_seconds(summary)
+  if _is_number(summary.get('seconds_left')):
+    left = _write_time(summary['seconds_left'])
+    facts.append(
+      ('Time left', f'at most {left}', 'the rule may stop the fit before')
+    )
   if len(lanes) > 1:
     facts.append(('Lanes', str(len(lanes)), 'fitted at once'))
   if summary.get('tiles'):
