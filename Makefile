@@ -16,7 +16,7 @@ EXTRAS_test := test
 # file in seconds. The other files run whole fits and experiments.
 FAST := blurring codes conv_choose conv_winograd corruptions device_packing \
   docs features floors golden images layers methods metrics noise operators \
-  optimizers package pictures pixels plots resampling schedules schema skip \
+  optimizers package page pictures pixels plots resampling schedules schema skip \
   weights
 
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal

@@ -58,6 +58,8 @@ def get_base() -> ml_collections.ConfigDict:
   config.record = record = ml_collections.ConfigDict()
   record.every = 10  # Steps between two records of metrics.jsonl.
   record.preview = 60.0  # Seconds between two pictures preview.png; 0: none.
+  record.frames = 48  # Most pictures of the fit in report.html; 0: none.
+  record.tensorboard = False  # Whether to write events for TensorBoard too.
 
   config.checkpoint = checkpoint = ml_collections.ConfigDict()
   # How often the whole fit is saved: '60s', or '500' steps; '0': never.

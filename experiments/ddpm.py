@@ -20,12 +20,15 @@ from dipjax.networks import denoiser
 from experiments.lib import (
   checkpoints,
   cli,
+  command,
   folders,
   images,
   leaves,
+  page,
   pictures,
   recorder,
   records,
+  report,
   schema,
   stopping,
   task,
@@ -77,7 +80,17 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
       restored = _denoise(config, model, fitted.state.average, noisy, clean)
       summary |= restored.summary
       arrays |= restored.images
-    summary = folder.write(summary, lambda path: _write(path, arrays))
+    content = page.Content(
+      summary,
+      folder.config,
+      _list_shots(arrays, clean),
+      fitted.records,
+      command=command.find(workdir),
+    )
+    summary = folder.write(
+      summary,
+      lambda path: [*_write(path, arrays), *report.save_page(path, content)],
+    )
     print(
       f'loss {summary["loss"]["first"]:.3f} to {summary["loss"]["last"]:.3f}; '
       f'samples in {folders.show(os.path.abspath(workdir))}'
@@ -94,6 +107,19 @@ def _write(path, arrays) -> list[str]:
     grid = pictures.draw_grid(arrays['samples'])
     images.write_image(os.path.join(path, 'samples.png'), grid)
   return [*(f'{name}.png' for name in names), 'samples.png']
+
+
+def _list_shots(arrays, clean) -> list[page.Shot]:
+  shots = [
+    page.Shot(name, arrays[name], compared=True)
+    for name in ('measurement', 'restored')
+    if name in arrays
+  ]
+  if clean is not None:
+    shots.append(page.Shot('clean', clean, compared=True))
+  if len(arrays['samples']):
+    shots.append(page.Shot('samples', pictures.draw_grid(arrays['samples'])))
+  return shots
 
 
 def load_images(source: str) -> np.ndarray:

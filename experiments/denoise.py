@@ -28,15 +28,16 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
   """
   schema.check_config(config)
   data = load_denoising(config.data)
+  chosen = ''
   if config.get('auto'):
-    config = choose(config, data.measurement)
-  return task.run('denoise', data, config, workdir)
+    config, chosen = choose(config, data.measurement)
+  return task.run('denoise', data, config, workdir, chosen=chosen)
 
 
 def choose(
   config: ml_collections.ConfigDict, measurement: np.ndarray
-) -> ml_collections.ConfigDict:
-  """Returns the config for a picture and its noise, and says which.
+) -> tuple[ml_collections.ConfigDict, str]:
+  """Returns the config for a picture and its noise, and says which and why.
 
   Args:
     config: configs/req2.py:auto, with the fields that the user set.
@@ -46,14 +47,15 @@ def choose(
     ValueError: a field that nothing reads in the config that is chosen.
   """
   words, reason = _find_words(measurement, config.fit.get('sigma', 0.0) / 255)
-  print(f'chosen: req2:{words}, because {reason}')
+  text = f'req2:{words}, because {reason}'
+  print(f'chosen: {text}')
   chosen, before = req2.get_config(words), req2.get_config('auto')
   usual = {field: value for field, value, _ in schema.list_fields(before)}
   for field, value, _ in schema.list_fields(config):
     if field != 'auto' and value != usual[field]:
       fields.set_field(chosen, field, value)
   schema.check_config(chosen)
-  return chosen
+  return chosen, text
 
 
 def _find_words(measurement, sigma):

@@ -22,6 +22,7 @@ from experiments.lib import (
   images,
   leaves,
   machine,
+  page,
   pictures,
   plots,
   recorder,
@@ -35,6 +36,8 @@ from experiments.lib.task import Result
 
 # The fields of config.data that this experiment reads.
 _READ = (*IMAGE, 'sigma', 'noise_seed')
+
+_TARGETS = 'the targets'  # The title of their pictures in the page.
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
@@ -58,8 +61,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     if folder.finished:
       return task.recall(folder)
     shown: dict[int, np.ndarray] = {}
+    lanes_of_page = [{'target': name, 'seed': config.seed} for name in targets]
+    about = recorder.About(
+      {'experiment': 'noise_impedance', 'lanes': lanes_of_page},
+      [_show_row(_TARGETS, list(targets.values()))],
+      apart=True,
+    )
     record = recorder.Recorder(
-      folder, config, steps=config.fit.steps, seeds=seeds
+      folder, config, steps=config.fit.steps, seeds=seeds, about=about
     )
 
     def watch(states, trace):
@@ -103,7 +112,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     }
     summary = folder.write(
       summary,
-      lambda path: _write(path, targets, shown, losses, taken, record),
+      lambda path: _write(path, summary, targets, shown, losses, taken, record),
     )
     record.finish()
     print(f'pictures in {folders.show(os.path.abspath(workdir))}')
@@ -191,7 +200,7 @@ def _check_snapshots(config):
   return set(config.snapshots)
 
 
-def _write(path, targets, shown, losses, taken, record) -> list[str]:
+def _write(path, summary, targets, shown, losses, taken, record) -> list[str]:
   rows = [pictures.draw_comparison(targets)]
   for step, outputs in sorted(shown.items()):
     captions = [f'{name}, step {step}' for name in targets]
@@ -200,10 +209,28 @@ def _write(path, targets, shown, losses, taken, record) -> list[str]:
   rows = [pictures.widen(row, width) for row in rows]
   images.write_image(os.path.join(path, 'fits.png'), np.concatenate(rows))
   record.records.write_kept(os.path.join(path, workdirs.METRICS))
+  names = ['fits.png']
   if plots.draw_losses(os.path.join(path, 'curves.png'), losses, taken):
-    return ['fits.png', 'curves.png']
-  print("for curves.png: pip install 'dipjax[plots]'")
-  return ['fits.png']
+    names.append('curves.png')
+  else:
+    print("for curves.png: pip install 'dipjax[plots]'")
+  shots = [_show_row(_TARGETS, list(targets.values()))]
+  shots += [
+    _show_row(f'after {step} steps', outputs)
+    for step, outputs in sorted(shown.items())
+  ]
+  if record.frames.animate(
+    os.path.join(path, 'animation.webp'), shots[-1].pixels
+  ):
+    names.append('animation.webp')
+  return names + report.write_page(
+    path, summary, record, shots, sides=(_TARGETS, shots[-1].title)
+  )
+
+
+def _show_row(title, images_of_row):
+  """Returns pictures side by side, in the order of the lanes."""
+  return page.Shot(title, np.concatenate(images_of_row, axis=1), compared=True)
 
 
 if __name__ == '__main__':

@@ -10,7 +10,18 @@ from typing import Any
 import ml_collections
 
 from experiments import super_resolution
-from experiments.lib import build, cli, folders, images, pictures, schema, task
+from experiments.lib import (
+  build,
+  cli,
+  command,
+  folders,
+  images,
+  page,
+  pictures,
+  report,
+  schema,
+  task,
+)
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 
@@ -53,7 +64,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> task.Result:
       'arms': {name: result.summary for name, result in results.items()},
       **({'stopped': True} if signal else {}),
     }
-    summary = folder.write(summary, lambda path: _write(path, data, results))
+    content = page.Content(
+      summary,
+      folder.config,
+      _list_shots(data, results),
+      command=command.find(workdir),
+      sides=('measurement', _make_caption(name, results[name].summary)),
+    )
+    summary = folder.write(
+      summary,
+      lambda path: [
+        *_write(path, data, results),
+        *report.save_page(path, content),
+      ],
+    )
     print(f'side by side in {folders.show(os.path.abspath(workdir))}')
   restored = {name: one.images['restored'] for name, one in results.items()}
   return task.Result(
@@ -72,6 +96,19 @@ def _write(path, data, results) -> list[str]:
   images.write_image(os.path.join(path, 'comparison.png'), picture)
   # The folders of the arms were written before.
   return ['comparison.png', *results]
+
+
+def _list_shots(data, results) -> list[page.Shot]:
+  photos = {'measurement': data.picture}
+  for name, image in data.baselines.items():
+    if image is not data.picture:
+      photos[name] = image
+  for name, result in results.items():
+    caption = _make_caption(name, result.summary)
+    photos[caption] = result.images['restored']
+  if data.clean is not None:
+    photos['clean'] = data.clean
+  return [page.Shot(title, photos[title], compared=True) for title in photos]
 
 
 def make_arms(

@@ -49,7 +49,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     if folder.finished:
       return task.recall(folder)
     print(stages.describe_plan(setup))
-    with recorder.Recorder(folder, config, steps=budget, seeds=seeds) as record:
+    shots = report.list_shots({}, setup.data, {})
+    about = recorder.About({'experiment': 'staged', **setup.marks}, shots)
+    with recorder.Recorder(
+      folder, config, steps=budget, seeds=seeds, about=about
+    ) as record:
       if parallel:
         results = chains.fit_parallel(setup, record)
       else:

@@ -19,12 +19,14 @@ from experiments.lib import build, images, report
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 FILES = {
+  'animation.webp',
   'checkpoints',
   'comparison.png',
   'residual.png',
   'config.json',
   'curves.png',
   'metrics.jsonl',
+  'report.html',
   'restored.png',
   'result.json',
 }
@@ -55,15 +57,26 @@ def finished(photograph, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'new' / 'folder'
   config = _make_config(photograph)
   config.lanes, config.seed = 2, 5
+  config.record.tensorboard = True
   return workdir, denoise.run(config, str(workdir))
 
 
 def test_a_run_leaves_its_files_and_no_others(finished):
   workdir, returned = finished
-  seeds = {'deviation.png', 'restored_seed_5.png', 'restored_seed_6.png'}
-  assert set(os.listdir(workdir)) == FILES | seeds
+  more = {'deviation.png', 'restored_seed_5.png', 'restored_seed_6.png'}
+  assert set(os.listdir(workdir)) == FILES | more | {'tensorboard'}
   result, _ = _read(workdir)
   assert result == returned.summary
+
+
+def test_the_page_shows_every_picture(finished):
+  text = (finished[0] / 'report.html').read_text()
+  titles = {'measurement', 'restored', 'clean', 'restored - clean, x4'}
+  titles |= {'what was removed, x4', 'where the seeds disagree'}
+  titles |= {'seed 5', 'seed 6', 'the fit after some steps'}
+  for title in titles:
+    assert f'alt="{title}"' in text, title
+  assert 'chosen by emv' in text and 'data-state="finished"' in text
 
 
 def test_a_run_returns_the_arrays_behind_its_pictures(finished):

@@ -37,15 +37,19 @@ OUTSIDE = {
   'absl',
   'configs',
   'experiments',
+  'jinja2',
   'matplotlib',
   'ml_collections',
   'orbax',
   'os',
   'pathlib',
   'sys',
+  'tensorboardX',
   'time',
   'tqdm',
 }
+OURS = {'configs', 'dipjax', 'experiments', 'jax'}
+PAGE = 'experiments.lib.page'
 CALLS = {'eval', 'exec', 'open', 'print'}
 PICKLES = {'_pickle', 'cPickle', 'cloudpickle', 'dill', 'pickle', 'shelve'}
 
@@ -163,6 +167,18 @@ def test_what_experiments_share_knows_no_experiment(module):
   names = _find_imports(LIBRARY[module].read_text(), module)
   ours = {n for n in names if n.split('.')[0] in ('experiments', 'configs')}
   assert all(name.startswith('experiments.lib') for name in ours)
+
+
+def test_the_page_of_a_run_knows_no_fit():
+  page = {n: p for n, p in LIBRARY.items() if f'{n}.'.startswith(f'{PAGE}.')}
+  names = {
+    name
+    for module, path in page.items()
+    for name in _find_imports(path.read_text(), module)
+  }
+  known = {PAGE, *(f'experiments.lib.{n}' for n in ('folders', 'frames'))}
+  ours = {name for name in names if name.split('.')[0] in OURS}
+  assert {_resolve(name, known) for name in ours} <= known
 
 
 @each_module

@@ -97,7 +97,7 @@ def _read_all(workdir: pathlib.Path) -> dict[str, bytes]:
   return {
     str(path.relative_to(workdir)): path.read_bytes()
     for path in sorted(workdir.rglob('*'))
-    if path.suffix in ('.png', '.jsonl')
+    if path.suffix in ('.png', '.jsonl', '.webp')
   }
 
 
@@ -192,6 +192,7 @@ def test_a_signal_leaves_the_best_picture_and_the_run_goes_on(
   result = json.loads((tmp_path / 'result.json').read_text())
   assert result['stopped'] is True
   assert list(tmp_path.rglob('preview.png'))
+  assert 'stopped before its end' in (tmp_path / 'report.html').read_text()
   if 'restored' in stopped.images:
     assert stopped.images['restored'].std() > 0.05
     assert (tmp_path / 'restored.png').exists()

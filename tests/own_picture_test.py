@@ -227,12 +227,12 @@ def test_auto_chooses_by_the_picture_and_keeps_what_the_user_set(
 ):
   config = req2.get_config('auto')
   config.fit.steps, config.data.sigma = 77, 0.0
-  chosen = denoise.choose(config, _add_noise(size, kind))
+  chosen, why = denoise.choose(config, _add_noise(size, kind))
   assert chosen.method.name == method and chosen.stop.name == rule
   assert chosen.fit.get('window', 0) == window
   assert chosen.fit.steps == 77 and chosen.data.sigma == 0
   assert 'auto' not in chosen
-  assert 'because' in capsys.readouterr().out
+  assert 'because' in why and why in capsys.readouterr().out
 
 
 def test_a_field_that_the_chosen_config_does_not_read_is_refused():

@@ -3,6 +3,7 @@
 python -m experiments.ablation --config=configs/ablation.py --workdir=DIR
 """
 
+import contextlib
 import os
 import shutil
 from collections.abc import Collection, Sequence
@@ -19,9 +20,11 @@ from experiments.ablation.table import Arm
 from experiments.lib import (
   chains,
   cli,
+  command,
   fields,
   folders,
   images,
+  page,
   plots,
   recorder,
   records,
@@ -34,6 +37,8 @@ from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data, load_denoising
 from experiments.lib.task import Result
+
+_MOST_PICTURES = 40  # Arms whose pictures are in the page.
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
@@ -69,6 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     beside = baselines.make_rows(data, sigma, told, trained)
     waiting = [arm for arm in planned if arm.name not in done]
     arrays, signal = {'measurement': data.measurement}, 0
+    order = [arm.name for arm in planned]
     for group in arms_lib.group_arms(waiting, config.arms.together):
       done = {row['arm'] for row in rows}
       added, restored, signal = fit_arms(config, group, folder, done)
@@ -77,7 +83,14 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
       records.append_lines(folder.find(workdirs.ARMS), added)
       rows += added
       arrays |= restored
-    order = [arm.name for arm in planned]
+      if config.record.preview:
+        so_far = summarize(config, beside, rows)
+        content = describe_page(folder, so_far, data, order)
+        with contextlib.suppress(OSError):
+          page.write(
+            folder.find(workdirs.PAGE),
+            content._replace(refresh=config.record.preview),
+          )
     rows.sort(key=lambda row: order.index(row['arm']))
     summary = summarize(config, beside, rows)
     if signal:
@@ -87,6 +100,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
       lambda path: [
         *write(config, path, summary),
         *(f'{name}.png' for name in order),
+        *report.save_page(path, describe_page(folder, summary, data, order)),
         workdirs.ARMS,
       ],
     )
@@ -267,6 +281,38 @@ def write(config: ml_collections.ConfigDict, path: str, summary) -> list[str]:
     return [*files, 'arms.png']
   print("for arms.png: pip install 'dipjax[plots]'")
   return list(files)
+
+
+def describe_page(
+  folder: workdirs.Workdir,
+  summary: dict[str, Any],
+  data: Data,
+  order: Sequence[str],
+) -> page.Content:
+  """Returns what report.html is made of, with the pictures of finished arms.
+
+  Args:
+    folder: the folder of the run.
+    summary: what `summarize` returned.
+    data: what the arms restore.
+    order: the names of the arms.
+  """
+  photos = {'measurement': data.picture}
+  if data.clean is not None:
+    photos['clean'] = data.clean
+  there = []
+  for name in order[:_MOST_PICTURES]:
+    # An arm that is not finished has no picture yet.
+    with contextlib.suppress(ValueError):
+      photos[name] = images.read_image(folder.find(f'{name}.png'))
+      there.append(name)
+  return page.Content(
+    summary,
+    folder.config,
+    [page.Shot(title, photos[title], compared=True) for title in photos],
+    command=command.find(folder.path),
+    sides=('measurement', there[0] if there else 'clean'),
+  )
 
 
 if __name__ == '__main__':

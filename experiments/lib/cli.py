@@ -11,7 +11,6 @@ import copy
 import itertools
 import os
 import pathlib
-import shlex
 import signal
 import sys
 import time
@@ -25,6 +24,7 @@ from ml_collections import config_flags
 
 from dipjax import settings
 from experiments.lib import (
+  command,
   compiled,
   explain,
   fields,
@@ -163,10 +163,9 @@ def _parse_flags(argv: Sequence[str], pictures: Pictures | None) -> list[str]:
 
 
 def _describe_usage(pictures: Pictures) -> str:
-  name = _find_name()
-  command = f'python -m experiments.{name}'
-  lines = [f'{command} {example}' for example in pictures.examples]
-  lines += [f'{command} --config=NAME --workdir=DIR', '', 'Flags:']
+  typed = f'python -m experiments.{command.find_name()}'
+  lines = [f'{typed} {example}' for example in pictures.examples]
+  lines += [f'{typed} --config=NAME --workdir=DIR', '', 'Flags:']
   lines += [
     f'  --{flag.name:<10} {flag.help}'
     for flag in flags.FLAGS.flags_by_module_dict().get(__name__, [])
@@ -306,14 +305,14 @@ def perform(
     sys.exit(128 + signal.SIGINT)
   number = getattr(result, 'signal', 0)
   if number:
-    command = _repeat(folder or (workdir if made else ''))
-    print(f'to go on: {folders.show(command)}', file=sys.stderr)
+    again = command.repeat(folder or (workdir if made else ''))
+    print(f'to go on: {folders.show(again)}', file=sys.stderr)
     sys.exit(128 + number)
 
 
 def make_workdir() -> str:
   """Makes a new folder runs/EXPERIMENT-TIME; EXPERIMENT is what was run."""
-  name = f'{_find_name()}-{time.strftime("%Y%m%d-%H%M%S")}'
+  name = f'{command.find_name()}-{time.strftime("%Y%m%d-%H%M%S")}'
   os.makedirs('runs', exist_ok=True)
   # Two runs that start in the same second have two folders.
   for number in itertools.count(1):
@@ -324,23 +323,6 @@ def make_workdir() -> str:
     except FileExistsError:
       continue
   raise AssertionError
-
-
-def _find_name() -> str:
-  """Returns the name of the module that was run."""
-  path = pathlib.Path(sys.argv[0])
-  return path.parent.name if path.stem == '__main__' else path.stem
-
-
-def _repeat(workdir: str) -> str:
-  """Returns the command that goes on with this run.
-
-  Args:
-    workdir: the folder of the run where the command does not name it, or ''.
-  """
-  given = [a for a in sys.argv[1:] if a.lstrip('-') != 'overwrite']
-  given += [f'--workdir={workdir}'] if workdir else []
-  return shlex.join(['python', '-m', f'experiments.{_find_name()}', *given])
 
 
 def _fail(error: Exception) -> NoReturn:

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.monitoring
@@ -16,7 +16,16 @@ import numpy as np
 from dipjax import monitors
 from dipjax.engine import loop, tiled
 from dipjax.engine.fit import FitState, Trace
-from experiments.lib import checkpoints, images, records, stopping
+from experiments.lib import (
+  checkpoints,
+  command,
+  events,
+  frames,
+  images,
+  page,
+  records,
+  stopping,
+)
 from experiments.lib import workdir as workdirs
 
 # Durations that JAX reports. None of them contains another; the durations of
@@ -50,6 +59,21 @@ def _add_compiling(event: str, duration_secs: float, **kwargs) -> None:
 jax.monitoring.register_event_duration_secs_listener(_add_compiling)
 
 
+class About(NamedTuple):
+  """What a page says of a run from its start.
+
+  Attributes:
+    known: entries of result.json that are known before the fit.
+    shots: pictures that stay as they are.
+    apart: whether each lane fits another picture: they are then shown side by
+      side, where the mean of the lanes would be shown otherwise.
+  """
+
+  known: Mapping[str, Any]
+  shots: Sequence[page.Shot] = ()
+  apart: bool = False
+
+
 class Recorder:
   """Records a fit in its folder, shows its progress, and keeps checkpoints.
 
@@ -63,6 +87,8 @@ class Recorder:
     label: what is fitted now, where a run has several fits in a row.
     checkpoints: the checkpoints of the run.
     plan: the tiles, where a picture is fitted in tiles.
+    frames: pictures of the fit of a whole picture.
+    workdir: the folder of the run.
     stop: whether somebody asked to stop, inside the context.
   """
 
@@ -75,6 +101,7 @@ class Recorder:
     seeds: list[int],
     name: str = '',
     keep: Callable[[dict[str, Any]], bool] | None = None,
+    about: About | None = None,
   ):
     """Reads and writes nothing yet.
 
@@ -85,6 +112,10 @@ class Recorder:
       seeds: the seed of each lane.
       name: the folder of the fit's checkpoints, where a run has several fits.
       keep: which records of earlier fits stay; None is none.
+      about: for the page that is written meanwhile; None: none is.
+
+    Raises:
+      ValueError: record.tensorboard without its package.
     """
     self.records = records.Records(workdir.find(workdirs.METRICS))
     self.seeds, self.label, self.stop = seeds, '', stopping.Stop()
@@ -92,9 +123,14 @@ class Recorder:
     self.checkpoints = checkpoints.Checkpoints(
       folder, every=config.checkpoint.every, data=workdir.data
     )
-    self._workdir, self._config = workdir, config
+    self.workdir, self._config = workdir, config
     self.plan: tiled.Plan | None = None
-    self._keep, self._has_records = keep, False
+    self._keep, self._has_records, self._about = keep, False, about
+    self.frames = frames.Frames(config.record.frames if about else 0)
+    self._events = None
+    if config.record.tensorboard:
+      place = os.path.join(workdir.find(workdirs.EVENTS), name)
+      self._events = events.Events(place)
     self._tqdm, self._bar, self._steps, self._shown = None, None, steps, 0
     self._begin, self._compiled = time.perf_counter(), _seconds_compiling
     self._earlier = {'compile': 0.0, 'fit': 0.0}
@@ -134,6 +170,8 @@ class Recorder:
   def __exit__(self, *exception):
     if self._bar:
       self._bar.close()
+    if self._events:
+      self._events.close()
     self._stack.__exit__(*exception)
 
   def load(self, like: loop.Progress) -> loop.Progress | None:
@@ -147,6 +185,7 @@ class Recorder:
       self.records.begin(self._keep)
       return None
     self.records.rewind(notes['records'])
+    self.frames.load(notes.get('frames', []))
     self._earlier, self._shown = notes['seconds'], notes['shown']
     print(f'going on after step {notes["shown"]}', flush=True)
     return self.checkpoints.load(like)
@@ -183,6 +222,7 @@ class Recorder:
       seconds=self.seconds,
       shown=self._shown,
       tile=self.plan and self.plan.side,
+      frames=self.frames.save(),
     )
 
   def __call__(
@@ -210,7 +250,10 @@ class Recorder:
       if trace.active[lane].any()
     ]
     self.records.add(made)
+    if self._events:
+      self._events.add(made)
     self._show(made)
+    self._add_frame(states)
     self._preview(states)
     return bool(self.stop)
 
@@ -255,16 +298,38 @@ class Recorder:
     self._bar.set_postfix_str(', '.join(shown), refresh=False)
     self._bar.update(self._shown - self._bar.n)
 
-  def _preview(self, states):
-    """Writes the running average of the outputs now and then.
+  def _add_frame(self, states):
+    """Keeps a picture of the fit, which is one of the whole picture."""
+    is_part = self.plan or self._config.get('fit', {}).get('window')
+    if not is_part and self.frames.is_due(self._shown):
+      image = self._find_image(states)
+      if image is not None:
+        self.frames.add(self._shown, image)
 
-    Of a fit with windows it writes the last window, of one in tiles the tile
-    that is fitted.
+  def _preview(self, states):
+    """Writes preview.png and the page now and then.
+
+    Of a fit with windows the picture is the last window, of one in tiles the
+    tile that is fitted.
     """
     every = self._config.record.preview
     if not every or time.monotonic() - self._previewed < every:
       return
     self._previewed = time.monotonic()
+    image = self._find_image(states)
+    if image is None:
+      return
+    if self._events:
+      self._events.add_image(self._shown, image)
+    # A preview that cannot be written is no reason to end a fit.
+    with contextlib.suppress(OSError):
+      images.write_image(self.workdir.find(workdirs.PREVIEW), image)
+      if self._about:
+        content = self._describe(self._about, image, every)
+        page.write(self.workdir.find(workdirs.PAGE), content)
+
+  def _find_image(self, states):
+    """Returns the running average of the outputs, None where none is finite."""
     steps = np.asarray(states.step)[:, None, None, None]
     # Without the section, and of windows, the average is the last output.
     decay = self._config.get('average', {}).get('decay', 0.0)
@@ -273,11 +338,33 @@ class Recorder:
       states.average, jnp.asarray(steps), decay=decay
     )
     good = np.asarray(averages)[np.ravel(steps) > 0]
-    path = self._workdir.find(workdirs.PREVIEW)
-    # A preview that cannot be written is no reason to end a fit.
-    with contextlib.suppress(OSError):
-      if len(good):
-        images.write_image(path, good.mean(axis=0))
+    if not len(good):
+      return None
+    if self._about and self._about.apart:
+      return np.concatenate(good, axis=1)
+    return good.mean(axis=0)
+
+  def _describe(self, about, image, every):
+    now = page.Shot('the fit now', image, compared=True, close=True)
+    pace = self.seconds['fit'] / self._shown
+    known = {
+      'steps': self._shown,
+      'seconds': self.seconds,
+      'seconds_left': pace * (self._steps - self._shown),
+      'hardware': describe_device(),
+      'versions': describe_versions(),
+      'lanes': [{'seed': seed} for seed in self.seeds],
+    }
+    return page.Content(
+      known | dict(about.known),
+      self.workdir.config,
+      [*about.shots, now],
+      self.records.kept,
+      self.frames.kept,
+      command=command.find(self.workdir.path),
+      refresh=every,
+      sides=(about.shots[0].title, now.title) if about.shots else None,
+    )
 
 
 def _finite(value) -> float | None:

@@ -1,7 +1,7 @@
-"""The files at the end of a run: pictures and result.json."""
+"""The files at the end of a run: pictures, the page and result.json."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,10 @@ import numpy as np
 import dipjax
 from dipjax import features, metrics, noise
 from experiments.lib import (
+  command,
   folders,
   images,
+  page,
   pictures,
   plots,
   recorder,
@@ -19,6 +21,9 @@ from experiments.lib import (
 )
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import Data
+
+_RESTORED = 'restored'  # The title of the picture in the page.
+_MOST_SEEDS = 8  # Whose pictures are in the page.
 
 
 def list_images(
@@ -67,7 +72,8 @@ def write_report(
   """Writes the pictures of a restoration, and returns the files' names.
 
   The files are restored.png and the other pictures of `list_images` but the
-  measurement, comparison.png, and curves.png (with matplotlib).
+  measurement, comparison.png, animation.webp where the fit was kept, and with
+  the extra [plots] curves.png and report.html.
 
   Args:
     workdir: the folder of the run.
@@ -98,7 +104,133 @@ def write_report(
     names.append('curves.png')
   else:
     print("for curves.png: pip install 'dipjax[plots]'")
+  animation = 'animation.webp'
+  if record.frames.animate(
+    os.path.join(workdir, animation), listed['restored']
+  ):
+    names.append(animation)
+  names += write_page(
+    workdir,
+    summary,
+    record,
+    list_shots(summary, data, listed),
+    maps=_list_maps(data, listed),
+    sides=(_find_rival(summary, data), _RESTORED),
+  )
   return names
+
+
+def write_page(
+  workdir: str,
+  summary: Mapping[str, Any],
+  record: recorder.Recorder,
+  shots: Sequence[page.Shot],
+  **more: Any,
+) -> list[str]:
+  """Writes report.html, and returns its name where it was written.
+
+  Args:
+    workdir: the folder of the run.
+    summary: the content of result.json.
+    record: the recorder of the run.
+    shots: the pictures.
+    **more: other fields of `page.Content`.
+  """
+  content = page.Content(
+    summary,
+    record.workdir.config,
+    shots,
+    record.records.kept,
+    record.frames.kept,
+    command=command.find(record.workdir.path),
+    **more,
+  )
+  return save_page(workdir, content)
+
+
+def save_page(workdir: str, content: page.Content) -> list[str]:
+  """Writes report.html, and returns its name, or says what it needs."""
+  if page.write(os.path.join(workdir, workdirs.PAGE), content):
+    return [workdirs.PAGE]
+  print("for report.html: pip install 'dipjax[plots]'")
+  return []
+
+
+def list_shots(
+  summary: Mapping[str, Any], data: Data, listed: Mapping[str, np.ndarray]
+) -> list[page.Shot]:
+  """Returns the pictures of a restoration as the page shows them.
+
+  Args:
+    summary: what `summarize` returned, or {} before the fit.
+    data: what is restored.
+    listed: what `list_images` returned, or {} before the fit.
+  """
+  note = lambda scores: (
+    f'{scores["psnr"]:.2f} dB' if scores and scores.get('psnr') else ''
+  )
+  photo = lambda title, image, scores=None, close=True: page.Shot(
+    title, image, note(scores), compared=True, close=close
+  )
+  shots = [photo(data.caption, data.picture, summary.get('measurement'))]
+  baselines = summary.get('baselines', {})
+  shots += [
+    photo(name, image, baselines.get(name), close=name == 'bicubic')
+    for name, image in data.baselines.items()
+    if image is not data.picture
+  ]
+  if 'restored' in listed:
+    restored = listed['restored']
+    shots.append(photo(_RESTORED, restored, summary.get('restored')))
+  if 'filled' in listed:
+    shots.append(photo('seen pixels kept', listed['filled']))
+  if data.clean is not None:
+    shots.append(photo('clean', data.clean))
+  gain = f'x{pictures.DIFFERENCE_GAIN:g}'
+  if data.clean is not None and 'restored' in listed:
+    wrong = pictures.draw_difference(listed['restored'], data.clean)
+    shots.append(page.Shot(f'restored - clean, {gain}', wrong, close=True))
+  others = {
+    'residual': f'what was removed, {gain}',
+    'deviation': 'where the seeds disagree',
+    'posterior_deviation': 'where the samples disagree',
+  }
+  shots += [
+    page.Shot(title, _draw(name, listed[name]), close=True)
+    for name, title in others.items()
+    if name in listed
+  ]
+  seeds = {lane['seed']: lane for lane in summary.get('lanes', [])}
+  shots += [
+    photo(f'seed {seed}', listed[f'restored_seed_{seed}'], lane, False)
+    for seed, lane in list(seeds.items())[:_MOST_SEEDS]
+    if f'restored_seed_{seed}' in listed
+  ]
+  return shots
+
+
+def _find_rival(summary, data):
+  """Returns the title of what the restored picture is compared with first.
+
+  The best of the simpler restorations, or else the measurement.
+  """
+  scored = {
+    name: summary['baselines'][name].get('psnr') or 0.0
+    for name, image in data.baselines.items()
+    if image is not data.picture
+  }
+  return max(scored, key=lambda name: scored[name], default=data.caption)
+
+
+def _list_maps(data, listed):
+  """Returns what tells where to look closely, by what it is."""
+  if data.clean is not None:
+    return {'largest error': np.abs(listed['restored'] - data.clean)}
+  if 'deviation' in listed:
+    return {'largest disagreement': listed['deviation']}
+  if 'residual' in listed:
+    return {'most removed': np.abs(listed['residual'])}
+  return {'most changed': np.abs(listed['restored'] - data.picture)}
 
 
 def _draw(name, image):
@@ -121,6 +253,9 @@ def print_summary(workdir: str, summary: dict) -> None:
   gain += f'{psnr:.2f} dB after; ' if psnr else ''
   mark = f'{summary["protocol"]}: ' if 'protocol' in summary else ''
   print(f'{mark}{gain}pictures in {folders.show(os.path.abspath(workdir))}')
+  there = os.path.join(os.path.abspath(workdir), workdirs.PAGE)
+  if workdirs.PAGE in summary.get('files', []):
+    print(f'to look at: {folders.show(there)}')
   if 'output' in summary:
     print(f'restored: {folders.show(summary["output"])}')
   for lane in summary['lanes']:

@@ -134,6 +134,8 @@ RANGES: dict[str, Range] = {
   'average.decay': _SHARE,
   'record.every': _STEPS,
   'record.preview': Number(0, 10**9),
+  'record.frames': Whole(0, 1000),
+  'record.tensorboard': Flag(),
   'checkpoint.every': Text(
     "seconds, as '60s', steps, as '500', or '0'",
     r'\d{1,7}|\d{1,7}(\.\d{1,3})?s',

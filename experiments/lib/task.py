@@ -43,6 +43,7 @@ def run(
   workdir: str,
   *,
   code: Any = None,
+  chosen: str = '',
 ) -> Result:
   """Restores one picture, and writes the files of the run.
 
@@ -56,6 +57,7 @@ def run(
     workdir: the folder for all files of the run.
     code: (key, (height, width)) -> the network's input, in place of the
       config's code.
+    chosen: what was chosen because of the data, for the page and result.json.
 
   Raises:
     ValueError: bad input, in one line; no file is left behind. Or a fit that
@@ -78,7 +80,14 @@ def run(
       print(f'{folders.show(config.data.image)}: {data.file.describe()}')
     if noisy.model:
       print(noisy.model.describe())
-    record = recorder.Recorder(folder, config, steps=recipe.steps, seeds=seeds)
+    known: dict[str, Any] = {'chosen': chosen} if chosen else {}
+    if noisy.model:
+      known['noise'] = report.describe_noise(noisy.model)
+    shots = report.list_shots({}, data, {})
+    about = recorder.About({'experiment': experiment, **known}, shots)
+    record = recorder.Recorder(
+      folder, config, steps=recipe.steps, seeds=seeds, about=about
+    )
     error = None
     with record:
       try:
@@ -115,8 +124,7 @@ def run(
       summary['detail_returned'] = returned
     if returned > _TOLD:
       print(f'{returned:.0%} of what the fit removed was detail, and came back')
-    if noisy.model:
-      summary['noise'] = report.describe_noise(noisy.model)
+    summary |= known
     if planned and output.write(planned, data, restoration.image):
       summary['output'] = os.path.abspath(planned.path)
     pictures = report.list_images(summary, data, recipe, restoration)

@@ -14,6 +14,7 @@ from experiments.lib import folders, locks
 # Files that every run has while it goes on.
 _CONFIG, RESULT, METRICS = 'config.json', 'result.json', 'metrics.jsonl'
 PREVIEW, CHECKPOINTS = 'preview.png', 'checkpoints'
+PAGE, EVENTS = 'report.html', 'tensorboard'
 ARMS = 'arms.jsonl'  # Of an ablation: one line for each row of a finished arm.
 
 # Where a run is until the run that replaces it has succeeded.
@@ -248,7 +249,7 @@ def list_files(workdir: str) -> list[str]:
   if not os.path.exists(os.path.join(workdir, _CONFIG)):
     return []
   result = read_json(os.path.join(workdir, RESULT)) or {}
-  names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS, ARMS}
+  names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS, PAGE, EVENTS, ARMS}
   # Only names within the folder: anybody can write a result.json.
   names |= {str(name) for name in result.get('files', [])}
   return sorted(
