@@ -36,6 +36,8 @@ class Problem(struct.PyTreeNode):
   # Some methods and monitors need sigma or the reference; None: not known.
   sigma: Array | None = None  # Standard deviation of the measurement's noise.
   reference: Array | None = None  # A second one, with independent noise.
+  # Whether the lane's seed is even, for methods that fit seeds of two kinds.
+  even: Array | bool = False
   # Where a fit sees one window of a picture in each step: the `Picture`, of
   # which measurement and code are a window. None: they are the whole picture.
   picture: operators.Shared | None = None
@@ -100,6 +102,7 @@ def make_problem(
     steps=jnp.array(steps),
     sigma=None if sigma is None else jnp.array(sigma, jnp.float32),
     reference=reference,
+    even=jax.random.key_data(key)[-1] % 2 == 0,
   )
 
 
