@@ -113,13 +113,13 @@ def remove_partial(folder: str) -> None:
 def find_link(folder: str) -> str | None:
   """Returns a link out of the folder where a run would write, None for none.
 
-  A run writes JSON, pictures and pages at the top of its folder, and
-  checkpoints.
+  A run writes JSON, pictures and pages at the top of its folder, checkpoints,
+  and the restored pictures of a folder.
   """
   home = os.path.realpath(folder)
   for entry in list(os.scandir(folder)):
     written = re.search(
-      r'\.(jsonl?|png|html|md|csv)$|^checkpoints$', entry.name
+      r'\.(jsonl?|png|html|md|csv)$|^(checkpoints|restored)$', entry.name
     )
     if written and entry.is_symlink():
       target = os.path.realpath(entry.path)

@@ -43,10 +43,11 @@ _SCHEDULE = Word(schedules.NAMES)
 RANGES: dict[str, Range] = {
   'seed': _SEED,
   'auto': Flag(),
+  'task': Word(('denoise', 'jpeg', 'super_resolution', 'inpaint')),
   'output': Text("a file, 'beside', or empty"),
   'lanes': Whole(1, 1000),
   'data.image': _PICTURE,
-  'data.images': Text("a folder, an npz or 'digits'", '.+'),
+  'data.images': Text('pictures: a folder, or what the task takes', '.+'),
   'data.crop': Many(Whole(0, 10**6), (0, 2, 4)),
   'data.white': Number(0, 1e300),
   'data.page': Whole(-1, 10**6),

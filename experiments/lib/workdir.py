@@ -15,6 +15,8 @@ from experiments.lib import folders, locks
 _CONFIG, RESULT, METRICS = 'config.json', 'result.json', 'metrics.jsonl'
 PREVIEW, CHECKPOINTS = 'preview.png', 'checkpoints'
 ARMS = 'arms.jsonl'  # Of an ablation: one line for each row of a finished arm.
+# Of a folder: one line for each picture, and the restored pictures.
+INDEX, RESTORED = 'index.jsonl', 'restored'
 
 # Where a run is until the run that replaces it has succeeded.
 _ASIDE = '.replaced'
@@ -249,6 +251,7 @@ def list_files(workdir: str) -> list[str]:
     return []
   result = read_json(os.path.join(workdir, RESULT)) or {}
   names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS, ARMS}
+  names |= {INDEX, RESTORED}
   # Only names within the folder: anybody can write a result.json.
   names |= {str(name) for name in result.get('files', [])}
   return sorted(
@@ -266,7 +269,7 @@ def _has_work(workdir: str) -> bool:
   records = os.path.exists(metrics) and os.path.getsize(metrics)
   return bool(records) or any(
     os.path.exists(os.path.join(workdir, name))
-    for name in (RESULT, CHECKPOINTS, ARMS)
+    for name in (RESULT, CHECKPOINTS, ARMS, INDEX)
   )
 
 
@@ -275,3 +278,6 @@ def _remove(workdir: str) -> None:
   for name in (_CONFIG, METRICS):
     with contextlib.suppress(OSError):
       os.remove(os.path.join(workdir, name))
+  for place, _, _ in os.walk(os.path.join(workdir, RESTORED), topdown=False):
+    with contextlib.suppress(OSError):  # A folder that holds anything stays.
+      os.rmdir(place)
