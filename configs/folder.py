@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import common, inpaint, jpeg, req2, req3
+from configs import inpaint, jpeg, req2, req3
 
 # By name: the task's own config, its words where none are given, and what tells
 # it that the pictures are what is restored.
@@ -53,5 +53,4 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   data.update(preset, crop=())
   data.page = -1  # Of each TIFF, from 0; -1: every page is a picture.
   del data.image, config.output, config.record.preview
-  common.choices.drop(config.data, 'complete')
   return config

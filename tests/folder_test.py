@@ -226,17 +226,18 @@ def test_a_run_that_is_killed_from_outside_goes_on(
     f'--config.data.images={home}',
     '--config.lanes=2',
     '--config.record.every=10',
-    '--config.checkpoint.every=20',
+    '--config.checkpoint.every=200',
+    '--config.fit.steps=8000',
     f'--workdir={workdir}',
   ]
-  long = [*arguments, '--config.fit.steps=20000']
   ended = []
   thread = threading.Thread(
-    target=lambda: ended.append(run_experiment('folder', *long))
+    target=lambda: ended.append(run_experiment('folder', *arguments))
   )
   thread.start()
-  for _ in range(6000):
-    if (workdir / 'index.jsonl').exists() or ended:
+  index = workdir / 'index.jsonl'
+  for _ in range(12000):
+    if ended or (index.exists() and index.stat().st_size):
       break
     threading.Event().wait(0.01)
   owner = json.loads((workdir / '.lock').read_text())
@@ -248,16 +249,13 @@ def test_a_run_that_is_killed_from_outside_goes_on(
     for name in _read_rows(workdir)
   }
   assert 0 < len(before) < 5
-  status, said = run_experiment('folder', *long)
+  status, said = run_experiment('folder', *arguments)
   assert status == 0, said
   rows = _read_rows(workdir)
   assert sorted(rows) == sorted(expected[1])
-  assert {row['steps'] for row in rows.values()} == {20000}
+  assert {row['steps'] for row in rows.values()} == {8000}
   for name, stamp in before.items():
     assert (workdir / 'restored' / name).stat().st_mtime_ns == stamp
-  # Another command on the same folder is refused in one line.
-  status, said = run_experiment('folder', *arguments, '--config.fit.steps=7')
-  assert status == 2 and said.count('\n') == 1 and 'fit.steps' in said
 
 
 def test_a_file_that_changes_or_vanishes_meanwhile_is_a_row(
