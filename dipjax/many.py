@@ -161,6 +161,13 @@ class _Waiting:
       if self._is_full() or not self._pull():
         return None
 
+  def count(self, kind: int, most: int) -> int:
+    """Returns how many pictures of a kind are near, up to `most`."""
+    while True:
+      found = sum(job.kind == kind for job in self._jobs)
+      if found >= most or self._is_full() or not self._pull():
+        return min(found, most)
+
   def _is_full(self):
     held = sum(job.ready.task.measurement.nbytes for job in self._jobs)
     return len(self._jobs) >= self._ahead or held > _MOST_BYTES
@@ -231,13 +238,14 @@ class _Run:
     if job.kind not in self._counts:
       recipe, size = job.ready.recipe, job.ready.task.size
       alone = recipe.window or recipe.tile
-      count = memory_lib.count_slots(
-        recipe, job.ready.shapes, self._memory, 0 if alone else self._most
-      )
-      if 0 < count < self._most:
+      # A slot that stays free may cost as much as one that does not.
+      most = 0 if alone else self._waiting.count(job.kind, self._most)
+      shapes = job.ready.shapes
+      count = memory_lib.count_slots(recipe, shapes, self._memory, most)
+      if 0 < count < most:
         self._tell(
-          f'{size[1]}x{size[0]}: {count} at once, because no {self._most} fit '
-          'into memory'
+          f'{size[1]}x{size[0]}: {count} at once, because no {most} fit into '
+          'memory'
         )
       self._counts[job.kind] = count
     return self._counts[job.kind]
