@@ -121,7 +121,7 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     seconds = time.perf_counter() - begin
   return {
     'done': done,
-    'steps': active,
+    'taken': active,
     'seconds': seconds,
     'occupancy': active / size,
     'device': jax.devices()[0].device_kind,

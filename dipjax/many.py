@@ -21,6 +21,7 @@ from dipjax.recipe import Recipe
 Watch = Callable[[Sequence[int | None], Trace], bool | None]
 
 _MOST_BYTES = 2**28  # Of measurements that wait.
+_NEAR = 3  # Rounds of pictures that are counted before a kind begins.
 
 
 class Case(NamedTuple):
@@ -238,8 +239,10 @@ class _Run:
     if job.kind not in self._counts:
       recipe, size = job.ready.recipe, job.ready.task.size
       alone = recipe.window or recipe.tile
-      # A slot that stays free may cost as much as one that does not.
-      most = 0 if alone else self._waiting.count(job.kind, self._most)
+      # A slot that stays free may cost as much as one that does not: where few
+      # pictures are left, as many slots as all of their rounds fill.
+      near = 0 if alone else self._waiting.count(job.kind, _NEAR * self._most)
+      most = -(-near // max(1, -(-near // self._most)))
       shapes = job.ready.shapes
       count = memory_lib.count_slots(recipe, shapes, self._memory, most)
       if 0 < count < most:

@@ -213,3 +213,17 @@ def test_the_pictures_of_a_folder_have_three_shapes():
   kinds = [(16, 16, 3), (16, 12, 3), (12, 16, 3)]
   assert shapes == [*kinds, *kinds[:2]]
   assert folder.make_recipe(cell).steps == 9
+
+
+def test_rows_of_a_folder_are_found_again(tmp_path, monkeypatch, capsys):
+  counts = lambda cell, cases, recipe: [8, 10, cell['count']]
+  monkeypatch.setattr(folder, '_restore', counts)
+  monkeypatch.setattr(folder, 'make_cases', lambda cell: [])
+  path = tmp_path / 'folder.jsonl'
+  command = ['--count', '4', '--lanes', '1', '2', '--json', str(path)]
+  for _ in range(2):
+    folder.main(command)
+  assert len(path.read_text().splitlines()) == 5
+  said = capsys.readouterr().out
+  assert said.count('an hour, occupancy 80.0%') == 5
+  assert said.count('| alone | ') == 2

@@ -307,6 +307,21 @@ def test_memory_decides_how_many_are_fitted_at_once():
   assert 'takes at least' in str(last.error)
 
 
+@pytest.mark.parametrize(
+  'pictures,most,slots', [(5, 4, 3), (5, 8, 5), (4, 4, 4), (9, 4, 3)]
+)
+def test_no_slot_is_left_over(pictures, most, slots):
+  seen = []
+  noisy = _make_pictures(5) * 2
+  many = dipjax.restore_many(
+    noisy[:pictures],
+    RECIPE.replace(steps=2),
+    lanes=most,
+    watch=lambda indices, trace: seen.append(len(indices)),
+  )
+  assert len(list(many)) == pictures and set(seen) == {slots}
+
+
 def test_lanes_at_once_have_slots_too():
   """As on a GPU, where all lanes run at once."""
   cases = _make_cases()[:3]

@@ -76,7 +76,10 @@ def pose_problem(
     weights=[weight for _, weight in recipe.penalties],
     sigma=sigma,
     reference=reference,
-  ).replace(picture=picture)
+  ).replace(
+    picture=picture,
+    rate=None if recipe.rate is None else jnp.float32(recipe.rate),
+  )
   if not perceptual:
     return problem
   return perceptual_lib.add_features(problem, *perceptual)

@@ -62,7 +62,7 @@ def count_slots(
     most: more are not asked for.
   """
   available = find_available(available)
-  if available is None:
+  if available is None or not most:
     return most
   measured = _measure(recipe, problem)
   beside = measured[0] + sum(map(_count_bytes, jax.tree.leaves(problem)))

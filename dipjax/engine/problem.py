@@ -36,6 +36,7 @@ class Problem(struct.PyTreeNode):
   # Some methods and monitors need sigma or the reference; None: not known.
   sigma: Array | None = None  # Standard deviation of the measurement's noise.
   reference: Array | None = None  # A second one, with independent noise.
+  rate: Array | None = None  # The optimiser's steps times this; None: as is.
   # Where a fit sees one window of a picture in each step: the `Picture`, of
   # which measurement and code are a window. None: they are the whole picture.
   picture: operators.Shared | None = None

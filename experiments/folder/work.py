@@ -9,7 +9,6 @@ import collections
 import itertools
 import os
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 
@@ -24,7 +23,7 @@ from experiments.folder import index as index_lib
 from experiments.folder import listing, tasks
 from experiments.folder.index import Index
 from experiments.folder.listing import Entry
-from experiments.lib import build, checkpoints, machine, output, report
+from experiments.lib import build, machine, output, report, shelf
 from experiments.lib import workdir as workdirs
 from experiments.lib.stopping import Stop
 
@@ -64,31 +63,24 @@ class Work:
     self._config, self._index, self._stop = config, index, stop
     self._restored = folder.find(workdirs.RESTORED)
     self._names, self._count = names, len(entries)
-    self._checkpoints = checkpoints.Checkpoints(
-      folder.find(workdirs.CHECKPOINTS),
-      every=config.checkpoint.every,
-      data=None,
-    )
-    # What was in the slots: [file, page, digest, seconds] of each.
-    notes = self._checkpoints.find_latest() or {}
-    self._saved = {
-      (file, page): (place, digest, seconds)
-      for place, (file, page, digest, seconds) in enumerate(
-        notes.get('pictures', [])
-      )
-    }
     # What is left of the memory of a machine changes, and tiles must not.
-    self.memory: int | None = notes.get('memory', machine.find_memory())
+    self._shelf = shelf.Shelf(
+      folder.find(workdirs.CHECKPOINTS),
+      self._identify,
+      every=config.checkpoint.every,
+      memory=machine.find_memory(),
+    )
+    self.memory: int | None = self._shelf.notes['memory']
     # What was interrupted goes on first.
-    started = lambda entry: (entry.name, entry.page) not in self._saved
-    self._entries = sorted(entries, key=started)
+    begun = {tuple(name[:2]) for name in self._shelf.saved}
+    is_new = lambda entry: (entry.name, entry.page) not in begun
+    self._entries = sorted(entries, key=is_new)
     self._ready: dict[int, tasks.Ready] = {}
-    self._begun: dict[int, float] = {}
     self._readers = futures.ThreadPoolExecutor(_THREADS)
     self._writers = futures.ThreadPoolExecutor(_THREADS)
     self._writing: collections.deque[futures.Future] = collections.deque()
     self._lock, self._told = threading.Lock(), 0
-    self.active, self.slots, self._step = 0, 0, 0
+    self.active, self.slots = 0, 0
 
   def __enter__(self):
     return self
@@ -96,7 +88,7 @@ class Work:
   def __exit__(self, *exception):
     for pool in (self._readers, self._writers):
       pool.shutdown(cancel_futures=True)
-    self._checkpoints.close()
+    self._shelf.__exit__()
 
   # --- Before the fits.
 
@@ -138,38 +130,22 @@ class Work:
       one.done() and one.exception() for one in self._writing
     )
 
+  def _identify(self, index):
+    """Returns the name of a picture; the file may change, and its digest."""
+    ready = self._ready[index]
+    return ready.entry.name, ready.entry.page, ready.digest
+
   def load(self, index: int, like: loop.Progress) -> loop.Progress | None:
     """Returns what the last checkpoint has of a picture; see `slots.Store`."""
-    ready = self._ready[index]
-    self._begun[index] = time.monotonic()
-    key = ready.entry.name, ready.entry.page
-    if key not in self._saved:
-      return None
-    place, digest, seconds = self._saved.pop(key)
-    # The file may have changed since.
-    if digest != ready.digest:
-      return None
-    self._begun[index] -= seconds
-    found = self._checkpoints.load({str(place): like}, keep=bool(self._saved))
-    return found and found[str(place)]
+    return self._shelf.load(index, like)
 
   def is_due(self, step: int) -> bool:
-    """Returns whether to save after so many steps."""
-    self._step = step
-    return self._checkpoints.is_due(step)
+    """Returns whether to save after so many steps; see `slots.Store`."""
+    return self._shelf.is_due(step)
 
   def save(self, progress: Mapping[int, loop.Progress]) -> None:
     """Saves the progress of the pictures in the slots; see `slots.Store`."""
-    tree, pictures = {}, []
-    for place, (index, one) in enumerate(progress.items()):
-      ready = self._ready[index]
-      seconds = time.monotonic() - self._begun[index]
-      entry = ready.entry
-      pictures.append([entry.name, entry.page, ready.digest, seconds])
-      tree[str(place)] = one
-    self._checkpoints.save(
-      tree, self._step, pictures=pictures, memory=self.memory
-    )
+    self._shelf.save(progress)
 
   # --- After the fits.
 
@@ -180,8 +156,7 @@ class Work:
       OSError: a picture before it could not be written.
     """
     ready = self._ready.pop(finished.index)
-    begun = self._begun.pop(finished.index, time.monotonic())
-    seconds = time.monotonic() - begun
+    seconds = self._shelf.count_seconds(finished.index)
     while len(self._writing) >= _AHEAD:
       self._writing.popleft().result()
     self._writing.append(

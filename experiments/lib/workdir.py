@@ -15,6 +15,7 @@ from experiments.lib import folders, locks
 _CONFIG, RESULT, METRICS = 'config.json', 'result.json', 'metrics.jsonl'
 PREVIEW, CHECKPOINTS = 'preview.png', 'checkpoints'
 ARMS = 'arms.jsonl'  # Of an ablation: one line for each row of a finished arm.
+ROWS = 'sweep.jsonl'  # Of a sweep: one line for each point.
 # Of a folder: one line for each picture, and the restored pictures.
 INDEX, RESTORED = 'index.jsonl', 'restored'
 
@@ -251,7 +252,7 @@ def list_files(workdir: str) -> list[str]:
     return []
   result = read_json(os.path.join(workdir, RESULT)) or {}
   names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS, ARMS}
-  names |= {INDEX, RESTORED}
+  names |= {ROWS, INDEX, RESTORED}
   # Only names within the folder: anybody can write a result.json.
   names |= {str(name) for name in result.get('files', [])}
   return sorted(
@@ -269,7 +270,7 @@ def _has_work(workdir: str) -> bool:
   records = os.path.exists(metrics) and os.path.getsize(metrics)
   return bool(records) or any(
     os.path.exists(os.path.join(workdir, name))
-    for name in (RESULT, CHECKPOINTS, ARMS, INDEX)
+    for name in (RESULT, CHECKPOINTS, ARMS, ROWS, INDEX)
   )
 
 
