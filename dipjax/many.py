@@ -67,8 +67,8 @@ def restore_many(
   compiled program. Where a picture is finished, the next one takes its lane,
   without compiling and without waiting for the others. Each restoration is the
   one that `dipjax.restore` gives for the picture alone, whatever the order of
-  the pictures: to the last bit where lanes run in turn, as on a CPU, and
-  elsewhere for the same `lanes`, up to rounding otherwise. A picture that is
+  the pictures and the number of lanes: to the last bit where lanes run in turn,
+  as on a CPU, and up to rounding where they run at once. A picture that is
   refused, or whose fit diverges, stops no other.
 
   Pictures with windows, with tiles, or too large for the memory beside a second
@@ -78,7 +78,8 @@ def restore_many(
     pictures: `Case`s, or measurements for denoising; may be a generator, which
       is asked for a picture when there is room for it.
     recipe: how to fit the pictures that have no recipe of their own.
-    lanes: how many pictures are fitted at once, at most.
+    lanes: how many pictures are fitted at once, at most. Where few of a shape
+      are left, there are as many lanes as leave none of them free.
     ahead: how many pictures wait for others of their shape, at most; their
       measurements have 256 MB at most. More of them keep lanes from being empty
       where shapes are mixed.
@@ -216,7 +217,9 @@ class _Run:
     self._waiting, self._most, self._memory = waiting, most, memory
     self._chunk, self._watch, self._store = chunk, watch, store
     self._tell = tell
-    self._counts: dict[int, int] = {}  # Slots of each kind.
+    # Slots of each kind: as many as fit into memory, and as there are.
+    self._capacities: dict[int, int] = {}
+    self._counts: dict[int, int] = {}
 
   def perform(self) -> Iterator[Finished]:
     """Yields all pictures, one kind after the other."""
@@ -233,25 +236,28 @@ class _Run:
     refused, self._waiting.refused = self._waiting.refused, []
     return refused
 
-  @settings.pin()
   def _count_slots(self, job):
     """Returns how many slots the kind of a picture gets; 0: it stands alone."""
-    if job.kind not in self._counts:
-      recipe, size = job.ready.recipe, job.ready.task.size
-      alone = recipe.window or recipe.tile
-      # A slot that stays free may cost as much as one that does not: where few
-      # pictures are left, as many slots as all of their rounds fill.
-      near = 0 if alone else self._waiting.count(job.kind, _NEAR * self._most)
-      most = -(-near // max(1, -(-near // self._most)))
-      shapes = job.ready.shapes
-      count = memory_lib.count_slots(recipe, shapes, self._memory, most)
-      if 0 < count < most:
-        self._tell(
-          f'{size[1]}x{size[0]}: {count} at once, because no {most} fit into '
-          'memory'
-        )
-      self._counts[job.kind] = count
-    return self._counts[job.kind]
+    recipe, kind, size = job.ready.recipe, job.kind, job.ready.task.size
+    if recipe.window or recipe.tile:
+      return 0
+    if kind not in self._capacities:
+      self._capacities[kind] = memory_lib.count_slots(
+        recipe, job.ready.shapes, self._memory, self._most
+      )
+    # A slot that stays free may cost as much as one that does not: where few
+    # pictures are near, as many slots as all of their rounds fill. Fewer than
+    # before would be another program.
+    capacity, before = self._capacities[kind], self._counts.get(kind, 0)
+    near = self._waiting.count(kind, _NEAR * self._most)
+    wanted = max(before, -(-near // -(-near // self._most)))
+    if 0 < capacity < wanted and before < capacity:
+      self._tell(
+        f'{size[1]}x{size[0]}: {capacity} at once, because no {wanted} fit '
+        'into memory'
+      )
+    self._counts[kind] = min(capacity, wanted)
+    return self._counts[kind]
 
   def _fill_slots(self, first, count):
     """Yields the pictures of a kind; returns whether the watch said stop."""

@@ -3,8 +3,8 @@
 Where the lane of a picture is finished, the next picture takes its slot, on the
 device and without compiling again, so that no lane waits for the slowest. A
 picture gives the same result in any slot, beside any others and in any order:
-the result that it gives alone, to the last bit where lanes run in turn, and
-elsewhere in a program of as many lanes.
+the result that it gives alone, to the last bit where lanes run in turn, and up
+to rounding where they run at once in a program of another number of lanes.
 """
 
 from collections.abc import Mapping

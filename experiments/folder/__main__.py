@@ -58,7 +58,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     page=config.data.page,
     mask=config.data.get('mask', ''),
   )
-  if config.data.clean and not os.path.isdir(config.data.clean):
+  clean = os.path.expanduser(config.data.clean)
+  if clean and not os.path.isdir(clean):
     raise ValueError(f'data.clean {config.data.clean!r} is no folder')
   with workdirs.open_workdir(workdir, config) as folder:
     restored = folder.find(workdirs.RESTORED)
@@ -79,7 +80,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     )
     if not signal:
       shutil.rmtree(folder.find(workdirs.CHECKPOINTS), ignore_errors=True)
-  _tell(summary, workdir)
+  if not signal:
+    _tell(summary, workdir)
   return Result(summary, {}, signal=signal)
 
 
@@ -99,9 +101,7 @@ def _restore(config, folder, index, entries, left) -> tuple[Work, int]:
   for place, _, _ in os.walk(restored):
     folders.remove_partial(place)
   taken = {
-    entry: row['output']
-    for entry in entries
-    if (row := index.find(entry)) and row.get('output')
+    key: row['output'] for key, row in index.rows.items() if row.get('output')
   }
   names = listing.name_outputs(entries, taken)
   with (
@@ -178,10 +178,10 @@ def _draw(path, config, entries: Sequence[Entry], index) -> bool:
         continue
       yield cell
 
-  cells = list(make_cells())
-  if cells:
-    images.write_image(os.path.join(path, _SHEET), sheet.draw_sheet(cells))
-  return bool(cells)
+  drawn = sheet.draw_sheet(make_cells())
+  if drawn is not None:
+    images.write_image(os.path.join(path, _SHEET), drawn)
+  return drawn is not None
 
 
 def _read(config, path, page=None):

@@ -3,7 +3,7 @@
 import glob
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from experiments.lib import folders, reading
@@ -161,7 +161,7 @@ def find_clean(folder: str, entry: Entry) -> str:
 
 
 def name_outputs(
-  entries: Sequence[Entry], taken: dict[Entry, str]
+  entries: Sequence[Entry], taken: Mapping[tuple[str, int | None], str]
 ) -> dict[Entry, str]:
   """Returns the name of the restored file of each picture; no two are equal.
 
@@ -170,27 +170,30 @@ def name_outputs(
 
   Args:
     entries: the pictures.
-    taken: names of pictures that are restored already.
+    taken: by name and page, what was restored already keeps its name.
   """
-  names, used = dict(taken), set(taken.values())
+  names, used = {}, set(taken.values())
   is_own = lambda entry: (
     entry.page is None and os.path.splitext(entry.name)[1].lower() in FORMATS
   )
   # A name that is a picture's own is not given to another.
   for entry in sorted(entries, key=is_own, reverse=True):
-    if entry in names:
-      continue
-    stem, ending = os.path.splitext(entry.name)
-    if ending.lower() not in FORMATS:
-      stem, ending = entry.name, '.png'
-    if entry.page is not None:
-      stem = f'{stem}_page{entry.page}'
-    name, number = stem + ending, 2
-    while name in used:
-      name, number = f'{stem}_{number}{ending}', number + 1
+    name = taken.get((entry.name, entry.page)) or _name_output(entry, used)
     used.add(name)
     names[entry] = name
   return names
+
+
+def _name_output(entry, used):
+  stem, ending = os.path.splitext(entry.name)
+  if ending.lower() not in FORMATS:
+    stem, ending = entry.name, '.png'
+  if entry.page is not None:
+    stem = f'{stem}_page{entry.page}'
+  name, number = stem + ending, 2
+  while name in used:
+    name, number = f'{stem}_{number}{ending}', number + 1
+  return name
 
 
 def stamp(path: str) -> str:

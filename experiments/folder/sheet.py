@@ -30,9 +30,15 @@ def choose_rows(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
   return sorted(scored, key=lambda row: row['psnr'])[:MOST] or rows[:MOST]
 
 
-def draw_sheet(cells: Iterable[Cell]) -> np.ndarray:
-  """Returns the sheet, [H, W, 3] in [0, 1], on white."""
+def draw_sheet(cells: Iterable[Cell]) -> np.ndarray | None:
+  """Returns the sheet, [H, W, 3] in [0, 1], on white; None without a cell.
+
+  Args:
+    cells: may be a generator; of each only the small pictures are kept.
+  """
   drawn = [_draw(cell) for cell in cells]
+  if not drawn:
+    return None
   height, width, _ = drawn[0].shape
   columns = min(_COLUMNS, len(drawn))
   rows = -(-len(drawn) // columns)
