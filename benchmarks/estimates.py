@@ -6,16 +6,16 @@
 The benchmark makes one blind restoration for each picture, sigma and variant of
 configs/req2.py. It records the restoration's PSNR, SSIM and, with the extra
 `[perceptual]`, LPIPS, the PSNR of its seeds, and how the deviation of the seeds
-from it (`finish.find_deviation`) correlates with the true error. BM3D and non-local means, which are told
-the true sigma (extra `[bench]`), are recorded beside the restorations. Each
-result is a line of the file. Results that are in the file are not made again,
-so that the same command goes on where it was. The mean of n seeds is the mean
-of the first n seeds. `--kind` takes other noise, of `benchmarks.noise`, whose
-levels are then `--sigmas`; `--draws` draws the noise several times;
-`--unclipped` leaves white noise below 0 and above 1 as it is. `--beside` lists
-every picture beside a peer, the worst first. "Correlation a of b" is the median
-correlation, and the one of the true deviation around each pixel, which no map
-of such pixels exceeds by much.
+from it (`finish.find_deviation`) correlates with the true error. BM3D and
+non-local means, which are told the true sigma (extra `[bench]`), are recorded
+beside the restorations. Each result is a line of the file. Results that are in
+the file are not made again, so that the same command goes on where it was. The
+mean of n seeds is the mean of the first n seeds. `--kind` takes other noise, of
+`benchmarks.noise`, whose levels are then `--sigmas`; `--draws` draws the noise
+several times; `--unclipped` leaves white noise below 0 and above 1 as it is.
+`--beside` lists every picture beside a peer, the worst first. "Correlation a of
+b" is the median correlation, and the one of the true deviation around each
+pixel, which no map of such pixels exceeds by much.
 """
 
 import argparse

@@ -2,7 +2,15 @@
 
 from dipjax.api import restore
 from dipjax.engine.loop import DivergedError, Restoration
+from dipjax.many import Case, restore_many
 from dipjax.recipe import Recipe
 
-__all__ = ['DivergedError', 'Recipe', 'Restoration', 'restore']
+__all__ = [
+  'Case',
+  'DivergedError',
+  'Recipe',
+  'Restoration',
+  'restore',
+  'restore_many',
+]
 __version__ = '0.2.0'

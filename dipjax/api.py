@@ -5,7 +5,7 @@ import functools
 import operator as operator_lib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from dipjax import monitors, settings, units
 from dipjax import noise as noise_lib
 from dipjax.engine import lanes, loop, tiled, tiles
 from dipjax.engine.fit import make_fit
-from dipjax.engine.problem import find_output
+from dipjax.engine.problem import Problem, find_output
 from dipjax.methods import perceptual as perceptual_lib
 from dipjax.networks import skip
 from dipjax.recipe import Recipe
@@ -195,10 +195,56 @@ def restore(
     >>> grey = photo.mean(axis=2, keepdims=True)
     >>> image = dipjax.restore(scan(grey), scan, size=grey.shape).image
   """
+  seeds = find_seeds(seeds)
+  check_chunk(chunk)
+  ready = prepare(
+    measurement,
+    operator,
+    recipe,
+    size=size,
+    clean=clean,
+    sigma=sigma,
+    noise=noise,
+    reference=reference,
+    perceptual=perceptual,
+  )
+  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
+  plan = plan_tiles(ready, seeds=len(seeds), memory=memory)
+  if plan:
+    (tell or _warn)(plan)
+  return fit_ready(ready, plan, keys, chunk=chunk, watch=watch, store=store)
+
+
+class Ready(NamedTuple):
+  """A picture whose arguments are checked, before any code is drawn."""
+
+  task: tiled.Task
+  recipe: Recipe  # Prepared for the whole picture.
+  pose: Callable[..., Problem]  # (key, measurement) -> the problem of a lane.
+  shapes: Problem  # Of one lane; shapes alone.
+  clean: np.ndarray | None  # [H, W, C]
+  sigma: float | None  # As it was given.
+
+
+def prepare(
+  measurement: Any,
+  operator: Any,
+  recipe: Recipe,
+  *,
+  size: Sequence[int] | None = None,
+  clean: Any = None,
+  sigma: float | None = None,
+  noise: noise_lib.Model | None = None,
+  reference: Any = None,
+  perceptual: lanes.Perceptual | None = None,
+) -> Ready:
+  """Returns a picture that can be fitted, or refuses it; see `restore`.
+
+  Raises:
+    ValueError: arguments that do not fit each other, named with their values.
+  """
   measurement = check_array(measurement, 'the measurement')
   size = _find_size(measurement, size)
-  seeds = _find_seeds(seeds)
-  _check_chunk(chunk)
   if clean is not None:
     clean = check_array(clean, 'the clean image', size)
     units.check_image(clean, 'the clean image')
@@ -209,16 +255,16 @@ def restore(
     reference = check_array(reference, 'the reference', measurement.shape)
   if recipe.network is None:
     recipe = recipe.replace(network=skip.Skip(outputs=size[-1]))
-  given = operator
   noise = _find_noise(measurement, sigma, noise)
-  whole = recipe
-  recipe, operator = recipe.prepare(measurement, operator, noise=noise)
-  if recipe.window:
-    _check_windows(measurement, size, reference, perceptual)
-
   # Features, which all lanes share, go to the device once.
   if perceptual:
     perceptual = perceptual_lib.share_features(perceptual[0]), perceptual[1]
+  task = tiled.Task(
+    recipe, measurement, operator, size, noise, reference, perceptual
+  )
+  recipe, operator = recipe.prepare(measurement, operator, noise=noise)
+  if recipe.window:
+    _check_windows(measurement, size, reference, perceptual)
   pose = lambda key, measurement: lanes.pose_problem(
     recipe,
     key,
@@ -229,42 +275,70 @@ def restore(
     reference=reference,
     perceptual=perceptual,
   )
-  keys = jnp.stack([jax.random.key(seed) for seed in seeds])
   # Shapes alone come first, so that a picture that does not fit is refused
   # before any code is drawn.
   with _explain_traces('the code, or the features,'):
-    shapes = jax.eval_shape(pose, keys[0], measurement)
+    shapes = jax.eval_shape(pose, jax.random.key(0), measurement)
   seen = shapes.measurement.shape if recipe.window else size
   _check_prediction(recipe.network, shapes, seen)
-  task = tiled.Task(
-    whole, measurement, given, size, noise, reference, perceptual
-  )
+  return Ready(task, recipe, pose, shapes, clean, sigma)
+
+
+def plan_tiles(
+  ready: Ready, *, seeds: int, memory: int | None
+) -> tiled.Plan | None:
+  """Returns the tiles of a picture, see `tiled.plan_fit`; None for the whole.
+
+  Raises:
+    ValueError: a picture that does not fit into memory, or another unit than
+      that of images.
+  """
+  task = ready.task
   plan = tiled.plan_fit(
     task,
-    shapes,
-    recipe,
-    seeds=len(seeds),
+    ready.shapes,
+    ready.recipe,
+    seeds=seeds,
     memory=memory,
-    check=functools.partial(_check_prediction, recipe.network),
+    check=functools.partial(_check_prediction, ready.recipe.network),
   )
-  _check_units(measurement, given, size, sigma)
+  check_units(ready)
   if plan:
     tiled.check_cut(task, plan)
-    (tell or _warn)(plan)
+  return plan
+
+
+def fit_ready(
+  ready: Ready,
+  plan: tiled.Plan | None,
+  keys: Array,
+  *,
+  chunk: int,
+  watch: loop.Watch | None,
+  store: loop.Store | None,
+) -> loop.Restoration:
+  """Returns the restoration of a picture, with a lane for each key.
+
+  Args:
+    ready, plan: of the picture.
+    keys: [lanes].
+    chunk, watch, store: see `restore`.
+
+  Raises:
+    DivergedError: see `restore`.
+  """
+  recipe, measurement = ready.recipe, ready.task.measurement
+  if plan:
     states, trace = tiled.run(
-      task, plan, keys, chunk=chunk, watch=watch, store=store
+      ready.task, plan, keys, chunk=chunk, watch=watch, store=store
     )
     return loop.collect(states, trace, recipe.rule)
   if recipe.window:
     # All lanes share the picture, which goes to the device once.
     measurement = jnp.asarray(measurement)
-  problems = lanes.stack_lanes([pose(key, measurement) for key in keys])
-
-  cleans = None
-  # No step with windows or tiles has the whole image.
-  if clean is not None and not recipe.window:
-    cleans = jnp.stack([clean] * len(seeds))
-    recipe = recipe.watch(**monitors.ORACLES)
+  problems = lanes.stack_lanes([ready.pose(key, measurement) for key in keys])
+  recipe, clean = watch_clean(ready)
+  cleans = None if clean is None else jnp.stack([clean] * len(keys))
   states, trace = loop.run_lanes(
     make_fit(recipe),
     keys,
@@ -277,6 +351,16 @@ def restore(
   if recipe.window:
     states = tiles.finish_lanes(recipe, states, problems)
   return loop.collect(states, trace, recipe.rule)
+
+
+def watch_clean(ready: Ready) -> tuple[Recipe, np.ndarray | None]:
+  """Returns the recipe, with oracles where there is a clean image to watch.
+
+  No step with windows has the whole image, so that it cannot be watched.
+  """
+  if ready.clean is None or ready.recipe.window:
+    return ready.recipe, None
+  return ready.recipe.watch(**monitors.ORACLES), ready.clean
 
 
 def _warn(plan):
@@ -338,8 +422,8 @@ def _find_size(measurement, size):
   )
 
 
-def _find_seeds(seeds):
-  """Returns the seeds as integers."""
+def find_seeds(seeds: Sequence[int]) -> list[int]:
+  """Returns the seeds as integers; ValueError for what are no seeds."""
   try:
     given = list(seeds)
   except TypeError as error:
@@ -370,7 +454,8 @@ def _find_seed(seed):
     ) from error
 
 
-def _check_chunk(chunk):
+def check_chunk(chunk: Any) -> None:
+  """Raises a ValueError for a chunk that is no number of steps."""
   if not isinstance(chunk, int | np.integer) or chunk < 1:
     raise ValueError(f'chunk must be a whole number, at least 1, got {chunk!r}')
 
@@ -384,12 +469,12 @@ def _find_noise(measurement, sigma, noise):
   return noise_lib.Model.make_white(sigma, clipped=clipped)
 
 
-def _check_units(measurement, operator, size, sigma):
+def check_units(ready: Ready) -> None:
   """Refuses another unit than that of images, where the operator keeps it."""
-  seen = _find_image_values(operator, size)
-  units.check_image(measurement, 'the measurement', seen)
-  if sigma is not None:
-    units.check_sigma(sigma, of_image=bool(np.any(seen)))
+  seen = _find_image_values(ready.task.operator, ready.task.size)
+  units.check_image(ready.task.measurement, 'the measurement', seen)
+  if ready.sigma is not None:
+    units.check_sigma(ready.sigma, of_image=bool(np.any(seen)))
 
 
 def _find_image_values(operator, size):

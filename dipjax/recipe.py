@@ -57,6 +57,9 @@ class Recipe:
       `packing.pack` makes it. Make it once and pass it on, so that a step
       compiles once: optax's optimisers are equal only to themselves, see
       `optimizers`.
+    rate: what the steps of the optimiser are multiplied by; None is 1. Another
+      rate compiles nothing again, and an optimiser of learning rate 1 with a
+      rate is one of that learning rate.
     steps: the most steps that a lane takes.
     decay: weight of the older outputs in the running average, in [0, 1); with
       windows, of the older parameters.
@@ -91,6 +94,7 @@ class Recipe:
   )
   rule: str = ''
   optimizer: optax.GradientTransformation = optimizers.make_optimizer('adam')
+  rate: float | None = None
   steps: int = 5000
   decay: float = 0.99
   window: int | None = None
@@ -161,11 +165,11 @@ class Recipe:
   def find_program(self) -> 'Recipe':
     """Returns the recipe without what a problem carries.
 
-    Recipes that differ in code, jitter, steps, weights or rule alone share one
-    program: code, jitter, steps and weights are arguments of the step, the
-    arguments have the size of the windows, and the rule chooses after the step.
+    Recipes that differ in code, jitter, rate, steps, weights or rule alone
+    share one program: these numbers are arguments of the step, the arguments
+    have the size of the windows, and the rule chooses after the step.
     """
-    defaults = {'code': None, 'jitter': None, 'steps': 1}
+    defaults = {'code': None, 'jitter': None, 'rate': None, 'steps': 1}
     defaults |= {'window': None, 'tile': None}
     penalties = tuple((penalty, 0.0) for penalty, _ in self.penalties)
     rule = min(self.monitors)
@@ -185,9 +189,10 @@ def _check_numbers(recipe: Recipe) -> None:
     raise ValueError(
       f'precision {recipe.precision!r} is not one of {", ".join(PRECISIONS)}'
     )
-  jitter = recipe.jitter
-  if jitter is not None and not (math.isfinite(jitter) and jitter >= 0):
-    raise ValueError(f'jitter must be a number >= 0, got {jitter}')
+  for name in ('jitter', 'rate'):
+    value = getattr(recipe, name)
+    if value is not None and not (math.isfinite(value) and value >= 0):
+      raise ValueError(f'{name} must be a number >= 0, got {value}')
   for penalty, weight in recipe.penalties:
     if not (math.isfinite(weight) and weight >= 0):
       raise ValueError(

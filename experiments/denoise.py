@@ -46,21 +46,31 @@ def choose(
   Raises:
     ValueError: a field that nothing reads in the config that is chosen.
   """
-  words, reason = _find_words(measurement, config.fit.get('sigma', 0.0) / 255)
+  words, reason = find_words(config, measurement)
   text = f'req2:{words}, because {reason}'
   print(f'chosen: {text}')
+  return choose_words(config, words), text
+
+
+def choose_words(
+  config: ml_collections.ConfigDict, words: str
+) -> ml_collections.ConfigDict:
+  """Returns the config of the words, with the fields that the user set."""
   chosen, before = req2.get_config(words), req2.get_config('auto')
   usual = {field: value for field, value, _ in schema.list_fields(before)}
   for field, value, _ in schema.list_fields(config):
     if field != 'auto' and value != usual[field]:
       fields.set_field(chosen, field, value)
   schema.check_config(chosen)
-  return chosen, text
+  return chosen
 
 
-def _find_words(measurement, sigma):
+def find_words(
+  config: ml_collections.ConfigDict, measurement: np.ndarray
+) -> tuple[str, str]:
   """Returns the words of configs/req2.py for a picture, and why."""
   height, width, _ = measurement.shape
+  sigma = config.fit.get('sigma', 0.0) / 255
   model = build.find_noise(measurement, sigma)
   if model.impulses > _IMPULSES:
     share = f'{model.impulses:.1%}'

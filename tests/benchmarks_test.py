@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+  folder,
   lane_rules,
   limits,
   memory,
@@ -16,7 +17,8 @@ from benchmarks import (
   start,
   step,
 )
-from dipjax.networks import skip
+from dipjax import Case, Recipe, monitors
+from dipjax.networks import pixels, skip
 
 
 # 2 FLOP a multiply-add, three passes: facts of requirement 2's network.
@@ -183,3 +185,45 @@ def test_demosaicing_keeps_what_is_smooth():
   for demosaic in (noise.demosaic_bilinear, noise.demosaic_malvar):
     inner = (slice(3, -3), slice(3, -3))
     np.testing.assert_allclose(demosaic(image)[inner], image[inner], atol=1e-6)
+
+
+def test_batches_wait_for_their_slowest_and_slots_do_not():
+  recipe = Recipe(
+    network=pixels.Pixels(), monitors={'last': monitors.Last(steps=100)}
+  )
+  steps = (30, 10, 10, 10)
+  cases = [
+    Case(np.full((8, 8, 3), 0.5, 'f'), recipe=recipe.replace(steps=most))
+    for most in steps
+  ]
+  counts = {
+    way: folder._restore({'way': way, 'lanes': 2}, cases, recipe)
+    for way in ('slots', 'batches')
+  }
+  assert counts == {
+    # One lane takes the 30 steps, and the other all else in the meantime.
+    'slots': [60, 60, 4],
+    'batches': [60, 80, 4],
+  }
+
+
+def test_the_pictures_of_a_folder_have_three_shapes():
+  cell = {'count': 5, 'side': 16, 'channels': 8, 'steps': 9, 'patience': 3}
+  shapes = [case.measurement.shape for case in folder.make_cases(cell)]
+  kinds = [(16, 16, 3), (16, 12, 3), (12, 16, 3)]
+  assert shapes == [*kinds, *kinds[:2]]
+  assert folder.make_recipe(cell).steps == 9
+
+
+def test_rows_of_a_folder_are_found_again(tmp_path, monkeypatch, capsys):
+  counts = lambda cell, cases, recipe: [8, 10, cell['count']]
+  monkeypatch.setattr(folder, '_restore', counts)
+  monkeypatch.setattr(folder, 'make_cases', lambda cell: [])
+  path = tmp_path / 'folder.jsonl'
+  command = ['--count', '4', '--lanes', '1', '2', '--json', str(path)]
+  for _ in range(2):
+    folder.main(command)
+  assert len(path.read_text().splitlines()) == 5
+  said = capsys.readouterr().out
+  assert said.count('an hour, occupancy 80.0%') == 5
+  assert said.count('| alone | ') == 2

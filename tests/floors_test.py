@@ -24,6 +24,7 @@ FLOORS = [
   ['recipe'],
   ['engine', 'diffusion'],
   ['api'],
+  ['many'],
   [''],
 ]
 HEIGHTS = {

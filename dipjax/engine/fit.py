@@ -173,7 +173,8 @@ def _advance(recipe, state, problem):
   )
 
   def descend(params, opt_state):
-    updates = guard.scale_updates(guarded, optimize(params, opt_state)[0])
+    updates, _ = optimize(params, opt_state)
+    updates = guard.scale_updates(guarded, updates, problem.rate)
     return optax.apply_updates(params, updates)
 
   # Outputs of different windows have no average, but their parameters have.

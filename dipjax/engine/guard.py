@@ -111,9 +111,11 @@ def _choose(condition, new, old):
   return jax.tree.map(functools.partial(jnp.where, condition), new, old)
 
 
-def scale_updates(state: GuardState, updates: Any) -> Any:
-  """Returns the updates, halved once for each jump so far."""
-  rate = 0.5**state.jumps
+def scale_updates(
+  state: GuardState, updates: Any, rate: Array | None = None
+) -> Any:
+  """Returns the updates times the rate, halved once for each jump so far."""
+  rate = 0.5**state.jumps if rate is None else rate * 0.5**state.jumps
   return jax.tree.map(lambda update: rate * update, updates)
 
 

@@ -76,7 +76,10 @@ def pose_problem(
     weights=[weight for _, weight in recipe.penalties],
     sigma=sigma,
     reference=reference,
-  ).replace(picture=picture)
+  ).replace(
+    picture=picture,
+    rate=None if recipe.rate is None else jnp.float32(recipe.rate),
+  )
   if not perceptual:
     return problem
   return perceptual_lib.add_features(problem, *perceptual)
@@ -106,6 +109,68 @@ def take_lane(tree: Any, lane: int) -> Any:
     tree,
     is_leaf=_is_shared,
   )
+
+
+def repeat_lane(tree: Any, count: int) -> Any:
+  """Returns the tree of `count` lanes, each as the only lane of `tree`."""
+  return _change_own(lambda own: _repeat(own, count), tree)
+
+
+def put_lane(tree: Any, slot: int, one: Any) -> Any:
+  """Returns the tree of many lanes with another lane in a slot.
+
+  The slot is an argument of the compiled program, so that all slots have one
+  program. The given tree is used up (donated).
+
+  Args:
+    tree: arrays [lanes, ...].
+    slot: the place of the lane.
+    one: arrays [1, ...], of the same shapes otherwise.
+  """
+  return _change_own(lambda own, one: _put(own, one, slot), tree, one)
+
+
+def copy_lane(tree: Any, slot: int) -> Any:
+  """Returns the tree of the lane in a slot, arrays [1, ...]."""
+  return _change_own(lambda own: _copy(own, slot), tree)
+
+
+def _change_own(function, *trees):
+  """Returns the first tree with function(what is not shared of each tree)."""
+  leaves, structure = jax.tree.flatten(trees[0], is_leaf=_is_shared)
+  places = [i for i, leaf in enumerate(leaves) if not _is_shared(leaf)]
+  all_leaves = [jax.tree.leaves(tree, is_leaf=_is_shared) for tree in trees]
+  own = function(*([each[i] for i in places] for each in all_leaves))
+  for place, leaf in zip(places, own, strict=True):
+    leaves[place] = leaf
+  return jax.tree.unflatten(structure, leaves)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _repeat(leaves, count):
+  return [jnp.broadcast_to(leaf, (count, *leaf.shape[1:])) for leaf in leaves]
+
+
+@functools.partial(jax.jit, donate_argnums=0)
+def _put(leaves, one, slot):
+  put = functools.partial(
+    jax.lax.dynamic_update_slice_in_dim,
+    start_index=slot,
+    axis=0,
+    allow_negative_indices=False,
+  )
+  return [put(leaf, new) for leaf, new in zip(leaves, one, strict=True)]
+
+
+@jax.jit
+def _copy(leaves, slot):
+  copy = functools.partial(
+    jax.lax.dynamic_slice_in_dim,
+    start_index=slot,
+    slice_size=1,
+    allow_negative_indices=False,
+  )
+  return [copy(leaf) for leaf in leaves]
 
 
 def _is_shared(leaf: Any) -> bool:
@@ -220,7 +285,7 @@ def make_room(fit: fit_lib.Fit, steps: int, problems: Problem) -> None:
 
 def forget_programs() -> None:
   """Frees all compiled programs of this module."""
-  functions: Any = init, advance, find_finished
+  functions: Any = init, advance, find_finished, _repeat, _put, _copy
   for function in functions:
     function.clear_cache()
   _programs.clear()

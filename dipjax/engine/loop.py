@@ -83,9 +83,9 @@ def run_lanes(
 ) -> tuple[FitState, Trace]:
   """Steps all lanes, chunk after chunk, until every lane is finished.
 
-  Every fit goes through this loop: nothing else calls `lanes.advance`. A fit
-  that goes on from what `store` has saved ends equal, to the last bit, to one
-  that was never interrupted.
+  Every fit goes through this loop, or `slots`: nothing else advances lanes. A
+  fit that goes on from what `store` has saved ends equal, to the last bit, to
+  one that was never interrupted.
 
   Args:
     fit: the fit of one lane.

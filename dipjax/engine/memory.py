@@ -48,6 +48,30 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
   return _count_all(problem, _measure(recipe, problem), lanes)
 
 
+@settings.pin()
+def count_slots(
+  recipe: Recipe, problem: Problem, available: int | None, most: int
+) -> int:
+  """Returns how many slots of `engine.slots` fit into memory, from 0 to `most`.
+
+  A slot is a lane. The picture that comes next is made beside them.
+
+  Args:
+    recipe, problem: see `estimate_bytes`.
+    available: see `check_memory`.
+    most: more are not asked for.
+  """
+  available = find_available(available)
+  if available is None or not most:
+    return most
+  measured = _measure(recipe, problem)
+  beside = measured[0] + sum(map(_count_bytes, jax.tree.leaves(problem)))
+  needed = lambda lanes: _count_all(problem, measured, lanes) + beside
+  return max(
+    (n for n in range(1, most + 1) if needed(n) <= available), default=0
+  )
+
+
 def _count_all(problem: Problem, measured: tuple[int, int], lanes: int) -> int:
   """Returns the bytes of all lanes, of what `_measure` returned for one."""
   state, activations = measured

@@ -38,6 +38,7 @@ class Problem(struct.PyTreeNode):
   reference: Array | None = None  # A second one, with independent noise.
   # Whether the lane's seed is even, for methods that fit seeds of two kinds.
   even: Array | bool = False
+  rate: Array | None = None  # The optimiser's steps times this; None: as is.
   # Where a fit sees one window of a picture in each step: the `Picture`, of
   # which measurement and code are a window. None: they are the whole picture.
   picture: operators.Shared | None = None

@@ -54,8 +54,8 @@ class Recorrupted(known_noise.KnownNoise):
         problem = problem.replace(jitter=share * problem.jitter)
       code, deviation = known_noise.jitter_code(key, problem)
       mirror = _draw_mirror(key, problem) if self.mirrored else lambda x: x
-      output: Any = mirror(network.apply({'params': params}, mirror(code)))
-      image = problem.crop(output)
+      output: Any = network.apply({'params': params}, mirror(code))
+      image = problem.crop(mirror(output))
       predicted = problem.operator(image)
       # The code has the noises n + j w, the expectation n - v w / j. Their
       # covariance is v - j v / j = 0: the scale v / j^2 of the added noise

@@ -202,11 +202,13 @@ class Checkpoints:
       )
     return None
 
-  def load(self, like: Any) -> Any:
+  def load(self, like: Any, *, keep: bool = False) -> Any:
     """Returns the tree of the latest good checkpoint, None for no checkpoint.
 
     Args:
-      like: a tree of arrays or shapes; a size of 0 stands for any size.
+      like: a tree of arrays or shapes; a size of 0 stands for any size. It may
+        be a part of what was saved.
+      keep: whether the other parts stay in memory, to be loaded later.
 
     Raises:
       ValueError: see `find_latest`, or the checkpoint does not fit `like`.
@@ -215,7 +217,8 @@ class Checkpoints:
     if self._latest is None or notes is None:
       return None
     # The memory of the leaves is the caller's from here on.
-    leaves, self._latest = self._latest[0], None
+    leaves = self._latest[0]
+    self._latest = self._latest if keep else None
     self._saved_step = notes['step']
     return self._fill(like, leaves)
 

@@ -113,13 +113,13 @@ def remove_partial(folder: str) -> None:
 def find_link(folder: str) -> str | None:
   """Returns a link out of the folder where a run would write, None for none.
 
-  A run writes JSON, pictures and pages at the top of its folder, checkpoints
-  and events.
+  A run writes JSON, pictures and pages at the top of its folder, checkpoints,
+  events, and the restored pictures of a folder.
   """
   home = os.path.realpath(folder)
   for entry in list(os.scandir(folder)):
     written = re.search(
-      r'\.(jsonl?|png|webp|html|md|csv)$|^(checkpoints|tensorboard)$',
+      r'\.(jsonl?|png|webp|html|md|csv)$|^(checkpoints|tensorboard|restored)$',
       entry.name,
     )
     if written and entry.is_symlink():

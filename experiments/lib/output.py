@@ -71,13 +71,22 @@ def write(output: Output, data: Data, image: np.ndarray) -> bool:
   Returns:
     Whether the file is where it was planned.
   """
-  if data.seen is not None:
-    image = np.where(data.seen, data.picture, image)
-  if output.strength < 1:
-    image = output.strength * image + (1 - output.strength) * data.measurement
   try:
-    writing.write(output.path, image, output.like)
+    write_planned(output, data, image)
     return True
   except OSError as error:
     print(folders.show(str(error)))
     return False
+
+
+def write_planned(output: Output, data: Data, image: np.ndarray) -> None:
+  """Writes the restored image, see `write`.
+
+  Raises:
+    OSError: there is no room; the message says where the file is.
+  """
+  if data.seen is not None:
+    image = np.where(data.seen, data.picture, image)
+  if output.strength < 1:
+    image = output.strength * image + (1 - output.strength) * data.measurement
+  writing.write(output.path, image, output.like)

@@ -195,6 +195,35 @@ def draw_arms(path: str | os.PathLike, lines: Sequence[Mapping]) -> bool:
   return True
 
 
+def draw_settings(
+  path: str | os.PathLike, lines: Mapping[str, Mapping]
+) -> bool:
+  """Writes the PSNR of each setting as a PNG: as it was stopped, and the best.
+
+  Args:
+    path: the file to write or replace.
+    lines: by the setting's name its `psnr`, `psnr_std` over seeds, and `best`.
+
+  Returns:
+    True; or False, with nothing written, where matplotlib is not installed.
+  """
+  figure = _make_figure(height=1.8 + 0.2 * len(lines))
+  if figure is None:
+    return False
+  axis, places = figure.subplots(), range(len(lines))
+  column = lambda key: [line[key] for line in lines.values()]
+  axis.errorbar(
+    column('psnr'), places, xerr=column('psnr_std'), fmt='o', label='stopped'
+  )
+  axis.plot(column('best'), places, '|', ms=12, label='best of the run')
+  axis.set(yticks=places, yticklabels=list(lines), xlabel='PSNR, dB')
+  axis.invert_yaxis()
+  axis.grid(alpha=0.3)
+  figure.legend(loc='outside lower center', ncols=2, edgecolor='none')
+  _save_figure(path, figure)
+  return True
+
+
 def _find_kind(line):
   if line['protocol'] in _ARM_COLOURS:
     return line['protocol']

@@ -16,6 +16,9 @@ _CONFIG, RESULT, METRICS = 'config.json', 'result.json', 'metrics.jsonl'
 PREVIEW, CHECKPOINTS = 'preview.png', 'checkpoints'
 PAGE, EVENTS = 'report.html', 'tensorboard'
 ARMS = 'arms.jsonl'  # Of an ablation: one line for each row of a finished arm.
+ROWS = 'sweep.jsonl'  # Of a sweep: one line for each point.
+# Of a folder: one line for each picture, and the restored pictures.
+INDEX, RESTORED = 'index.jsonl', 'restored'
 
 # Where a run is until the run that replaces it has succeeded.
 _ASIDE = '.replaced'
@@ -250,6 +253,7 @@ def list_files(workdir: str) -> list[str]:
     return []
   result = read_json(os.path.join(workdir, RESULT)) or {}
   names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS, PAGE, EVENTS, ARMS}
+  names |= {ROWS, INDEX, RESTORED}
   # Only names within the folder: anybody can write a result.json.
   names |= {str(name) for name in result.get('files', [])}
   return sorted(
@@ -267,7 +271,7 @@ def _has_work(workdir: str) -> bool:
   records = os.path.exists(metrics) and os.path.getsize(metrics)
   return bool(records) or any(
     os.path.exists(os.path.join(workdir, name))
-    for name in (RESULT, CHECKPOINTS, ARMS)
+    for name in (RESULT, CHECKPOINTS, ARMS, ROWS, INDEX)
   )
 
 
@@ -276,3 +280,6 @@ def _remove(workdir: str) -> None:
   for name in (_CONFIG, METRICS):
     with contextlib.suppress(OSError):
       os.remove(os.path.join(workdir, name))
+  for place, _, _ in os.walk(os.path.join(workdir, RESTORED), topdown=False):
+    with contextlib.suppress(OSError):  # A folder that holds anything stays.
+      os.rmdir(place)

@@ -19,6 +19,7 @@ from experiments.lib.reading import (
   pillow,
   quiet,
   raw,
+  tags,
   tiff,
 )
 from experiments.lib.reading.raw import MAX_PIXELS as MAX_PIXELS
@@ -179,6 +180,16 @@ def read(
   raise ValueError(
     f'{path!r} is neither a file nor one of the samples {", ".join(SAMPLES)}'
   )
+
+
+def count_pages(path: str) -> int:
+  """Returns how many pages a TIFF has; 1 for all that `read` may refuse."""
+  try:
+    with open(path, 'rb') as file:
+      head = file.read(512)
+    return tags.count_pages(path) if _find(head, _BEGINNINGS) == 'TIFF' else 1
+  except (OSError, ValueError):
+    return 1
 
 
 def _read_whole(path, white, page):

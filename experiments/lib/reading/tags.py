@@ -102,9 +102,7 @@ def read_page(path: str, page: int | None) -> Page:
     found = _read_all(file)
   if any('dng' in tags for _, tags in found):
     raise ValueError('is a camera raw file; develop it to a TIFF first')
-  whole = [
-    (i, tags) for i, tags in found if not tags['kind'][0] & (_REDUCED | _MASK)
-  ]
+  whole = _list_whole(found)
   if not whole:
     raise ValueError(
       'holds previews alone; a camera raw file must be developed'
@@ -120,6 +118,18 @@ def read_page(path: str, page: int | None) -> Page:
   made = _make(index, tags, big_endian)
   _check_bytes(made, tags, os.path.getsize(path))
   return made
+
+
+def count_pages(path: str) -> int:
+  """Returns how many pages a TIFF has, of which `read_page` reads one."""
+  with open(path, 'rb') as file:
+    return len(_list_whole(_read_all(file)))
+
+
+def _list_whole(found):
+  return [
+    (i, tags) for i, tags in found if not tags['kind'][0] & (_REDUCED | _MASK)
+  ]
 
 
 def _check_stack(text):

@@ -1,0 +1,1 @@
+"""A whole folder of pictures, through a few lanes at once."""
