@@ -131,6 +131,20 @@ def test_a_clean_image_reports_and_changes_nothing():
   np.testing.assert_array_equal(one.images, _restore_alone()[0].images)
 
 
+def test_all_lanes_share_the_features():
+  """The arrays of the features are neither copied nor used up."""
+  weigh = jax.tree_util.Partial(jnp.multiply, jnp.full((8, 8, 3), 0.5))
+  cases = _make_cases()[:3]
+  many = dipjax.restore_many(cases, lanes=2, perceptual=(weigh, 0.1))
+  for index, one, error in many:
+    assert error is None
+    case = cases[index]
+    alone = dipjax.restore(
+      case.measurement, None, case.recipe, perceptual=(weigh, 0.1)
+    )
+    _assert_same(one, alone)
+
+
 def test_a_bad_picture_stops_no_other():
   first, second, *_ = _make_cases()
   good = first.measurement
