@@ -23,9 +23,12 @@ from experiments.folder.work import Work
 from experiments.lib import (
   build,
   cli,
+  command,
   folders,
   images,
+  page,
   recorder,
+  report,
   schema,
   stopping,
   task,
@@ -76,7 +79,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     if signal:
       summary['stopped'] = True
     summary = folder.write(
-      summary, lambda path: _write(path, config, listed.entries, index, signal)
+      summary,
+      lambda path: [
+        *_write(path, config, listed.entries, index, signal),
+        *report.save_page(path, _describe_page(folder, summary, path, index)),
+      ],
     )
     if not signal:
       shutil.rmtree(folder.find(workdirs.CHECKPOINTS), ignore_errors=True)
@@ -154,6 +161,21 @@ def _write(path, config, entries, index, signal) -> list[str]:
   if not signal and _draw(path, config, entries, index):
     names.append(_SHEET)
   return names
+
+
+def _describe_page(folder, summary, path, index) -> page.Content:
+  """Returns what report.html is made of: every picture, and the sheet."""
+  sheets = os.path.join(path, _SHEET)
+  shots = []
+  if os.path.exists(sheets):
+    title = 'before and after, the worst first'
+    shots.append(page.Shot(title, images.read_image(sheets)))
+  return page.Content(
+    {**summary, 'index': list(index.rows.values())},
+    folder.config,
+    shots,
+    command=command.find(folder.path),
+  )
 
 
 def _draw(path, config, entries: Sequence[Entry], index) -> bool:

@@ -11,6 +11,7 @@ _SCORES = (
   ('lpips', 'LPIPS', '.3f'),
 )
 _NONE = '–'
+_MOST_ROWS = 1000  # Pictures of a folder: a browser takes a second for more.
 
 
 class Cell(NamedTuple):
@@ -201,6 +202,7 @@ def list_tables(summary: Mapping[str, Any]) -> list[Table]:
     _list_scores(summary),
     _list_ablation(summary),
     _list_arms(summary),
+    _list_pictures(summary),
     _list_levels(summary),
     _list_stages(summary),
     _list_lanes(summary),
@@ -317,6 +319,34 @@ def _list_arms(summary):
     'steps': lambda row: _make_cell(row['steps'], 'd'),
   }
   return _make_table('Each arm', columns, rows)
+
+
+def _list_pictures(summary):
+  """The pictures of a folder: what failed, then the lowest PSNR, come first."""
+  rows = summary.get('index') or []
+  worst = lambda row: (
+    row['status'] != 'failed',
+    row['psnr'] if _is_number(row.get('psnr')) else float('inf'),
+    str(row['file']),
+    row['page'] or 0,
+  )
+  name = lambda row: str(row['file']) + (
+    '' if row['page'] is None else f', page {row["page"]}'
+  )
+  columns = {
+    'file': lambda row: Cell(name(row), name(row)),
+    'status': lambda row: _make_cell(row['status'], 'g'),
+    'PSNR before, dB': lambda row: _make_cell(row['psnr_before'], '.2f'),
+    'PSNR, dB': lambda row: _make_cell(row['psnr'], '.2f'),
+    'SSIM': lambda row: _make_cell(row['ssim'], '.4f'),
+    'noise, of 255': lambda row: _make_cell(row['noise'], '.1f'),
+    'steps': lambda row: _make_cell(row['steps'], 'd'),
+    'seconds': lambda row: _make_cell(row['seconds'], '.1f'),
+    'error': lambda row: _make_cell(row['error'], 'g'),
+  }
+  shown = sorted(rows, key=worst)[:_MOST_ROWS]
+  note = f'Of {len(rows)} pictures; index.csv has all.' if shown else ''
+  return _make_table('Each picture', columns, shown, note)
 
 
 def _list_ablation(summary):
