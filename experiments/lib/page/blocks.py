@@ -330,8 +330,8 @@ def _list_pictures(summary):
     str(row['file']),
     row['page'] or 0,
   )
-  name = lambda row: str(row['file']) + (
-    '' if row['page'] is None else f', page {row["page"]}'
+  name = lambda row: (
+    str(row['file']) + ('' if row['page'] is None else f', page {row["page"]}')
   )
   columns = {
     'file': lambda row: Cell(name(row), name(row)),
