@@ -106,6 +106,7 @@ def test_each_picture_becomes_a_file_of_its_kind_and_a_row(
   assert set(os.listdir(workdir)) == {
     *('config.json', 'result.json', 'index.jsonl', 'index.csv', 'restored'),
     'contact.png',
+    'report.html',
   }
   # The shapes have one program each: 4 pictures in 2 slots, 1 in a slot.
   assert result.summary['occupancy'] == 1

@@ -419,6 +419,40 @@ def test_an_ablation_has_its_table_and_its_claims():
   assert 'it holds' in text and 'class="bar"' in text
 
 
+def test_a_folder_lists_what_failed_then_the_worst():
+  row = {'page': None, 'status': 'done', 'error': '', 'steps': 60, 'noise': 9.0}
+  rows = [
+    {**row, 'file': f'{psnr}.png', 'psnr': psnr, 'seconds': 2.5}
+    for psnr in (30.5, 28.25, 33.0)
+  ]
+  rows.append({**row, 'file': 'many.tif', 'page': 3, 'psnr': None})
+  bad = {'file': HOSTILE, 'page': None, 'status': 'failed', 'error': 'no image'}
+  (table,) = blocks.list_tables({'index': [*rows, bad]})
+  assert [line[0].text for line in table.rows] == [
+    HOSTILE,
+    '28.25.png',
+    '30.5.png',
+    '33.0.png',
+    'many.tif, page 3',
+  ]
+  places = {name: place for place, name in enumerate(table.head)}
+  assert table.rows[0][places['error']].text == 'no image'
+  assert table.rows[1][places['PSNR, dB']].key == 28.25
+  assert 'PSNR before, dB' not in places
+  html = page.render(page.Content({'index': [*rows, bad]}, {}))
+  assert html is not None and '<script>hacked' not in html
+
+
+def test_a_folder_of_very_many_pictures_stays_a_page():
+  rows = [
+    {'file': f'{k}.png', 'page': None, 'status': 'done', 'psnr': 20 + k / 100}
+    for k in range(3000)
+  ]
+  (table,) = blocks.list_tables({'index': rows})
+  assert len(table.rows) == 1000 and table.rows[0][0].text == '0.png'
+  assert table.note == 'Of 3000 pictures; index.csv has all.'
+
+
 def test_noise_impedance_has_its_levels():
   levels = [{'loss': 0.01, 'steps': {'image': 30, 'noise': None}}]
   (table,) = blocks.list_tables({'levels': levels})

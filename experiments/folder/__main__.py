@@ -75,7 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     begin = time.perf_counter()
     work, signal = _restore(config, folder, index, listed.entries, left)
     summary = _summarize(config, listed.entries, index, work)
-    summary['seconds'] = time.perf_counter() - begin
+    summary['seconds'] = {'fit': time.perf_counter() - begin}
     if signal:
       summary['stopped'] = True
     summary = folder.write(
