@@ -225,51 +225,43 @@ def _count_bytes(block, one, inner):
   operands = [block[name].result for name in one.operands if name in block]
   if not inner:
     return _size(one.result) + sum(map(_size, operands))
-  updates = list(_find_updates(inner))
-  written = {_follow(inner, update.operands[0]) for update in updates}
   total = _size(one.result)
+  updates = list(_find_updates(inner))
   for update in updates:
-    part = min(_size(inner[update.operands[1]].result), _size(update.result))
-    total += part - _size(update.result)
+    total -= _size(update.result)
+    total += _size(inner[update.operands[1]].result)
+  shares = _find_shares(inner, {update.name for update in updates})
   for parameter in inner.values():
-    if parameter.opcode == 'parameter' and parameter.name not in written:
+    if parameter.opcode == 'parameter':
       outer = operands[int(parameter.operands[0])]
-      total += min(_size(outer), _count_read(inner, parameter))
+      total += round(shares[parameter.name] * _size(outer))
   return max(total, 0)
 
 
 def _find_updates(inner):
   """What a fusion writes in place."""
   root = next(one for one in inner.values() if one.root)
-  ends = root.operands if root.opcode == 'tuple' else (root.name,)
-  for name in ends:
-    end = inner[_follow(inner, name)]
-    if end.opcode == 'dynamic-update-slice':
-      yield end
+  for name in root.operands if root.opcode == 'tuple' else (root.name,):
+    while inner[name].opcode == 'bitcast':
+      name = inner[name].operands[0]
+    if inner[name].opcode == 'dynamic-update-slice':
+      yield inner[name]
 
 
-def _follow(inner, name):
-  """The instruction behind those that only give it another name."""
-  while inner[name].opcode in ('bitcast', 'copy'):
-    name = inner[name].operands[0]
-  return name
-
-
-def _count_read(inner, parameter):
-  """The bytes of a fusion's operand that are read: of its slices, or all."""
-  total, waiting = 0, [parameter.name]
-  while waiting:
-    name = waiting.pop()
-    for user in inner.values():
-      if name not in user.operands or user.opcode == 'parameter':
+def _find_shares(inner, updates):
+  """Which part of each instruction of a fusion is needed, from 0 to 1."""
+  shares = {one.name: float(one.root) for one in inner.values()}
+  # Who uses an instruction comes after it.
+  for one in reversed(inner.values()):
+    for place, name in enumerate(one.operands):
+      if name not in inner or (one.name in updates and place == 0):
         continue
-      if user.opcode == 'bitcast':
-        waiting.append(user.name)
-      elif user.opcode in ('slice', 'dynamic-slice'):
-        total += _size(user.result)
-      else:
-        return _size(parameter.result)
-  return total
+      needed = shares[one.name]
+      if one.opcode in ('slice', 'dynamic-slice') and place == 0:
+        whole = math.prod(_shape(inner[name].result))
+        needed *= math.prod(_shape(one.result)) / whole
+      shares[name] = min(1.0, shares[name] + needed)
+  return shares
 
 
 # FLOPs.

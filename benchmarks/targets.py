@@ -84,6 +84,7 @@ VARIABLES = {
   'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
   'TPU_WORKER_HOSTNAMES': 'localhost',
   'TPU_WORKER_ID': '0',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Several processes may compile at once.
 }
 # XLA would try its kernels on the device.
 OPTIONS: Mapping[str, dict[str, Any]] = {
