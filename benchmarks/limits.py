@@ -37,20 +37,65 @@ def count_flops(network: nn.Module, size: int, inputs: int = 32) -> int:
     size: side of the square image in pixels.
     inputs: channels of the code.
   """
-  code = jax.ShapeDtypeStruct((size, size, inputs), jnp.float32)
-  params = jax.eval_shape(network.init, jax.random.key(0), code)['params']
-  leaves: dict[Any, Any] = traverse_util.flatten_dict(params)
   total = 0
-  for path, leaf in leaves.items():
+  for path, leaf in _find_params(network, size, inputs).items():
     if path[-1] == 'kernel':
-      reads_code = path[:-1] in (
-        ('level0', 'skip_conv'),
-        ('level0', 'down_conv'),
-      )
-      passes = 2 if reads_code else 3
+      passes = 2 if _reads_code(path) else 3
       pixels = _output_side(path, size) ** 2
       total += 2 * passes * pixels * math.prod(leaf.shape)
   return total
+
+
+def count_bytes(
+  network: nn.Module, size: int, precision: str, inputs: int = 32
+) -> int:
+  """Returns the bytes that one step of a skip network reads and writes.
+
+  That is where each convolution, and each of its gradients, reads its operands
+  and writes its result once, Adam does so with the parameters and its moments,
+  and everything else is joined to one of them. An image is read before it is
+  doubled. The number is the same for all programs.
+
+  Args:
+    network, size, inputs: see `count_flops`.
+    precision: of `recipe.PRECISIONS`.
+  """
+  width = jnp.dtype(recipe.PRECISIONS[precision][0]).itemsize
+  total = 0
+  for path, leaf in _find_params(network, size, inputs).items():
+    count = math.prod(leaf.shape)
+    # Adam reads parameter, gradient and two moments, and writes three of them.
+    total += 7 * 4 * count
+    if path[-1] == 'kernel':
+      x, y = _count_entries(network, path, leaf.shape, size)
+      passes = 2 if _reads_code(path) else 3
+      total += passes * width * (x + y + count)
+  return total
+
+
+def _find_params(network, size, inputs) -> dict[Any, Any]:
+  """The shapes of the parameters by their paths."""
+  code = jax.ShapeDtypeStruct((size, size, inputs), jnp.float32)
+  params = jax.eval_shape(network.init, jax.random.key(0), code)['params']
+  return traverse_util.flatten_dict(params)
+
+
+def _reads_code(path):
+  """Whether a convolution reads the code, which needs no gradient."""
+  return path[:-1] in (('level0', 'skip_conv'), ('level0', 'down_conv'))
+
+
+def _count_entries(network, path, shape, size):
+  """The entries of what a convolution reads and of what it writes."""
+  pixels = _output_side(path, size) ** 2
+  _, _, inputs, outputs = shape
+  if path[-2] == 'down_conv':
+    return 4 * pixels * inputs, pixels * outputs
+  if path[-2] != 'up_conv':
+    return pixels * inputs, pixels * outputs
+  skips = network.skip[int(path[0].removeprefix('level'))]
+  doubled = pixels // 4 * (inputs - skips)
+  return pixels * skips + doubled, pixels * outputs
 
 
 def _output_side(path: tuple[str, ...], size: int) -> int:

@@ -107,7 +107,7 @@ def scan_problem(one: fit.Fit, problem: Problem, count: int) -> Scan:
     jax.block_until_ready(states[0].params)
     return SCAN * count
 
-  return Scan(call, _count_bytes(advance), seconds)
+  return Scan(call, count_bytes(advance), seconds)
 
 
 def _compile_advance(one, keys, problems):
@@ -115,14 +115,40 @@ def _compile_advance(one, keys, problems):
   return lanes.advance.lower(one, SCAN, shapes, problems).compile()
 
 
+def trace_advance(
+  network: nn.Module, precision: str, size: int, count: int, device: Any = None
+) -> Any:
+  """Returns SCAN steps of `count` lanes, traced for the target, not compiled.
+
+  Nothing is computed, so that `device` may be one of another machine; its
+  `lower` makes the program for that device.
+  """
+  one = make_fit(network, precision)
+  keys, problems = jax.eval_shape(
+    lambda: (
+      jax.random.split(jax.random.key(0), count),
+      lanes.stack_lanes([make_problem(size)] * count),
+    )
+  )
+  states = lanes.init.eval_shape(one, keys, problems)
+  if device:
+    place = jax.sharding.SingleDeviceSharding(device)
+    states, problems = jax.tree.map(
+      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+      (states, problems),
+    )
+  return lanes.advance.trace(one, SCAN, states, problems)
+
+
 def plan_bytes(one: fit.Fit, problem: Problem) -> int:
   """Returns the memory that XLA plans for one lane, see `Scan`."""
   problems = lanes.stack_lanes([problem])
   keys = jax.random.split(jax.random.key(0), 1)
-  return _count_bytes(_compile_advance(one, keys, problems))
+  return count_bytes(_compile_advance(one, keys, problems))
 
 
-def _count_bytes(compiled: Any) -> int:
+def count_bytes(compiled: Any) -> int:
+  """Returns the memory that XLA plans for a compiled program, see `Scan`."""
   planned = compiled.memory_analysis()
   return (
     planned.argument_size_in_bytes

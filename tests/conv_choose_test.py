@@ -99,18 +99,18 @@ def test_products_move_few_pixels_on_the_cpu_alone():
       assert not choose.prefers_products(_image(1, 1))
 
 
-def test_windows_gather_the_smallest_images_on_the_cpu_alone():
+def test_windows_gather_the_smallest_images_but_on_a_tpu():
   prefers = lambda pixels, sides, stride: choose.prefers_windows(
     _image(1, pixels), _kernel(sides), stride
   )
-  with choose.aim(CPU):
-    # 129^2 x 9 entries are 149,769; 130^2 x 9 are 152,100.
-    assert prefers(129, (3, 3), 1) and not prefers(130, (3, 3), 1)
-    assert prefers(258, (3, 3), 2) and not prefers(259, (3, 3), 2)
-    assert not prefers(129, (5, 5), 1)
-  for target in (GPU, TPU):
+  for target in (CPU, GPU):
     with choose.aim(target):
-      assert not prefers(1, (3, 3), 1)
+      # 129^2 x 9 entries are 149,769; 130^2 x 9 are 152,100.
+      assert prefers(129, (3, 3), 1) and not prefers(130, (3, 3), 1)
+      assert prefers(258, (3, 3), 2) and not prefers(259, (3, 3), 2)
+      assert not prefers(129, (5, 5), 1)
+  with choose.aim(TPU):
+    assert not prefers(1, (3, 3), 1)
 
 
 def test_tiles_are_for_many_pixels_and_channels_on_the_cpu():
@@ -129,11 +129,13 @@ def test_tiles_are_for_many_pixels_and_channels_on_the_cpu():
       assert not prefers(shape=(512, 512), inputs=128, outputs=128)
 
 
-@pytest.mark.parametrize('target', [CPU, GPU, TPU])
-def test_blocks_are_for_large_images_on_every_device(target):
+@pytest.mark.parametrize('target,side', [(CPU, 64), (GPU, 256), (TPU, 64)])
+def test_blocks_are_for_large_images_on_every_device(target, side):
+  prefers = lambda height, width: choose.prefers_blocks(
+    _image(height, width), None, 3, 'reflect'
+  )
   with choose.aim(target):
-    assert choose.prefers_blocks(_image(64, 64), None, 3, 'reflect')
-    assert not choose.prefers_blocks(_image(63, 65), None, 3, 'reflect')
+    assert prefers(side, side) and not prefers(side - 1, side + 1)
 
 
 @pytest.mark.parametrize('doubled', [None, True])
@@ -152,8 +154,12 @@ def test_channels_are_counted_in_whole_groups():
   assert {n: choose.count_grouped(n) for n in counts} == counts
 
 
-def test_a_product_has_eight_columns_or_more():
-  assert [choose.count_columns(n) for n in (1, 7, 8, 9)] == [8, 8, 8, 9]
+def test_a_product_has_eight_columns_or_more_on_the_cpu():
+  with choose.aim(CPU):
+    assert [choose.count_columns(n) for n in (1, 7, 8, 9)] == [8, 8, 8, 9]
+  for target in (GPU, TPU):
+    with choose.aim(target):
+      assert [choose.count_columns(n) for n in (1, 7, 8, 9)] == [1, 7, 8, 9]
 
 
 def test_how_a_program_is_run_follows_the_platform():
@@ -163,6 +169,19 @@ def test_how_a_program_is_run_follows_the_platform():
   for target, answer in answers.items():
     with choose.aim(target):
       assert tuple(ask() for ask in asked) == answer
+
+
+def test_a_gpu_has_a_library_and_few_kernels():
+  asked = choose.prefers_library, choose.sums_once
+  for target in (CPU, GPU, TPU):
+    with choose.aim(target):
+      assert [ask() for ask in asked] == [target == GPU] * 2
+
+
+def test_lanes_share_a_product_but_on_the_cpu():
+  for target in (CPU, GPU, TPU):
+    with choose.aim(target):
+      assert choose.unrolls_products() == (target == CPU)
 
 
 # --- What is forced.
@@ -177,6 +196,7 @@ def test_a_way_is_forced_on_every_platform_for_every_size(platform, way):
       assert choose.prefers_windows(x, kernel, 1) == (way == 'windows')
       assert choose.prefers_products(x) == (way == 'products')
       assert choose.prefers_tiles(x, kernel) == (way == 'tiles')
+      assert choose.prefers_library() == (way == 'library')
       assert not choose.prefers_tiles(x, _kernel((5, 5)))
 
 
@@ -189,10 +209,10 @@ def test_doubling_and_lanes_are_forced():
     assert choose.runs_in_turn()
 
 
-def test_the_program_of_a_gpu_is_made_on_a_cpu():
+def test_the_program_of_a_tpu_is_made_on_a_cpu():
   x, kernel = _image(8, 8, 3), _kernel((3, 3), 3, 4)
   lower = lambda: jax.jit(conv.convolve).lower(x, kernel).as_text()
-  with choose.aim(GPU):
+  with choose.aim(TPU):
     program = lower()
   assert 'stablehlo.convolution' in program
   assert 'stablehlo.dot_general' not in program

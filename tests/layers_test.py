@@ -1,6 +1,7 @@
 """Layers against flax, jax.image, numpy and the moments of their weights."""
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -62,6 +63,13 @@ def test_a_convolution_equals_that_of_flax(size, stride, padding):
 # --- Normalisation.
 
 
+@pytest.fixture(params=['cpu', 'gpu'])
+def summing(request) -> Iterator[None]:
+  """How moments are summed: as on a CPU, and both at once as on a GPU."""
+  with choose.aim(choose.Target(request.param)):
+    yield
+
+
 def _normalise(x, scale=None, bias=None) -> Any:
   channels = x.shape[-1]
   params = {
@@ -80,6 +88,7 @@ def test_a_norm_starts_with_mean_0_and_variance_1():
   np.testing.assert_array_equal(params['params']['bias'], 0)
 
 
+@pytest.mark.usefixtures('summing')
 @pytest.mark.parametrize('activation', sorted(layers.ACTIVATIONS))
 def test_the_gradients_of_a_norm_are_those_of_its_formula(activation):
   x, scale, bias = 3 + _draw(6, 7, 4), _draw(4, seed=1), _draw(4, seed=2)
@@ -102,6 +111,7 @@ def test_the_gradients_of_a_norm_are_those_of_its_formula(activation):
     np.testing.assert_allclose(ours, theirs, atol=2e-5)
 
 
+@pytest.mark.usefixtures('summing')
 def test_a_norm_in_bfloat16_sums_in_float32():
   x = (100 + _draw(64, 64, 3)).astype(jnp.bfloat16)
   y: Any = layers.Norm().init_with_output(jax.random.key(0), x)[0]
@@ -124,6 +134,7 @@ def test_a_bias_that_is_not_added_is_a_parameter_all_the_same():
   )
 
 
+@pytest.mark.usefixtures('summing')
 def test_a_norm_is_batch_normalisation_of_a_batch_of_one():
   x = 0.1 * _draw(6, 7, 4) + 1
   scale, bias = _draw(4, seed=1), _draw(4, seed=2)
@@ -152,6 +163,7 @@ def test_a_norm_does_not_see_gain_and_shift(gain, shift):
   )
 
 
+@pytest.mark.usefixtures('summing')
 def test_a_large_mean_with_a_small_spread_is_normalised():
   x = _draw(16, 16, 2) + np.float32(1000)
   exact = x.astype(np.float64)

@@ -1,9 +1,9 @@
 """The convolution of one image, fast on each device, alone and in lanes.
 
 `choose` holds the thresholds and knows the device. `ways` has `convolve`, which
-goes by `direct`, `windows` or `winograd`. `doubled` has the convolution of an
-image that is doubled first, `lanes` has the rule for lanes, and `grid` has
-padding, doubling and blocks.
+goes by `library`, `direct`, `windows` or `winograd`. `doubled` has the
+convolution of an image that is doubled first, `lanes` has the rule for lanes,
+and `grid` has padding, doubling and blocks.
 """
 
 from dipjax.conv.doubled import convolve_doubled
@@ -13,6 +13,7 @@ from dipjax.conv.grid import (
   compute_moments,
   join_blocks,
   split_blocks,
+  sum_products,
   upsample,
   widen,
 )
@@ -26,6 +27,7 @@ __all__ = [
   'convolve_doubled',
   'join_blocks',
   'split_blocks',
+  'sum_products',
   'upsample',
   'widen',
 ]

@@ -19,7 +19,7 @@ import jax
 import numpy as np
 
 PLATFORMS = ('cpu', 'gpu', 'tpu')
-WAYS = ('windows', 'tiles', 'products', 'slices')
+WAYS = ('windows', 'tiles', 'products', 'library', 'slices')
 LANES = ('in_turn', 'at_once')
 
 # Windows and products are calls of a library, for which nothing is compiled.
@@ -32,8 +32,9 @@ _MOST_PRODUCT_PIXELS = 1024  # In an image whose pixels a product moves.
 _LEAST_TILES_PIXELS = 1024
 _LEAST_TILES_CHANNELS = 16  # In x and in y, whichever has fewer.
 
-# Composing the kernel for blocks takes as long for any image.
-_LEAST_BLOCKS_PIXELS = 4096  # In the image that is not yet doubled.
+# Composing the kernel for blocks takes as long for any image; a GPU needs some
+# forty small kernels for it. In the image that is not yet doubled:
+_LEAST_BLOCKS_PIXELS = {'cpu': 4096, 'gpu': 65536, 'tpu': 4096}
 
 # The CPU's threads share out whole groups of channels: with a few channels more
 # one thread works while the others wait.
@@ -116,7 +117,8 @@ def aim(target: Target) -> contextlib.AbstractContextManager[None]:
 def prefers_windows(x: Any, kernel: Any, stride: int) -> bool:
   """Returns whether a convolution should be one product with all windows.
 
-  That is for the smallest images on a CPU. All shapes allow it.
+  That is for the smallest images, on a CPU and on a GPU, where lanes then share
+  the product. All shapes allow it.
 
   Args:
     x: [H, W, I].
@@ -128,7 +130,7 @@ def prefers_windows(x: Any, kernel: Any, stride: int) -> bool:
     return target.way == 'windows'
   pixels = x.shape[0] * x.shape[1]
   entries = pixels * pixels * kernel.shape[0] * kernel.shape[1] // stride**2
-  return target.platform == 'cpu' and entries <= _MOST_WINDOW_ENTRIES
+  return target.platform != 'tpu' and entries <= _MOST_WINDOW_ENTRIES
 
 
 def prefers_products(x: Any) -> bool:
@@ -173,8 +175,9 @@ def prefers_tiles(x: Any, kernel: Any) -> bool:
 def prefers_blocks(x: Any, skip: Any, side: int, padding: str) -> bool:
   """Returns whether to convolve in blocks, before x would be doubled.
 
-  That is for large images on every device. A kernel of 3x3 and padding by
-  reflection allow it, where the skip is exactly as large as the doubled image.
+  That is for large images on every device, on a GPU for still larger ones. A
+  kernel of 3x3 and padding by reflection allow it, where the skip is exactly as
+  large as the doubled image.
 
   Args:
     x: [h, w, C], which is to be doubled.
@@ -186,18 +189,28 @@ def prefers_blocks(x: Any, skip: Any, side: int, padding: str) -> bool:
   fits = skip is None or skip.shape[:2] == (2 * height, 2 * width)
   if not (fits and side == 3 and padding == 'reflect' and min(x.shape[:2]) > 1):
     return False
-  doubled = find_target().doubled
-  return height * width >= _LEAST_BLOCKS_PIXELS if doubled is None else doubled
+  target = find_target()
+  if target.doubled is not None:
+    return target.doubled
+  return height * width >= _LEAST_BLOCKS_PIXELS[target.platform]
 
 
-def prefers_library_gradient() -> bool:
-  """Returns whether JAX's own gradient in a kernel is the faster one.
+def prefers_library() -> bool:
+  """Returns whether to call XLA's convolution with JAX's gradients.
 
-  That is on a GPU, whose library has a kernel for it: a step at 512x512 takes
-  4.71 ms in place of 5.29 on an H200 (docs/measured/devices.md). On a CPU the
-  gradient is slow within a loop; on a TPU it was not timed.
+  That is on a GPU, whose library has kernels for all of them. On a CPU the
+  gradients are slow within a loop. All shapes allow it.
   """
-  return find_target().platform == 'gpu'
+  target = find_target()
+  return target.way == 'library' if target.way else target.platform == 'gpu'
+
+
+def unrolls_products() -> bool:
+  """Returns whether the products of lanes are one call for each lane.
+
+  That is on a CPU, where a product of many matrices is slow.
+  """
+  return find_target().platform == 'cpu'
 
 
 def count_grouped(channels: int) -> int:
@@ -208,10 +221,20 @@ def count_grouped(channels: int) -> int:
 
 def count_columns(outputs: int) -> int:
   """Returns how many columns make a product fast, at least the outputs."""
+  if find_target().platform != 'cpu':
+    return outputs
   return max(outputs, _LEAST_COLUMNS)
 
 
 # How a program is run.
+
+
+def sums_once() -> bool:
+  """Returns whether mean and variance come from one reading of an image.
+
+  That is on a GPU, where each reading is a kernel or two of its own.
+  """
+  return find_target().platform == 'gpu'
 
 
 def runs_in_turn() -> bool:

@@ -5,10 +5,10 @@ Notation: x [H, W, I] is one image, kernel [h, w, I, O] with odd h and w, y
 gradients in them. Pads are ((above, below), (left, right)).
 
 The gradients that automatic differentiation writes for a convolution have
-unusual dimension numbers, which XLA rewrites into a fast form only outside of
-loops. Here the gradient in x is a convolution in the one layout that is fast
-inside loops and outside (NHWC, HWIO), and the gradient in the kernel is a few
-matrix products.
+unusual dimension numbers, which XLA for CPUs rewrites into a fast form only
+outside of loops. Here the gradient in x is a convolution in the one layout that
+is fast inside loops and outside (NHWC, HWIO), and the gradient in the kernel is
+a few matrix products.
 """
 
 import functools
@@ -121,8 +121,6 @@ def _lane_kernel_gradient(pads: grid.Pads):
 
   @lanes.unroll_lanes
   def kernel_gradient(x, dy):
-    if choose.prefers_library_gradient():
-      return _pull_kernel(x, dy, pads)
     # Columns of pixels are gathered from the image with fewer channels, since
     # gathering copies it; rows are slices. Then there is one matrix product for
     # each row of the kernel.
@@ -131,17 +129,6 @@ def _lane_kernel_gradient(pads: grid.Pads):
     return correlate(x, dy, pads)
 
   return kernel_gradient
-
-
-def _pull_kernel(x, dy, pads):
-  """The gradient in the kernel as JAX makes it from the convolution."""
-  sides = tuple(map(sum, pads))
-  shape = (sides[0] + 1, sides[1] + 1, x.shape[2], dy.shape[2])
-  convolve = lambda kernel: _convolve(x[None], kernel, pads)[0]
-  (gradient,) = jax.linear_transpose(
-    convolve, jax.ShapeDtypeStruct(shape, x.dtype)
-  )(dy)
-  return gradient
 
 
 def _convolve(x: Array, kernel: Array, pads: grid.Pads) -> Array:
@@ -217,8 +204,14 @@ def _multiply_pixels_backward(residuals, dy):
 multiply_pixels.defvjp(_multiply_pixels_forward, _multiply_pixels_backward)
 
 
-@lanes.unroll_lanes
 def _product(a, b):
+  if choose.unrolls_products():
+    return _unrolled_product(a, b)
+  return a @ b
+
+
+@lanes.unroll_lanes
+def _unrolled_product(a, b):
   return a @ b
 
 

@@ -5,13 +5,14 @@ Notation: x [H, W, I] is one image, kernel [h, w, I, O] with odd h and w, y
 
 The ways have the same value up to rounding: a 1x1 kernel is one product;
 `windows` gathers the pixels under the kernel and makes one product of them;
-`winograd` computes in tiles; `direct` calls XLA's convolution. `choose` decides
-between the ways. benchmarks/NOTES.md tells what else was tried.
+`winograd` computes in tiles; `library` and `direct` call XLA's convolution,
+with JAX's gradients and with others. `choose` decides between the ways.
+benchmarks/NOTES.md tells what else was tried.
 """
 
 import jax
 
-from dipjax.conv import choose, direct, grid, windows, winograd
+from dipjax.conv import choose, direct, grid, library, windows, winograd
 
 Array = jax.Array
 
@@ -44,6 +45,8 @@ def convolve(
   if choose.prefers_windows(x, kernel, stride):
     gathered = windows.gather_windows(x, kernel.shape[:2], stride, padding)
     return direct.multiply_pixels(gathered, kernel.reshape(-1, kernel.shape[3]))
+  if choose.prefers_library():
+    return library.convolve(x, kernel, stride, padding)
   if stride == 2:
     return direct.convolve_stride_2(x, kernel, padding)
   if choose.prefers_tiles(x, kernel):

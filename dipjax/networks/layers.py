@@ -157,8 +157,7 @@ def _normalize_backward(epsilon, activation, residuals, gradient):
   # also give the gradient in x its dependence on mean and variance: neither a
   # constant nor a factor in x changes the result, so that the gradient in x is
   # centred and has no part along the whitened image.
-  bias_gradient = jnp.sum(gradient, axis=(0, 1))
-  scale_gradient = jnp.sum(gradient * whitened, axis=(0, 1))
+  bias_gradient, scale_gradient = conv.sum_products(gradient, whitened)
   pixels = x.shape[0] * x.shape[1]
   centred = gradient - (bias_gradient / pixels)[None, None]
   centred -= whitened * (scale_gradient / pixels)[None, None]

@@ -1,0 +1,292 @@
+"""Compiles a step for a GPU and a TPU without one, and estimates its time.
+
+    python -m benchmarks.targets --target h100 v5e --sizes 128 512 \\
+      --lanes 1 8 --spec h100_sxm.txtpb --json targets.jsonl
+
+The program is `lanes.advance` with requirement 2's network, as XLA compiles it
+for the device; nothing runs, so that every time is an estimate. The roofline
+takes for each kernel the longer of its bytes and its FLOPs at the device's
+rates (`hlo.Kernel` says what is counted). On a GPU the estimate takes for each
+kernel at least the time from one launch to the next, on a TPU the cycles that
+XLA itself estimates. The ideal is `limits.count_flops` and
+`limits.count_bytes`. Results that are in the file are not made again, so that
+the same command goes on where it was.
+
+docs/devices.md says what has to be installed.
+"""
+
+import argparse
+import os
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import topologies
+
+from benchmarks import hlo, limits, programs, stopping
+from dipjax import recipe
+from dipjax.conv import choose
+
+MOST = 5  # Kernels that are named in a row.
+
+
+class Target(NamedTuple):
+  """A device that is compiled for; rates are a second's.
+
+  `flops` is by precision.
+  """
+
+  platform: str  # JAX's name.
+  aimed: str  # Of `choose.PLATFORMS`.
+  topology: str
+  bandwidth: float  # Bytes.
+  flops: Mapping[str, float]
+  launch: float  # Seconds from one kernel to the next, at least.
+  clock: float  # Cycles; 0 where XLA estimates none.
+
+
+# The H100's bandwidth is the data sheet's; its FLOPs are the products that an
+# H200 was measured at, whose processor is the same, and the launch is what a
+# kernel took there in a step that has nothing but small ones
+# (docs/measured/devices.md). The v5e's are the data sheet's; its products of
+# float32 take several passes in bfloat16.
+TARGETS = {
+  'h100': Target(
+    platform='cuda',
+    aimed='gpu',
+    topology='1x1x1',
+    bandwidth=3.35e12,
+    flops={'float32': 51e12, 'tensorfloat32': 402e12, 'bfloat16': 766e12},
+    launch=3.5e-6,
+    clock=0,
+  ),
+  'v5e': Target(
+    platform='tpu',
+    aimed='tpu',
+    topology='v5e:2x2',
+    bandwidth=819e9,
+    flops={
+      'float32': 197e12 / 6,
+      'tensorfloat32': 197e12 / 3,
+      'bfloat16': 197e12,
+    },
+    launch=0,
+    clock=1.5e9,
+  ),
+}
+
+# With them neither plugin looks for a device, or for a machine that has one.
+VARIABLES = {
+  'CUDA_VISIBLE_DEVICES': '-1',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'TPU_WORKER_ID': '0',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # Several processes may compile at once.
+}
+# XLA would try its kernels on the device.
+OPTIONS: Mapping[str, dict[str, Any]] = {
+  'cuda': {'xla_gpu_autotune_level': 0},
+  'tpu': {},
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+  """Compiles what is not in the file yet and prints each row."""
+  parser = _make_parser()
+  arguments = parser.parse_args(argv)
+  cells = [
+    {
+      'target': target,
+      'size': size,
+      'lanes': lanes,
+      'precision': precision,
+      'remat': arguments.remat,
+    }
+    for target in arguments.target
+    for precision in arguments.precision
+    for lanes in arguments.lanes
+    for size in arguments.sizes
+  ]
+  prepare_process()
+  try:
+    programs.check_sizes(programs.make_network(), arguments.sizes)
+    if min(arguments.lanes) < 1:
+      raise ValueError('--lanes must be at least 1')
+    devices = {
+      name: find_device(name, arguments.spec) for name in arguments.target
+    }
+  except (ValueError, OSError) as error:
+    parser.error(str(error))
+  print(f'jax {jax.__version__}; nothing runs: all times are estimated')
+  stopping.run_missing(
+    arguments.json,
+    cells,
+    lambda cell: run_cell(cell, devices[cell['target']]),
+    print_row,
+  )
+
+
+def _make_parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  add = parser.add_argument
+  add('--target', nargs='+', choices=list(TARGETS), default=list(TARGETS))
+  add('--sizes', type=int, nargs='+', default=[128])
+  add('--lanes', type=int, nargs='+', default=[1])
+  known = list(recipe.PRECISIONS)
+  add('--precision', nargs='+', choices=known, default=['bfloat16'])
+  add('--remat', action='store_true', help='recompute activations')
+  add('--spec', metavar='FILE', help='what the GPU is, see docs/devices.md')
+  path = pathlib.Path('targets.jsonl')
+  add('--json', type=pathlib.Path, metavar='FILE', default=path)
+  return parser
+
+
+def prepare_process() -> None:
+  """Makes this process look for no device and keep no program."""
+  os.environ.update(VARIABLES)
+  jax.config.update('jax_platforms', 'cpu')
+  jax.config.update('jax_enable_compilation_cache', False)
+
+
+def find_device(name: str, spec: str | None) -> Any:
+  """Returns a device of a target that this machine needs not have.
+
+  Args:
+    name: of TARGETS.
+    spec: the file that describes a GPU.
+
+  Raises:
+    ValueError: no plugin, no spec, or one that the plugin does not understand.
+    OSError: a spec that cannot be read.
+  """
+  target = TARGETS[name]
+  given = {}
+  if target.platform == 'cuda':
+    if not spec:
+      raise ValueError(
+        f'--target {name}: tell what the GPU is by --spec h100_sxm.txtpb, see '
+        'docs/devices.md'
+      )
+    given['target_config'] = pathlib.Path(spec).read_text()
+    given['topology'] = target.topology
+  else:
+    given['topology_name'] = target.topology
+  try:
+    found = topologies.get_topology_desc(platform=target.platform, **given)
+  except jax.errors.JaxRuntimeError as error:
+    raise ValueError(f'--target {name}: {error}') from error
+  except (RuntimeError, NotImplementedError) as error:
+    raise ValueError(
+      f'--target {name}: no plugin of jax compiles for {target.platform}; try '
+      "pip install -e '.[targets]' in an environment of its own"
+    ) from error
+  return found.devices[0]
+
+
+def run_cell(cell: Mapping[str, Any], device: Any) -> dict[str, Any]:
+  """Compiles one program and returns what it takes.
+
+  Args:
+    cell: target, size, lanes, precision and remat.
+    device: of `find_device`.
+
+  Returns:
+    All numbers for one step of all lanes.
+  """
+  target = TARGETS[cell['target']]
+  network = programs.make_network(remat=cell['remat'])
+  size, lanes, precision = cell['size'], cell['lanes'], cell['precision']
+  with choose.aim(choose.Target(target.aimed)):
+    traced = programs.trace_advance(network, precision, size, lanes, device)
+    lowered = traced.lower()
+  begin = time.perf_counter()
+  compiled = lowered.compile(OPTIONS[target.platform])
+  seconds = time.perf_counter() - begin
+  planned = compiled.memory_analysis()
+  kernels = hlo.find_kernels(compiled.as_text())
+  flops = lanes * limits.count_flops(network, size, programs.INPUTS)
+  least = lanes * limits.count_bytes(network, size, precision, programs.INPUTS)
+  megapixels = lanes * size**2 / 1e6
+  return {
+    'estimated': True,
+    'jax': jax.__version__,
+    'compile_seconds': seconds,
+    'argument_bytes': planned.argument_size_in_bytes,
+    'temporary_bytes': planned.temp_size_in_bytes,
+    'gigabytes_a_megapixel': programs.count_bytes(compiled) / megapixels / 1e9,
+    **estimate(kernels, target, precision),
+    'flops_of_ideal': _sum(kernels, lambda k: k.flops) / flops,
+    'bytes_of_ideal': _sum(kernels, lambda k: k.bytes) / least,
+  }
+
+
+def estimate(
+  kernels: Sequence[hlo.Kernel], target: Target, precision: str
+) -> dict[str, Any]:
+  """Returns kernels, milliseconds and the costliest kernels of one step.
+
+  Args:
+    kernels: of a call of SCAN steps.
+    target: whose rates count.
+    precision: of the products.
+  """
+  roof = lambda kernel: max(
+    kernel.bytes / target.bandwidth, kernel.flops / target.flops[precision]
+  )
+
+  def take(kernel):
+    if target.clock:
+      return kernel.cycles / target.clock
+    return max(roof(kernel), target.launch)
+
+  total = lambda kernel: kernel.count * take(kernel) / programs.SCAN
+  return {
+    'kernels': _sum(kernels, lambda kernel: 1),
+    'roofline_ms': 1e3 * _sum(kernels, roof),
+    'estimated_ms': 1e3 * _sum(kernels, take),
+    'costliest': [
+      {
+        'kernel': kernel.name,
+        'estimated_ms': 1e3 * total(kernel),
+        'source': kernel.source,
+      }
+      for kernel in sorted(kernels, key=total)[: -MOST - 1 : -1]
+    ],
+  }
+
+
+def _sum(kernels, value):
+  """The sum over all kernels of one step."""
+  return sum(k.count * value(k) for k in kernels) / programs.SCAN
+
+
+def print_row(row: Mapping[str, Any]) -> None:
+  """Prints one row, and a line for each of its costliest kernels."""
+  remat = ' remat' if row['remat'] else ''
+  print(
+    f'{row["target"]}  {row["size"]}x{row["size"]}  {row["lanes"]} lanes  '
+    f'{row["precision"]}{remat}  compiled in {row["compile_seconds"]:.0f} s, '
+    f'{row["argument_bytes"] / 1e6:.0f} MB of arguments, '
+    f'{row["temporary_bytes"] / 1e6:.0f} MB temporary, '
+    f'{row["gigabytes_a_megapixel"]:.2f} GB a megapixel, '
+    f'{row["kernels"]:.0f} kernels a step, '
+    f'{row["flops_of_ideal"]:.2f} of the ideal FLOPs, '
+    f'{row["bytes_of_ideal"]:.2f} of the ideal bytes, '
+    f'roofline {row["roofline_ms"]:.2f} ms, '
+    f'estimated {row["estimated_ms"]:.2f} ms a step of all lanes'
+  )
+  for one in row['costliest']:
+    print(
+      f'  {one["estimated_ms"]:8.3f} ms estimated  {one["kernel"]:40s} '
+      f'{one["source"].split("/", 3)[-1]}',
+      flush=True,
+    )
+
+
+if __name__ == '__main__':
+  main()
