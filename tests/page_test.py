@@ -439,8 +439,10 @@ def test_a_folder_lists_what_failed_then_the_worst():
   assert table.rows[0][places['error']].text == 'no image'
   assert table.rows[1][places['PSNR, dB']].key == 28.25
   assert 'PSNR before, dB' not in places
-  html = page.render(page.Content({'index': [*rows, bad]}, {}))
+  summary = {'index': [*rows, bad], 'pictures': 5, 'done': 4, 'failed': 1}
+  html = page.render(page.Content(summary, {}))
   assert html is not None and '<script>hacked' not in html
+  assert '4 of 5 restored' in html and '1 failed' in html
 
 
 def test_a_folder_of_very_many_pictures_stays_a_page():

@@ -75,7 +75,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     begin = time.perf_counter()
     work, signal = _restore(config, folder, index, listed.entries, left)
     summary = _summarize(config, listed.entries, index, work)
-    summary['seconds'] = {'fit': time.perf_counter() - begin}
+    summary['seconds'] = {'this start': time.perf_counter() - begin}
     if signal:
       summary['stopped'] = True
     summary = folder.write(
@@ -168,7 +168,7 @@ def _describe_page(folder, summary, path, index) -> page.Content:
   sheets = os.path.join(path, _SHEET)
   shots = []
   if os.path.exists(sheets):
-    title = 'before and after, the worst first'
+    title = 'before and after'
     shots.append(page.Shot(title, images.read_image(sheets)))
   return page.Content(
     {**summary, 'index': list(index.rows.values())},

@@ -75,6 +75,10 @@ def list_outcome(
   stop, lanes = summary.get('stop') or {}, summary.get('lanes') or []
   lanes = lanes if isinstance(lanes, Sequence) else []
   facts = []
+  if _is_number(summary.get('pictures')):
+    remark = f'{summary["failed"]} failed' if summary.get('failed') else ''
+    done = f'{summary.get("done", 0)} of {summary["pictures"]} restored'
+    facts.append(('Pictures', done, remark))
   for key, name, form in _SCORES:
     if _is_number(after.get(key)):
       old, new = before.get(key), after[key]
@@ -102,7 +106,7 @@ def list_outcome(
     facts.append(('Seeds disagree', value, remark))
   if _is_number(summary.get('steps')):
     most = (config.get('fit') or {}).get('steps')
-    in_a_row = {'stages', 'table', 'tiles'} & summary.keys()
+    in_a_row = {'stages', 'table', 'tiles', 'index'} & summary.keys()
     remark = f'of at most {most}' if most and not in_a_row else ''
     facts.append(('Steps', f'{summary["steps"]}', remark))
   facts += _list_seconds(summary)
