@@ -379,8 +379,9 @@ def test_the_oracle_protocol_is_marked_in_every_output(
   assert result['protocol'] == mark and result['reference'] == 'clean'
   assert titles == [mark, mark]
   assert any(mark in caption for caption in captions)
-  first, *_, last = capsys.readouterr().out.strip().splitlines()
+  first, *_, last, page = capsys.readouterr().out.strip().splitlines()
   assert first.startswith(mark) and last.startswith(mark)
+  assert page.endswith('report.html')
   assert f'at most {result["budget"]} steps in all' in first
   for line in (tmp_path / 'metrics.jsonl').read_text().splitlines():
     assert json.loads(line)['protocol'] == mark
