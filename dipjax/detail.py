@@ -75,15 +75,14 @@ def average(values: Array, radius: int = _RADIUS) -> Array:
     values: [H, W].
     radius: pixels to each side; 8 are a mean of 17x17 pixels.
   """
-  most = radius
   for axis, side in enumerate(values.shape):
-    radius = min(most, side - 1)
+    reach = min(radius, side - 1)
     pads = [(0, 0), (0, 0)]
-    pads[axis] = (radius, radius)
+    pads[axis] = (reach, reach)
     padded = jnp.pad(values, pads, mode='reflect')
     moved = [
       jax.lax.slice_in_dim(padded, k, k + side, axis=axis)
-      for k in range(2 * radius + 1)
+      for k in range(2 * reach + 1)
     ]
     values = sum(moved[1:], moved[0]) / len(moved)
   return values

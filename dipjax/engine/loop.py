@@ -144,6 +144,16 @@ def describe_divergence(steps: int) -> str:
   )
 
 
+def choose_good(images: np.ndarray, diverged: np.ndarray) -> np.ndarray:
+  """Returns the images of lanes that did not diverge; all where every one did.
+
+  Args:
+    images: [lanes, H, W, C].
+    diverged: [lanes], whether the lane diverged for good.
+  """
+  return images if diverged.all() else images[~diverged]
+
+
 def collect(states: FitState, trace: Trace, rule: str) -> Restoration:
   """Returns the images that the monitor `rule` selected, one from each lane.
 
@@ -159,7 +169,7 @@ def collect(states: FitState, trace: Trace, rule: str) -> Restoration:
   diverged = np.asarray(guard.has_given_up(states.guard))
   states = jax.device_get(states.replace(opt_state=(), key=(), guard=None))
   images = np.clip(states.monitors[rule].image, 0, 1)
-  good = images if diverged.all() else images[~diverged]
+  good = choose_good(images, diverged)
   result = Restoration(
     image=good.mean(axis=0),
     deviation=good.std(axis=0),

@@ -8,6 +8,7 @@ import numpy as np
 
 import dipjax
 from dipjax import finish
+from dipjax.engine import loop
 from experiments.lib import (
   build,
   folders,
@@ -115,8 +116,8 @@ def run(
     image, returned = build.finish_image(config, noisy, unfinished)
     restoration = restoration._replace(image=image)
     if len(restoration.images) > 1:
-      good = ~restoration.diverged | restoration.diverged.all()
-      deviation = finish.find_deviation(restoration.images[good], image)
+      good = loop.choose_good(restoration.images, restoration.diverged)
+      deviation = finish.find_deviation(good, image)
       restoration = restoration._replace(deviation=deviation)
     summary = report.summarize(experiment, data, restoration, record)
     if image is not unfinished:

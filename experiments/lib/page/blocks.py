@@ -248,10 +248,7 @@ def _list_lanes(summary):
     'loss': lambda lane: _make_cell(lane['loss'], '.4g'),
     'stopped at': lambda lane: _make_cell(lane['stopped_at'], 'd'),
     'step chosen': lambda lane: _make_cell(lane['selected_step'], 'd'),
-    **{
-      name: lambda lane, key=key, form=form: _make_cell(lane[key], form)
-      for key, name, form in _SCORES
-    },
+    **_make_score_columns(),
     'best step': lambda lane: _make_cell(lane['oracle']['step'], 'd'),
     'best PSNR, dB': lambda lane: _make_cell(lane['oracle']['psnr'], '.2f'),
     'jumps': lambda lane: _make_cell(len(lane['returned_to']), 'd'),
@@ -277,10 +274,7 @@ def _list_stages(summary):
     'steps planned': lambda row: _make_cell(row['steps_planned'], 'd'),
     'steps taken': lambda row: _make_cell(row['steps'], 'd'),
     'against the target, dB': lambda row: _make_cell(row['psnr_target'], '.2f'),
-    **{
-      name: lambda row, key=key, form=form: _make_cell(row[key], form)
-      for key, name, form in _SCORES
-    },
+    **_make_score_columns(),
   }
   rows = [
     {**stage, **lane, 'stage': number}
@@ -316,10 +310,7 @@ def _list_arms(summary):
   ]
   columns = {
     'arm': lambda row: Cell(str(row['arm']), str(row['arm'])),
-    **{
-      name: lambda row, key=key, form=form: _make_cell(row[key], form)
-      for key, name, form in _SCORES
-    },
+    **_make_score_columns(),
     'steps': lambda row: _make_cell(row['steps'], 'd'),
   }
   return _make_table('Each arm', columns, rows)
@@ -397,6 +388,14 @@ def _make_bar(line, ends):
   # A single seed has no deviation: the bar is a point.
   bar = (place(psnr - spread), place(psnr + spread), best)
   return cell._replace(text=text, bar=bar)
+
+
+def _make_score_columns():
+  """The columns of the scores, for rows that have them as `_SCORES` names."""
+  return {
+    name: lambda row, key=key, form=form: _make_cell(row[key], form)
+    for key, name, form in _SCORES
+  }
 
 
 def _make_table(title, columns, rows, note='') -> Table:
