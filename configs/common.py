@@ -40,7 +40,9 @@ def get_base() -> ml_collections.ConfigDict:
   # Side of the tiles that are fitted one by one and blended; 0: the whole
   # picture, or tiles where the whole does not fit into memory.
   fit.tile = 0
-  fit.precision = 'float32'  # Or 'tensorfloat32', 'bfloat16': faster on a GPU.
+  # Or 'float32', 'tensorfloat32', 'bfloat16'; 'auto': bfloat16 where the device
+  # is fast with it, else float32.
+  fit.precision = 'auto'
   # The noise's standard deviation, of 255, for a method or a rule that needs
   # it; 0: estimated.
   fit.sigma = 0.0

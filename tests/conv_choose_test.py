@@ -2,6 +2,7 @@
 
 import re
 import threading
+import types
 
 import jax
 import jax.numpy as jnp
@@ -99,16 +100,18 @@ def test_products_move_few_pixels_on_the_cpu_alone():
       assert not choose.prefers_products(_image(1, 1))
 
 
-def test_windows_gather_the_smallest_images_but_on_a_tpu():
+def test_windows_are_for_small_images_but_on_a_tpu():
   prefers = lambda pixels, sides, stride: choose.prefers_windows(
     _image(1, pixels), _kernel(sides), stride
   )
-  for target in (CPU, GPU):
-    with choose.aim(target):
-      # 129^2 x 9 entries are 149,769; 130^2 x 9 are 152,100.
-      assert prefers(129, (3, 3), 1) and not prefers(130, (3, 3), 1)
-      assert prefers(258, (3, 3), 2) and not prefers(259, (3, 3), 2)
-      assert not prefers(129, (5, 5), 1)
+  with choose.aim(CPU):
+    # 129^2 x 9 entries are 149,769; 130^2 x 9 are 152,100.
+    assert prefers(129, (3, 3), 1) and not prefers(130, (3, 3), 1)
+    assert prefers(258, (3, 3), 2) and not prefers(259, (3, 3), 2)
+    assert not prefers(129, (5, 5), 1)
+  with choose.aim(GPU):
+    assert prefers(4096, (3, 3), 1) and not prefers(4097, (3, 3), 1)
+    assert prefers(4 * 4096, (3, 3), 2) and not prefers(4 * 4097, (3, 3), 2)
   with choose.aim(TPU):
     assert not prefers(1, (3, 3), 1)
 
@@ -169,6 +172,24 @@ def test_how_a_program_is_run_follows_the_platform():
   for target, answer in answers.items():
     with choose.aim(target):
       assert tuple(ask() for ask in asked) == answer
+
+
+def test_bfloat16_is_for_devices_that_are_fast_with_it():
+  for target in (CPU, GPU, TPU):
+    with choose.aim(target):
+      assert choose.prefers_bfloat16() == (target != CPU)
+
+
+@pytest.mark.parametrize(
+  'capability,fast',
+  [('7.5', False), ('8.0', True), ('12.0', True), ('gfx', True)],
+)
+def test_an_old_gpu_is_not_fast_with_bfloat16(monkeypatch, capability, fast):
+  device = types.SimpleNamespace(compute_capability=capability)
+  monkeypatch.setattr(jax, 'devices', lambda: [device])
+  monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu')
+  with choose.aim(GPU):
+    assert choose.prefers_bfloat16() == fast
 
 
 def test_a_gpu_has_a_library_and_few_kernels():

@@ -101,6 +101,17 @@ def test_a_matrix_that_picks_pixels_changes_no_value(axis):
   np.testing.assert_array_equal(y, np.take(x, chosen, axis))
 
 
+@pytest.mark.parametrize('padding', ['reflect', 'zero'])
+@pytest.mark.parametrize('stride', [1, 2])
+def test_slices_gather_the_windows_that_a_product_gathers(stride, padding):
+  x = _draw((7, 9), (1, 1), 1)[0]
+  gathered = []
+  for platform in ('cpu', 'gpu'):
+    with choose.aim(choose.Target(platform)):
+      gathered.append(windows.gather_windows(x, (3, 5), stride, padding))
+  np.testing.assert_array_equal(*gathered)
+
+
 @pytest.mark.parametrize('shape', [(32, 32), (33, 47)])
 def test_tiles_as_chosen_equal_lax(shape):
   case = _draw(shape, (3, 3), 1, inputs=16, outputs=20)

@@ -24,7 +24,8 @@ LANES = ('in_turn', 'at_once')
 
 # Windows and products are calls of a library, for which nothing is compiled.
 # They take more operations than other ways, so that they pay for few pixels.
-_MOST_WINDOW_ENTRIES = 150_000  # In the matrix that gathers windows.
+_MOST_WINDOW_ENTRIES = 150_000  # In the matrix that gathers windows on a CPU.
+_MOST_WINDOWS = 4096  # On a GPU, which lanes fill with one product.
 _MOST_PRODUCT_PIXELS = 1024  # In an image whose pixels a product moves.
 
 # Tiles save three quarters of the products and cost additions and copies. A
@@ -117,8 +118,8 @@ def aim(target: Target) -> contextlib.AbstractContextManager[None]:
 def prefers_windows(x: Any, kernel: Any, stride: int) -> bool:
   """Returns whether a convolution should be one product with all windows.
 
-  That is for the smallest images, on a CPU and on a GPU, where lanes then share
-  the product. All shapes allow it.
+  That is for the smallest images on a CPU, and for small ones on a GPU, where
+  lanes then share the product. All shapes allow it.
 
   Args:
     x: [H, W, I].
@@ -129,8 +130,10 @@ def prefers_windows(x: Any, kernel: Any, stride: int) -> bool:
   if target.way:
     return target.way == 'windows'
   pixels = x.shape[0] * x.shape[1]
+  if target.platform == 'gpu':
+    return pixels // stride**2 <= _MOST_WINDOWS
   entries = pixels * pixels * kernel.shape[0] * kernel.shape[1] // stride**2
-  return target.platform != 'tpu' and entries <= _MOST_WINDOW_ENTRIES
+  return target.platform == 'cpu' and entries <= _MOST_WINDOW_ENTRIES
 
 
 def prefers_products(x: Any) -> bool:
@@ -148,6 +151,14 @@ def prefers_products(x: Any) -> bool:
     return target.way == 'products'
   few = x.shape[0] * x.shape[1] <= _MOST_PRODUCT_PIXELS
   return target.platform == 'cpu' and few
+
+
+def gathers_by_product() -> bool:
+  """Returns whether a product gathers windows, in place of slices.
+
+  That is on a CPU, see `prefers_products`.
+  """
+  return find_target().platform == 'cpu'
 
 
 def prefers_tiles(x: Any, kernel: Any) -> bool:
@@ -254,6 +265,19 @@ def loops_in_place() -> bool:
   That is on a CPU. On other devices a loop asks the host before each turn.
   """
   return find_target().platform == 'cpu'
+
+
+def prefers_bfloat16() -> bool:
+  """Returns whether bfloat16 is faster than float32 and good for a fit.
+
+  That is on a TPU, and on a GPU but NVIDIA's before compute capability 8. For
+  a target that is not the device at hand, a GPU is taken for a newer one.
+  """
+  platform = find_target().platform
+  if platform != 'gpu' or jax.default_backend() != 'gpu':
+    return platform != 'cpu'
+  major = str(jax.devices()[0].compute_capability).partition('.')[0]
+  return not major.isdecimal() or int(major) >= 8
 
 
 def saves_memory() -> bool:

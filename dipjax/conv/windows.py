@@ -1,12 +1,12 @@
-"""Pixels moved by matrix products, for the smallest images on a CPU.
+"""Pixels moved by matrix products, and the windows under a kernel.
 
 Notation: x [H, W, C] is an image; a matrix has a row for each pixel that is
 made and a column for each pixel that it is made from. A matrix that picks
 pixels has one 1 in a row, and the product with it is exact.
 
-A product is a call of a library, for which nothing is compiled. Slices would be
-compiled together with all that comes before them, once for each of their parts,
-which takes seconds.
+On a CPU a product is a call of a library, for which nothing is compiled. Slices
+would be compiled together with all that comes before them, once for each of
+their parts, which takes seconds. On a GPU slices are one kernel.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from dipjax.conv import choose
 
 Array = jax.Array
 
@@ -55,6 +57,8 @@ def gather_windows(
   Returns:
     [ceil(H / stride), ceil(W / stride), h w I].
   """
+  if not choose.gathers_by_product():
+    return _slice_windows(x, sides, stride, padding)
   places = _find_places(x.shape[0], x.shape[1], sides, stride, padding)
   # One row for each entry of each window; zero has no column, so that its row
   # is zeros.
@@ -66,6 +70,19 @@ def gather_windows(
     precision='highest',
   )
   return windows.reshape(*places.shape[:2], -1)
+
+
+def _slice_windows(x, sides, stride, padding):
+  pads = [(side // 2, side // 2) for side in sides]
+  mode = 'reflect' if padding == 'reflect' else 'constant'
+  padded = jnp.pad(x, (*pads, (0, 0)), mode=mode)
+  rows, columns = (-(-side // stride) for side in x.shape[:2])
+  slices = [
+    padded[i : i + stride * rows : stride, j : j + stride * columns : stride]
+    for i in range(sides[0])
+    for j in range(sides[1])
+  ]
+  return jnp.concatenate(slices, axis=2)
 
 
 def _find_places(height, width, sides, stride, padding):

@@ -25,6 +25,7 @@ from dipjax import (
   noise,
   optimizers,
 )
+from dipjax.conv import choose
 from dipjax.networks import NETWORKS
 from experiments.lib import fields, weights
 
@@ -126,10 +127,18 @@ def make_recipe(
     steps=config.fit.steps,
     window=config.fit.get('window') or None,
     tile=config.fit.get('tile') or None,
-    precision=config.fit.precision,
+    precision=_choose_precision(config.fit.precision, method),
     **drawn,
     **stopping,
   )
+
+
+def _choose_precision(name, method):
+  """The precision that the name says; 'auto' is the fast one of the device."""
+  if name != 'auto':
+    return name
+  fast = choose.prefers_bfloat16() and method.allows('bfloat16')
+  return 'bfloat16' if fast else 'float32'
 
 
 def make_seeds(config: ml_collections.ConfigDict) -> list[int]:

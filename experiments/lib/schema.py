@@ -122,7 +122,7 @@ RANGES: dict[str, Range] = {
   'fit.window': Whole(0, 10**4),
   'fit.tile': Whole(0, 10**4),
   'fit.jitter': Number(0, 1000),
-  'fit.precision': Word(tuple(PRECISIONS)),
+  'fit.precision': Word(('auto', *PRECISIONS)),
   'fit.sigma': _SIGMA,
   'fit.strength': Number(0, 1),
   'fit.finish': Flag(),

@@ -81,7 +81,9 @@ def run(
       print(f'{folders.show(config.data.image)}: {data.file.describe()}')
     if noisy.model:
       print(noisy.model.describe())
-    known: dict[str, Any] = {'chosen': chosen} if chosen else {}
+    known: dict[str, Any] = {'precision': recipe.precision}
+    if chosen:
+      known['chosen'] = chosen
     if noisy.model:
       known['noise'] = report.describe_noise(noisy.model)
     shots = report.list_shots({}, data, {})
