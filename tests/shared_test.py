@@ -13,7 +13,7 @@ from dipjax.engine import lanes, tiles
 from dipjax.networks import plain_unet
 
 SIGMA = 0.1
-NETWORK = plain_unet.PlainUNet(channels=(8, 8), residual=True)
+NETWORK = plain_unet.PlainUNet(channels=(8,), residual=True)
 RECIPE = dipjax.Recipe(
   network=NETWORK,
   method=methods.Recorrupted(ratio=1.0),
