@@ -31,7 +31,7 @@ from configs import folder as folder_config
 from dipjax import corruptions
 from experiments.folder import __main__ as folder
 from experiments.folder import share
-from experiments.lib import compiled, images, recorder, records
+from experiments.lib import images, recorder, records
 from experiments.lib import workdir as workdirs
 
 _SAMPLES = ['astronaut', 'coffee', 'chelsea', 'rocket']
@@ -67,7 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     {'way': way, 'steps': steps, 'seen': seen, **fixed}
     for way, steps, seen in ways
   ]
-  compiled.enable_cache()
   try:
     rows = stopping.run_missing(arguments.json, cells, run_cell, _print_row)
   except (ValueError, OSError) as error:

@@ -127,7 +127,9 @@ def fit_shared(
     )
   arrays = _check_pictures(pictures)
   if noise is None and sigma is not None:
-    clipped = all(bool(noise_lib.is_clipped(array)) for array in arrays)
+    clipped = all(
+      bool(noise_lib.is_clipped(jnp.asarray(array))) for array in arrays
+    )
     level = units.check_sigma(sigma)
     noise, sigma = noise_lib.Model.make_white(level, clipped=clipped), None
   side: int = recipe.window

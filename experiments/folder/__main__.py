@@ -2,6 +2,8 @@
 
 python -m experiments.folder --config=configs/folder.py \
   --config.data.images=FOLDER --config.lanes=4 --workdir=DIR
+python -m experiments.folder --config=configs/folder.py:windows \
+  --config.data.images=FOLDER --config.folder.share=True --workdir=DIR
 """
 
 import os

@@ -80,7 +80,8 @@ def restore(
     print(
       f'{len(groups)} networks: pictures of other channels are fitted apart, '
       f'and those whose noise differs by more than {NEAR - 1:.0%}, or whose '
-      f'neighbours correlate otherwise by more than {ALIKE}'
+      f'neighbours correlate otherwise by more than {ALIKE}',
+      flush=True,
     )
   for number, group in enumerate(groups, start=1):
     here = {each.entry for each in group.pictures}
@@ -103,13 +104,18 @@ def _make_look(left):
       if entry in new:
         raise
       return None
-    pixels = ready.data.measurement
+    pixels, recipe, model = (
+      ready.data.measurement,
+      ready.case.recipe,
+      ready.noisy.model,
+    )
+    assert recipe and model  # A fit with windows has both.
     return Seen(
       entry,
       ready.stamp,
-      ready.case.recipe,
+      recipe,
       pixels.shape[-1],
-      ready.noisy.model,
+      model,
       float(np.mean(pixels)),
     )
 
