@@ -17,6 +17,7 @@ again, so that the same command goes on where it was.
 
 import argparse
 import pathlib
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -112,10 +113,14 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
     config.folder.share = cell['way'] == 'shared'
     begin, spent = time.perf_counter(), time.process_time()
     with mock.patch.object(share, 'MOST', cell['seen']):
-      folder.run(config, str(home / 'run'))
+      summary, *_, signal = folder.run(config, str(home / 'run'))
     seconds = time.perf_counter() - begin
     spent = time.process_time() - spent
     rows = records.read_lines(str(home / 'run' / workdirs.INDEX))
+  if signal:
+    sys.exit(128 + signal)
+  if summary['failed']:
+    raise ValueError(f'{summary["failed"]} pictures were not restored')
   rows = sorted(rows, key=lambda row: row['file'])
   get = lambda name: [row.get(name) for row in rows]
   return {
