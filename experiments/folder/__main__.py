@@ -98,9 +98,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 def _describe(config, entries, left):
   count = len(entries)
   before = f', {count - len(left)} of them before' if len(left) < count else ''
+  how = f'at most {config.lanes} at once'
+  if config.folder.share:
+    how = 'one network for all of one camera and setting'
   return (
-    f'{config.task}: {count} picture{"s" * (count > 1)}{before}; at most '
-    f'{config.lanes} at once on {recorder.describe_device()}'
+    f'{config.task}: {count} picture{"s" * (count > 1)}{before}; {how} on '
+    f'{recorder.describe_device()}'
   )
 
 
