@@ -2,6 +2,8 @@
 
     python -m experiments.folder --config=configs/folder.py \
       --config.data.images=FOLDER --config.lanes=4 --workdir=DIR
+    python -m experiments.folder --config=configs/folder.py:windows \
+      --config.data.images=FOLDER --config.folder.share=True --workdir=DIR
 
 A word names the task: denoise (without any word), jpeg, super_resolution or
 inpaint. The other words are those of the task's own config; without them the
@@ -43,6 +45,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   config.task = task
   # Pictures that are fitted at once; each has the seed `seed`.
   config.lanes = 4
+  # Whether all pictures of one camera and setting, of equal channels and noise,
+  # share one network; for `windows`.
+  config.folder = ml_collections.ConfigDict({'share': False})
   data = config.data
   # A folder; a pattern, as '**/*.tif'; a file with a picture in each line, as
   # list.txt; or a picture.

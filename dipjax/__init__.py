@@ -4,12 +4,15 @@ from dipjax.api import restore
 from dipjax.engine.loop import DivergedError, Restoration
 from dipjax.many import Case, restore_many
 from dipjax.recipe import Recipe
+from dipjax.shared import SharedFit, fit_shared
 
 __all__ = [
   'Case',
   'DivergedError',
   'Recipe',
   'Restoration',
+  'SharedFit',
+  'fit_shared',
   'restore',
   'restore_many',
 ]

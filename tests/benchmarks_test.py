@@ -14,11 +14,13 @@ from benchmarks import (
   noise,
   overhead,
   programs,
+  shared,
   start,
   step,
 )
 from dipjax import Case, Recipe, monitors
 from dipjax.networks import pixels, skip
+from experiments.lib import images
 
 
 # 2 FLOP a multiply-add, three passes: facts of requirement 2's network.
@@ -213,6 +215,44 @@ def test_the_pictures_of_a_folder_have_three_shapes():
   kinds = [(16, 16, 3), (16, 12, 3), (12, 16, 3)]
   assert shapes == [*kinds, *kinds[:2]]
   assert folder.make_recipe(cell).steps == 9
+
+
+def test_pictures_that_share_have_the_noise_that_is_asked_for(tmp_path):
+  cell = {'images': ['astronaut', 'coffee'], 'count': 3, 'side': 48}
+  shared.write_pictures(cell | {'sigma': 25.0}, tmp_path)
+  pairs = [
+    [images.read_image(str(tmp_path / kind / f'{number:03}.png'))]
+    for number in range(3)
+    for kind in ('noisy', 'clean')
+  ]
+  noisy, clean = np.concatenate(pairs[::2]), np.concatenate(pairs[1::2])
+  assert noisy.shape == clean.shape == (3, 48, 48, 3)
+  assert np.std(noisy - clean) == pytest.approx(25 / 255, rel=0.1)
+  assert np.abs(clean[0] - clean[2]).max() > 0.1  # Two parts of one image.
+
+
+def test_the_table_of_a_shared_network_has_its_loss(
+  tmp_path, monkeypatch, capsys
+):
+  def run(cell):
+    psnr = [30.0, 28.0] if cell['way'] == 'single' else [30.5, 27.0]
+    each = [0.5, 0.7]
+    return {
+      'psnr': psnr,
+      'seconds': 9.0,
+      'seconds_of_cores': 8.0,
+      'seconds_of_each': each,
+    }
+
+  monkeypatch.setattr(shared, 'run_cell', run)
+  path = tmp_path / 'shared.jsonl'
+  for _ in range(2):
+    shared.main(['--count', '2', '--steps', '9', '--json', str(path)])
+  assert len(path.read_text().splitlines()) == 2
+  said = capsys.readouterr().out
+  assert said.count('| single | 1000 | 29.00 |  |  | 8 | 4 |  |') == 2
+  row = '| shared, sees 2 | 9 | 28.75 | -1.00 | +0.50 | 8 | 4 | 0.6 |'
+  assert said.count(row) == 2
 
 
 def test_rows_of_a_folder_are_found_again(tmp_path, monkeypatch, capsys):

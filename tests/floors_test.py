@@ -24,7 +24,7 @@ FLOORS = [
   ['recipe'],
   ['engine', 'diffusion'],
   ['api'],
-  ['many'],
+  ['many', 'shared'],
   [''],
 ]
 HEIGHTS = {

@@ -39,8 +39,8 @@ class Problem(struct.PyTreeNode):
   # Whether the lane's seed is even, for methods that fit seeds of two kinds.
   even: Array | bool = False
   rate: Array | None = None  # The optimiser's steps times this; None: as is.
-  # Where a fit sees one window of a picture in each step: the `Picture`, of
-  # which measurement and code are a window. None: they are the whole picture.
+  # Where a fit sees one window in each step: the `Picture`, or the `Pictures`,
+  # of which measurement and code are a window. None: they are the whole.
   picture: operators.Shared | None = None
 
 
@@ -57,6 +57,43 @@ class Picture(struct.PyTreeNode):
       (*size, self.pixels.shape[-1]),
       allow_negative_indices=False,
     )
+
+  def draw(self, key: Array, size: tuple[int, int]) -> Array:
+    """Returns a window [*size, C]; each place is as likely as any other."""
+    return self(_draw_corner(key, self.pixels.shape[:2], size), size)
+
+
+class Pictures(struct.PyTreeNode):
+  """Noisy pictures that share one fit, of one of which a step sees a window."""
+
+  pixels: Array  # [N, H, W, C]; nobody sees what is beyond a picture's size.
+  sizes: Array  # int32 [N, 2], the height and width of each.
+
+  def draw(self, key: Array, size: tuple[int, int]) -> Array:
+    """Returns a window [*size, C] of one picture, at any place inside of it.
+
+    Each picture is as likely as any other, whatever its size.
+
+    Args:
+      key: of the picture and the place.
+      size: (height, width), at most those of the smallest picture.
+    """
+    which, place = jax.random.split(key)
+    number = jax.random.randint(which, (), 0, len(self.sizes))
+    height, width = self.sizes[number]
+    top, left = _draw_corner(place, (height, width), size)
+    window = jax.lax.dynamic_slice(
+      self.pixels,
+      (number, top, left, 0),
+      (1, *size, self.pixels.shape[-1]),
+      allow_negative_indices=False,
+    )
+    return window[0]
+
+
+def _draw_corner(key, whole, size):
+  places = [length - side + 1 for length, side in zip(whole, size)]
+  return jax.random.randint(key, (2,), 0, jnp.array(places))
 
 
 def make_problem(
@@ -122,8 +159,12 @@ def cut_window(
     size: (height, width), at most the picture's.
   """
   picture: Any = problem.picture
-  window = picture.operator(corner, size)
-  code = codes.extend_image(window, network.code_size(*size))  # pyright: ignore
+  return _see_window(problem, network, picture.operator(corner, size))
+
+
+def _see_window(problem, network, window):
+  size = window.shape[:2]
+  code = codes.extend_image(window, network.code_size(*size))
   rows, columns, *_ = find_output(network, code.shape)
   return problem.replace(
     measurement=window,
@@ -133,7 +174,7 @@ def cut_window(
 
 
 def draw_window(problem: Problem, network: nn.Module, key: Array) -> Problem:
-  """Returns the problem of a window anywhere in the picture.
+  """Returns the problem of a window anywhere in the picture, or the pictures.
 
   Each place is as likely as any other. A problem without a picture stays as it
   is.
@@ -146,11 +187,9 @@ def draw_window(problem: Problem, network: nn.Module, key: Array) -> Problem:
   if problem.picture is None:
     return problem
   picture: Any = problem.picture
-  rows, columns, _ = picture.operator.pixels.shape
   height, width, _ = problem.measurement.shape
-  places = jnp.array([rows - height + 1, columns - width + 1])
-  corner = jax.random.randint(key, (2,), 0, places)
-  return cut_window(problem, network, corner, (height, width))
+  window = picture.operator.draw(key, (height, width))
+  return _see_window(problem, network, window)
 
 
 def find_output(

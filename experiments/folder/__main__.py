@@ -2,6 +2,8 @@
 
 python -m experiments.folder --config=configs/folder.py \
   --config.data.images=FOLDER --config.lanes=4 --workdir=DIR
+python -m experiments.folder --config=configs/folder.py:windows \
+  --config.data.images=FOLDER --config.folder.share=True --workdir=DIR
 """
 
 import os
@@ -16,7 +18,7 @@ import numpy as np
 
 import dipjax
 from experiments.folder import index as index_lib
-from experiments.folder import listing, sheet
+from experiments.folder import listing, share, sheet
 from experiments.folder.index import Index
 from experiments.folder.listing import Entry
 from experiments.folder.work import Work
@@ -55,6 +57,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     OSError: the disk takes no more; the same call goes on.
   """
   schema.check_config(config)
+  share.check_config(config)
   listed = listing.list_pictures(
     config.data.images,
     workdir,
@@ -95,9 +98,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 def _describe(config, entries, left):
   count = len(entries)
   before = f', {count - len(left)} of them before' if len(left) < count else ''
+  how = f'at most {config.lanes} at once'
+  if config.folder.share:
+    how = 'one network for all of one camera and setting'
   return (
-    f'{config.task}: {count} picture{"s" * (count > 1)}{before}; at most '
-    f'{config.lanes} at once on {recorder.describe_device()}'
+    f'{config.task}: {count} picture{"s" * (count > 1)}{before}; {how} on '
+    f'{recorder.describe_device()}'
   )
 
 
@@ -115,20 +121,27 @@ def _restore(config, folder, index, entries, left) -> tuple[Work, int]:
     stopping.catch_signals() as stop,
     Work(config, folder, index, left, names, stop) as work,
   ):
-    many = dipjax.restore_many(
-      work.make_cases(),
-      lanes=config.lanes,
-      perceptual=build.make_perceptual(config.fit),
-      memory=work.memory,
-      chunk=min(config.record.every, config.fit.steps),
-      watch=work,
-      store=work,
-      tell=lambda line: print(line, flush=True),
-    )
-    for finished in many:
-      work.hand_over(finished)
+    if config.folder.share:
+      share.restore(config, work, entries, left)
+    else:
+      _restore_each(config, work)
     work.drain()
   return work, int(stop.signal)
+
+
+def _restore_each(config, work):
+  many = dipjax.restore_many(
+    work.make_cases(),
+    lanes=config.lanes,
+    perceptual=build.make_perceptual(config.fit),
+    memory=work.memory,
+    chunk=min(config.record.every, config.fit.steps),
+    watch=work,
+    store=work,
+    tell=lambda line: print(line, flush=True),
+  )
+  for finished in many:
+    work.hand_over(finished)
 
 
 def _summarize(config, entries, index, work) -> dict[str, Any]:
@@ -144,7 +157,7 @@ def _summarize(config, entries, index, work) -> dict[str, Any]:
     'pictures': len(entries),
     'done': len(done),
     'failed': len(rows) - len(done),
-    'steps': sum(row['steps'] for row in done),
+    'steps': _count_steps(done),
     # Of this start: the share of the slots' steps that a picture took.
     'occupancy': work.active / work.slots if work.slots else None,
     **{name: float(np.mean(all)) for name, all in scores.items() if all},
@@ -152,6 +165,13 @@ def _summarize(config, entries, index, work) -> dict[str, Any]:
     'hardware': recorder.describe_device(),
     'versions': recorder.describe_versions(),
   }
+
+
+def _count_steps(rows):
+  """Returns the steps of all fits, each of those that are shared once."""
+  shared = {row['network']: row['steps'] for row in rows if 'network' in row}
+  own = sum(row['steps'] for row in rows if 'network' not in row)
+  return own + sum(shared.values())
 
 
 def _write(path, config, entries, index, signal) -> list[str]:

@@ -19,6 +19,7 @@ COLUMNS = (
   'status',
   'error',
   'steps',
+  'network',
   'seconds',
   'noise',
   'psnr_before',

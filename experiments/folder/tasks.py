@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import ml_collections
 
-from dipjax import Case
+from dipjax import Case, noise
 from experiments import denoise, inpaint, super_resolution
 from experiments.folder import listing
 from experiments.folder.listing import Entry
@@ -46,7 +46,10 @@ class Ready(NamedTuple):
 
 
 def prepare(
-  config: ml_collections.ConfigDict, entry: Entry, path: str
+  config: ml_collections.ConfigDict,
+  entry: Entry,
+  path: str,
+  model: noise.Model | None = None,
 ) -> Ready:
   """Reads a picture, finds its noise, and returns it ready to be fitted.
 
@@ -54,6 +57,7 @@ def prepare(
     config: as configs/folder.py.
     entry: the picture.
     path: of the restored file.
+    model: of the noise, where it is known.
 
   Raises:
     ValueError: the picture cannot be restored; one line says why.
@@ -76,7 +80,9 @@ def prepare(
   size = data.size or data.measurement.shape
   recipe = build.make_recipe(own, size[-1])
   recipe.method.check_task(operator=data.operator, code=None)
-  noisy = build.prepare_noise(own, recipe, data.measurement)
+  noisy = build.Noisy(data.measurement, model)
+  if model is None:
+    noisy = build.prepare_noise(own, recipe, data.measurement)
   own.output = path
   planned = output.plan(own, data, '')
   assert planned
@@ -96,7 +102,7 @@ def prepare(
 def _make_config(config, entry, task):
   """Returns the config of one picture, as the task's own experiment has it."""
   own = ml_collections.ConfigDict(config.to_dict())
-  del own.task, own.data.images
+  del own.task, own.data.images, own.folder
   own.lanes = 1
   own.data.image = entry.path
   own.data.page = -1 if entry.page is None else entry.page

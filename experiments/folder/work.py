@@ -9,8 +9,9 @@ import collections
 import itertools
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
+from typing import Any
 
 import ml_collections
 
@@ -29,6 +30,9 @@ from experiments.lib.stopping import Stop
 
 _THREADS = 2  # That read, and as many that write.
 _AHEAD = 4  # Pictures that are read, and as many that wait to be written.
+
+# (config, picture, path of the restored file) -> what is read.
+Prepare = Callable[[ml_collections.ConfigDict, Entry, str], Any]
 
 
 class Work:
@@ -76,6 +80,9 @@ class Work:
     is_new = lambda entry: (entry.name, entry.page) not in begun
     self._entries = sorted(entries, key=is_new)
     self._ready: dict[int, tasks.Ready] = {}
+    # The names of fits that are of no picture alone, below 0.
+    self._others: dict[int, tuple] = {}
+    self._numbers = itertools.count()
     self._readers = futures.ThreadPoolExecutor(_THREADS)
     self._writers = futures.ThreadPoolExecutor(_THREADS)
     self._writing: collections.deque[futures.Future] = collections.deque()
@@ -90,31 +97,58 @@ class Work:
       pool.shutdown(cancel_futures=True)
     self._shelf.__exit__()
 
+  @property
+  def stopped(self) -> bool:
+    """Whether somebody asked to stop."""
+    return bool(self._stop)
+
   # --- Before the fits.
 
   def make_cases(self) -> Iterator[dipjax.Case]:
     """Yields the pictures as they are read; one that cannot be gets its row."""
-    for folder in {os.path.dirname(self._find(e)) for e in self._entries}:
+    for _, ready in self.prepare(self._entries, tasks.prepare):
+      yield ready.case
+
+  def prepare(
+    self, entries: Sequence[Entry], prepare: Prepare
+  ) -> Iterator[tuple[int, tasks.Ready]]:
+    """Yields the number and the picture, ready for `hand_over`, as it is read.
+
+    Args:
+      entries: the pictures; one that cannot be read gets its row.
+      prepare: as `tasks.prepare`.
+    """
+    for ready in self.read(entries, prepare):
+      number = next(self._numbers)
+      self._ready[number] = ready
+      yield number, ready
+
+  def read(self, entries: Sequence[Entry], read: Prepare) -> Iterator[Any]:
+    """Yields read(config, entry, path of the restored file), a few ahead.
+
+    Args:
+      entries: the pictures; one for which `read` raises a ValueError gets a
+        row.
+      read: runs in a thread.
+    """
+    for folder in {os.path.dirname(self._find(e)) for e in entries}:
       os.makedirs(folder, exist_ok=True)
-    waiting, left, count = collections.deque(), iter(self._entries), 0
+    pinned = settings.pin()(read)
+    waiting, left = collections.deque(), iter(entries)
     while True:
       for entry in itertools.islice(left, _AHEAD - len(waiting)):
-        waiting.append((entry, self._readers.submit(self._prepare, entry)))
+        path = self._find(entry)
+        reading = self._readers.submit(pinned, self._config, entry, path)
+        waiting.append((entry, reading))
       if not waiting or self._stop:
         return
       entry, reading = waiting.popleft()
       try:
-        ready = reading.result()
+        found = reading.result()
       except ValueError as error:
-        self._refuse(entry, error)
+        self.refuse(entry, error)
         continue
-      self._ready[count] = ready
-      count += 1
-      yield ready.case
-
-  @settings.pin()
-  def _prepare(self, entry):
-    return tasks.prepare(self._config, entry, self._find(entry))
+      yield found
 
   def _find(self, entry):
     return os.path.join(self._restored, self._names[entry])
@@ -130,8 +164,14 @@ class Work:
       one.done() and one.exception() for one in self._writing
     )
 
+  def name(self, index: int, *name: Any) -> None:
+    """Names a fit of no picture alone, an index below 0, for the store."""
+    self._others[index] = name
+
   def _identify(self, index):
     """Returns the name of a picture; the file may change, and its digest."""
+    if index in self._others:
+      return self._others[index]
     ready = self._ready[index]
     return ready.entry.name, ready.entry.page, ready.digest
 
@@ -149,18 +189,22 @@ class Work:
 
   # --- After the fits.
 
-  def hand_over(self, finished: Finished) -> None:
+  def hand_over(self, finished: Finished, **values: Any) -> None:
     """Lets a thread finish and write a picture; waits where many wait.
+
+    Args:
+      finished: the picture.
+      **values: of its row, in place of what is known here or beside it.
 
     Raises:
       OSError: a picture before it could not be written.
     """
     ready = self._ready.pop(finished.index)
-    seconds = self._shelf.count_seconds(finished.index)
+    values = {'seconds': self._shelf.count_seconds(finished.index)} | values
     while len(self._writing) >= _AHEAD:
       self._writing.popleft().result()
     self._writing.append(
-      self._writers.submit(self._complete, ready, finished, seconds)
+      self._writers.submit(self._complete, ready, finished, values)
     )
 
   def drain(self) -> None:
@@ -169,18 +213,18 @@ class Work:
       self._writing.popleft().result()
 
   @settings.pin()
-  def _complete(self, ready, finished, seconds):
+  def _complete(self, ready, finished, values):
     """Writes the restored file, and then the row."""
     try:
       if finished.error:
         raise finished.error
-      row = self._write(ready, finished.restoration, seconds)
+      row = self._write(ready, finished.restoration, values)
     except ValueError as error:
-      self._refuse(ready.entry, error, ready.stamp)
+      self.refuse(ready.entry, error, ready.stamp)
       return
     self._tell(ready.entry, row)
 
-  def _write(self, ready, restoration, seconds):
+  def _write(self, ready, restoration, values):
     image, _ = build.finish_image(ready.config, ready.noisy, restoration.image)
     if listing.stamp(ready.entry.path) != ready.stamp:
       raise ValueError('was changed or removed while it was restored')
@@ -192,16 +236,24 @@ class Work:
       status=index_lib.DONE,
       error='',
       steps=int(restoration.stopped[0]),
-      seconds=round(seconds, 3),
       noise=None if model is None else round(255 * float(model.sigma), 4),
       psnr_before=before.get('psnr'),
       **report.score_step(image, data.clean),
       output=self._names[ready.entry],
       stamp=ready.stamp,
+      **values | {'seconds': round(values['seconds'], 3)},
     )
 
-  def _refuse(self, entry, error, stamp=None):
-    """Adds the row of a picture that is not restored."""
+  def refuse(
+    self, entry: Entry, error: ValueError, stamp: str | None = None
+  ) -> None:
+    """Adds the row of a picture that is not restored.
+
+    Args:
+      entry: the picture.
+      error: why.
+      stamp: of the file as it was read; None: as it is.
+    """
     stamp = listing.stamp(entry.path) if stamp is None else stamp
     # The path stands in the row already.
     reason = ' '.join(str(error).split()).removeprefix(f'{entry.path!r}: ')

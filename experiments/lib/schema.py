@@ -46,6 +46,7 @@ RANGES: dict[str, Range] = {
   'task': Word(('denoise', 'jpeg', 'super_resolution', 'inpaint')),
   'output': Text("a file, 'beside', or empty"),
   'lanes': Whole(1, 1000),
+  'folder.share': Flag(),
   'data.image': _PICTURE,
   'data.images': Text('pictures: a folder, or what the task takes', '.+'),
   'data.crop': Many(Whole(0, 10**6), (0, 2, 4)),
