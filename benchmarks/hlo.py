@@ -23,6 +23,11 @@ _NAMES = re.compile(
   r'parameter|constant|tuple|get-tuple-element|bitcast|after-all|'
   r'opt-barrier|partition-id|replica-id|.*-(done|update)'
 )
+# What devices tell each other.
+_COLLECTIVES = re.compile(
+  r'(all-reduce|all-gather|all-to-all|ragged-all-to-all|reduce-scatter|'
+  r'collective-(permute|broadcast)|send|recv)(-start)?'
+)
 _ARRAY = re.compile(r'([a-z]\w*)\[([\d,]*)\](\{[^}]*\})?')
 _NAME = re.compile(r'([\w.\-]+)')
 _ON_CHIP = 'S('  # In a layout of a TPU, whose other arrays are outside.
@@ -63,6 +68,17 @@ def find_kernels(text: str) -> list[Kernel]:
   """
   computations, entry = _parse(text)
   return list(_walk(computations, entry, 1))
+
+
+def find_collectives(text: str) -> list[str]:
+  """Returns the instructions by which devices tell each other anything."""
+  computations, _ = _parse(text)
+  return [
+    one.opcode
+    for block in computations.values()
+    for one in block.values()
+    if _COLLECTIVES.fullmatch(one.opcode)
+  ]
 
 
 def _parse(text) -> tuple[Computations, str]:

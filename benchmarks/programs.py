@@ -14,7 +14,7 @@ from flax import linen as nn
 
 from dipjax import Recipe, codes, methods, monitors, operators
 from dipjax.conv import choose
-from dipjax.engine import fit, lanes
+from dipjax.engine import fit, lanes, mesh
 from dipjax.engine.problem import Problem
 from dipjax.networks import skip
 
@@ -123,6 +123,17 @@ def trace_advance(
   Nothing is computed, so that `device` may be one of another machine; its
   `lower` makes the program for that device.
   """
+  one, *shapes = shape_lanes(network, precision, size, count, device)
+  return lanes.advance.trace(one, SCAN, *shapes)
+
+
+def shape_lanes(
+  network: nn.Module, precision: str, size: int, count: int, device: Any = None
+) -> tuple[fit.Fit, Any, Any]:
+  """Returns a fit, and the states and the problems of its lanes as shapes.
+
+  They lie on `device`, or else on the devices of the target that share them.
+  """
   one = make_fit(network, precision)
   keys, problems = jax.eval_shape(
     lambda: (
@@ -130,14 +141,16 @@ def trace_advance(
       lanes.stack_lanes([make_problem(size)] * count),
     )
   )
-  states = lanes.init.eval_shape(one, keys, problems)
+  shapes = lanes.init.eval_shape(one, keys, problems), problems
+  places = mesh.find_shardings(shapes, count)
   if device:
     place = jax.sharding.SingleDeviceSharding(device)
-    states, problems = jax.tree.map(
-      lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-      (states, problems),
+    places = jax.tree.map(lambda _: place, shapes)
+  if places:
+    shapes = jax.tree.map(
+      lambda leaf, place: leaf.update(sharding=place), shapes, places
     )
-  return lanes.advance.trace(one, SCAN, states, problems)
+  return one, *shapes
 
 
 def plan_bytes(one: fit.Fit, problem: Problem) -> int:

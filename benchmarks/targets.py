@@ -154,7 +154,12 @@ def prepare_process() -> None:
 
 
 def find_device(name: str, spec: str | None) -> Any:
-  """Returns a device of a target that this machine needs not have.
+  """Returns a device of a target that this machine needs not have."""
+  return find_devices(name, spec)[0]
+
+
+def find_devices(name: str, spec: str | None) -> Sequence[Any]:
+  """Returns all devices of a target that this machine needs not have.
 
   Args:
     name: of TARGETS.
@@ -185,7 +190,7 @@ def find_device(name: str, spec: str | None) -> Any:
       f'--target {name}: no plugin of jax compiles for {target.platform}; try '
       "pip install -e '.[targets]' in an environment of its own"
     ) from error
-  return found.devices[0]
+  return found.devices
 
 
 def run_cell(cell: Mapping[str, Any], device: Any) -> dict[str, Any]:

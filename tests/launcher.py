@@ -37,7 +37,11 @@ def _run(name: str, arguments: list[str]) -> None:
     if hasattr(module, '__path__'):
       module = importlib.import_module(f'{name}.__main__')
     sys.argv = [str(module.__file__), *arguments]
-    cli.launch(module.run, getattr(module, 'PICTURES', None))
+    cli.launch(
+      module.run,
+      getattr(module, 'PICTURES', None),
+      shared=getattr(module, 'SHARED', False),
+    )
   except SystemExit as end:
     status = end.code or 0 if isinstance(end.code, int | None) else 1
   finally:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from benchmarks import hlo, limits, programs, targets
+from benchmarks import chips, fleet, hlo, limits, programs, targets
 from dipjax.conv import choose
 from dipjax.networks import skip
 
@@ -192,6 +192,28 @@ def test_a_missing_plugin_says_what_to_install(error, monkeypatch, capsys):
   monkeypatch.setattr(targets, 'prepare_process', lambda: None)
   monkeypatch.setattr(targets.topologies, 'get_topology_desc', refuse)
   assert "pip install -e '.[targets]'" in _refuse(capsys, '--target', 'v5e')
+
+
+# --- Many chips.
+
+
+def test_a_step_is_measured_estimated_or_at_least(capsys):
+  steps = {one[0]: one[1:] for one in fleet.list_steps(512, ['h200=4.71'])}
+  assert steps['h200'] == (4.71, 'measured')
+  assert steps['h100'][1] == 'estimated' and 1 < steps['h100'][0] < 10
+  flops = limits.count_flops(programs.make_network(), 512, programs.INPUTS)
+  assert steps['v5e'] == (pytest.approx(1e3 * flops / 197e12), 'at least')
+  numbers = '--pictures 10 --chips 5 --steps 1000 --measured slow=86400'
+  fleet.main(numbers.split())
+  assert capsys.readouterr().out.splitlines()[2].endswith('| 0 | 2.0 |')
+
+
+def test_chips_refuse_a_size_in_one_line(monkeypatch, capsys):
+  monkeypatch.setattr(targets, 'prepare_process', lambda: None)
+  with pytest.raises(SystemExit) as stop:
+    chips.main(['--size', '33'])
+  assert stop.value.code == 2
+  assert 'the network needs' in capsys.readouterr().err.splitlines()[-1]
 
 
 # --- The step for devices that are not here, lowered and not compiled.

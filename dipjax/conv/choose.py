@@ -58,6 +58,8 @@ class Target:
       is computed in blocks, before doubling. None chooses by the image's size.
     lanes: of LANES, one lane after the other or all of them mapped. None
       chooses by the platform.
+    devices: which share the lanes; this machine needs not have them. None is
+      all devices of this process.
 
   Raises:
     ValueError: an unknown platform, way or rule for lanes.
@@ -67,6 +69,7 @@ class Target:
   way: str | None = None
   doubled: bool | None = None
   lanes: str | None = None
+  devices: tuple[Any, ...] | None = None
 
   def __post_init__(self):
     _check_known('platform', self.platform, PLATFORMS)
@@ -96,6 +99,12 @@ def find_target() -> Target:
   platform = jax.default_backend()
   # A device of another kind is programmed as a GPU is.
   return Target(platform if platform in PLATFORMS else 'gpu')
+
+
+def find_devices() -> tuple[Any, ...]:
+  """Returns the devices that share the lanes of a program."""
+  devices = find_target().devices
+  return tuple(jax.local_devices()) if devices is None else devices
 
 
 def aim(target: Target) -> contextlib.AbstractContextManager[None]:
@@ -257,6 +266,14 @@ def runs_in_turn() -> bool:
   if target.lanes:
     return target.lanes == 'in_turn'
   return target.platform == 'cpu'
+
+
+def shares_memory() -> bool:
+  """Returns whether all devices of a process have one memory.
+
+  The devices of a CPU do: they are one machine.
+  """
+  return find_target().platform == 'cpu'
 
 
 def loops_in_place() -> bool:

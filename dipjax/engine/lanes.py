@@ -1,7 +1,8 @@
 """Many fits at once: the functions of one lane, mapped over the first axis.
 
 Lanes of the same shapes share one compiled program. A lane gives the same
-result alone as among others, and in any slot.
+result alone as among others, and in any slot. Where there are several devices,
+each has its share of the lanes, see `mesh`.
 """
 
 import functools
@@ -14,6 +15,8 @@ import jax.numpy as jnp
 from dipjax import codes, operators, settings
 from dipjax.conv import choose
 from dipjax.engine import fit as fit_lib
+from dipjax.engine import mesh
+from dipjax.engine.mesh import is_shared
 from dipjax.engine.problem import Picture, Problem, make_problem
 from dipjax.methods import perceptual as perceptual_lib
 from dipjax.recipe import Recipe
@@ -91,9 +94,9 @@ def stack_lanes(trees: Sequence[Any]) -> Any:
   A part that is `operators.Shared` is taken from the first tree unchanged.
   """
   stack = lambda first, *others: (
-    first if _is_shared(first) else jnp.stack([first, *others])
+    first if is_shared(first) else jnp.stack([first, *others])
   )
-  return jax.tree.map(stack, *trees, is_leaf=_is_shared)
+  return jax.tree.map(stack, *trees, is_leaf=is_shared)
 
 
 def take_lane(tree: Any, lane: int) -> Any:
@@ -105,15 +108,45 @@ def take_lane(tree: Any, lane: int) -> Any:
     allow_negative_indices=False,
   )
   return jax.tree.map(
-    lambda leaf: leaf if _is_shared(leaf) else take(leaf),
+    lambda leaf: leaf if is_shared(leaf) else take(leaf),
     tree,
-    is_leaf=_is_shared,
+    is_leaf=is_shared,
   )
 
 
 def repeat_lane(tree: Any, count: int) -> Any:
   """Returns the tree of `count` lanes, each as the only lane of `tree`."""
   return _change_own(lambda own: _repeat(own, count), tree)
+
+
+def spread(
+  states: fit_lib.FitState, problems: Problem
+) -> tuple[fit_lib.FitState, Problem]:
+  """Returns states and problems as `advance` takes them on several devices.
+
+  Each lane lies on the device that runs it. Where devices would have different
+  numbers of lanes, there are further lanes, which take no step.
+  """
+  count = len(states.step)
+  total = mesh.pad(count)
+  if total > count:
+    repeat = lambda leaf: jnp.concatenate(
+      [leaf, *[leaf[-1:]] * (total - count)]
+    )
+    states, problems = (
+      _change_own(lambda own: [*map(repeat, own)], tree)
+      for tree in (states, problems)
+    )
+    steps = problems.steps.at[count:].set(0)
+    problems = problems.replace(steps=steps)
+  return mesh.place(states, total), mesh.place(problems, total)
+
+
+def take_first(tree: Any, count: int) -> Any:
+  """Returns the first lanes of a tree, without those that `spread` added."""
+  return jax.tree.map(
+    lambda leaf: leaf if len(leaf) == count else leaf[:count], tree
+  )
 
 
 def put_lane(tree: Any, slot: int, one: Any) -> Any:
@@ -127,19 +160,27 @@ def put_lane(tree: Any, slot: int, one: Any) -> Any:
     slot: the place of the lane.
     one: arrays [1, ...], of the same shapes otherwise.
   """
-  return _change_own(lambda own, one: _put(own, one, slot), tree, one)
+
+  def put(own, one):
+    return _put(own, mesh.place_everywhere(one, len(own[0])), slot)
+
+  return _change_own(put, tree, one)
 
 
 def copy_lane(tree: Any, slot: int) -> Any:
   """Returns the tree of the lane in a slot, arrays [1, ...]."""
-  return _change_own(lambda own: _copy(own, slot), tree)
+
+  def copy(own):
+    return mesh.gather(_take(*mesh.find_part(own, slot)), len(own[0]))
+
+  return _change_own(copy, tree)
 
 
 def _change_own(function, *trees):
   """Returns the first tree with function(what is not shared of each tree)."""
-  leaves, structure = jax.tree.flatten(trees[0], is_leaf=_is_shared)
-  places = [i for i, leaf in enumerate(leaves) if not _is_shared(leaf)]
-  all_leaves = [jax.tree.leaves(tree, is_leaf=_is_shared) for tree in trees]
+  leaves, structure = jax.tree.flatten(trees[0], is_leaf=is_shared)
+  places = [i for i, leaf in enumerate(leaves) if not is_shared(leaf)]
+  all_leaves = [jax.tree.leaves(tree, is_leaf=is_shared) for tree in trees]
   own = function(*([each[i] for i in places] for each in all_leaves))
   for place, leaf in zip(places, own, strict=True):
     leaves[place] = leaf
@@ -151,30 +192,8 @@ def _repeat(leaves, count):
   return [jnp.broadcast_to(leaf, (count, *leaf.shape[1:])) for leaf in leaves]
 
 
-@functools.partial(jax.jit, donate_argnums=0)
-def _put(leaves, one, slot):
-  put = functools.partial(
-    jax.lax.dynamic_update_slice_in_dim,
-    start_index=slot,
-    axis=0,
-    allow_negative_indices=False,
-  )
-  return [put(leaf, new) for leaf, new in zip(leaves, one, strict=True)]
-
-
-@jax.jit
-def _copy(leaves, slot):
-  copy = functools.partial(
-    jax.lax.dynamic_slice_in_dim,
-    start_index=slot,
-    slice_size=1,
-    allow_negative_indices=False,
-  )
-  return [copy(leaf) for leaf in leaves]
-
-
-def _is_shared(leaf: Any) -> bool:
-  return isinstance(leaf, operators.Shared)
+_put = jax.jit(mesh.put, donate_argnums=0)
+_take = jax.jit(mesh.take)
 
 
 def _map_at_once(function: Callable) -> Callable:
@@ -183,8 +202,8 @@ def _map_at_once(function: Callable) -> Callable:
   def mapped(*lanes):
     # The leaves of each lane are mapped; shared leaves come from outside of the
     # mapped function, so that `vmap` neither copies nor slices them.
-    leaves, structure = jax.tree.flatten(lanes, is_leaf=_is_shared)
-    own = [None if _is_shared(leaf) else leaf for leaf in leaves]
+    leaves, structure = jax.tree.flatten(lanes, is_leaf=is_shared)
+    own = [None if is_shared(leaf) else leaf for leaf in leaves]
 
     def apply(own):
       joined = [
@@ -239,7 +258,7 @@ def advance(
     )
 
   run = _run_in_turn if choose.runs_in_turn() else _run_at_once
-  return run(advance_lane, states, problems)
+  return mesh.share_out(functools.partial(run, advance_lane), states, problems)
 
 
 def _run_in_turn(advance_lane, states, problems):
@@ -285,7 +304,7 @@ def make_room(fit: fit_lib.Fit, steps: int, problems: Problem) -> None:
 
 def forget_programs() -> None:
   """Frees all compiled programs of this module."""
-  functions: Any = init, advance, find_finished, _repeat, _put, _copy
+  functions: Any = init, advance, find_finished, _repeat, _put, _take
   for function in functions:
     function.clear_cache()
   _programs.clear()
@@ -294,4 +313,5 @@ def forget_programs() -> None:
 @jax.jit
 def find_finished(states: fit_lib.FitState, problems: Problem) -> Array:
   """Returns which lanes are finished, [lanes]."""
-  return _map_at_once(fit_lib.is_finished)(states, problems)
+  is_finished = _map_at_once(fit_lib.is_finished)
+  return mesh.share_out(is_finished, states, problems)

@@ -8,7 +8,7 @@ import numpy as np
 
 from dipjax import settings
 from dipjax.device import packing
-from dipjax.engine import guard, history, lanes
+from dipjax.engine import guard, history, lanes, mesh
 from dipjax.engine.fit import Fit, FitState, Trace
 from dipjax.engine.history import History
 from dipjax.engine.problem import Problem
@@ -96,30 +96,33 @@ def run_lanes(
       None starts from the fresh states.
     chunk: steps in one call of the device.
     watch: called after each chunk with the states, which are only borrowed, and
-      the chunk's trace. Where it returns True the fit ends.
+      the chunk's trace. Where it returns True the fit ends. The states lie on
+      the devices that run them.
     store: loads and saves the progress; None does neither.
 
   Returns:
-    The states, and the trace, [lanes, steps], as NumPy arrays; a trace of more
-    than `history.MOST` steps is thinned.
+    The states, on one device, and the trace, [lanes, steps], as NumPy arrays; a
+    trace of more than `history.MOST` steps is thinned.
   """
   lanes.make_room(fit, chunk, problems)
   states = lanes.init(fit, keys, problems, cleans)
   states = start(states) if start else states
   progress = Progress(states, history.begin(states))
   progress = (store.load(progress) if store else None) or progress
-  states, parts, stopped = progress.states, [progress.history], False
+  states, problems = lanes.spread(progress.states, problems)
+  parts, stopped = [progress.history], False
+  own = lambda tree: lanes.take_first(tree, len(keys))
   while not (stopped or np.all(lanes.find_finished(states, problems))):
     states, trace = lanes.advance(fit, chunk, states, problems)
-    trace = jax.device_get(trace)
+    trace = own(jax.device_get(trace))
     parts = history.add(parts, trace)
-    stopped = bool(watch and watch(states, trace))
+    stopped = bool(watch and watch(own(states), trace))
     if store and store.is_due(int(parts[-1].taken)):
-      store.save(Progress(states, history.join(parts)))
-  progress = Progress(states, history.join(parts))
+      store.save(Progress(own(states), history.join(parts)))
+  progress = Progress(mesh.gather(own(states), len(keys)), history.join(parts))
   if store:
     store.save(progress)
-  return states, progress.history.trace
+  return progress.states, progress.history.trace
 
 
 class DivergedError(ValueError):

@@ -9,7 +9,7 @@ from dipjax import settings
 from dipjax.conv import choose
 from dipjax.device import packing
 from dipjax.engine import fit as fit_lib
-from dipjax.engine import tiles
+from dipjax.engine import mesh, tiles
 from dipjax.engine.problem import Problem, find_shapes
 from dipjax.recipe import PRECISIONS, Recipe
 
@@ -39,6 +39,8 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
   benchmarks.memory` compares the estimate with what XLA plans. On a CPU neither
   precision nor remat changes the estimate: there XLA computes in float32 and
   keeps every activation in spite of remat.
+
+  Where several devices have a memory each, the bytes are those of one device.
 
   Args:
     recipe: what `Recipe.prepare` returned, without oracles.
@@ -75,13 +77,15 @@ def count_slots(
 def _count_all(problem: Problem, measured: tuple[int, int], lanes: int) -> int:
   """Returns the bytes of all lanes, of what `_measure` returned for one."""
   state, activations = measured
+  each = mesh.count_each(lanes)
+  at_once = 1 if choose.runs_in_turn() else each
+  if choose.shares_memory():
+    at_once *= mesh.count_used(lanes)
+  else:
+    lanes = each
   pictures = sum(map(_count_bytes, jax.tree.leaves(problem.picture)))
   pictures *= _PICTURES + lanes * _PICTURES_OF_A_LANE
-  return lanes * state + _count_at_once(lanes) * activations + pictures
-
-
-def _count_at_once(lanes: int) -> int:
-  return 1 if choose.runs_in_turn() else lanes
+  return lanes * state + at_once * activations + pictures
 
 
 def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:

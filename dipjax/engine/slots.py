@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dipjax import settings
-from dipjax.engine import history, lanes, loop
+from dipjax.engine import history, lanes, loop, mesh
 from dipjax.engine.fit import Fit, FitState, Trace
 from dipjax.engine.problem import Problem
 
@@ -62,6 +62,8 @@ class Slots:
     """
     self._fit, self._chunk, self._store = fit, chunk, store
     self.pictures: list[int | None] = [None] * count
+    # With several devices there may be more, which stay free.
+    self._count = mesh.pad(count)
     self.steps = 0
     self._histories: dict[int, list[history.History]] = {}
     self._states: Any = None
@@ -89,7 +91,7 @@ class Slots:
     if self._problems is None:
       # A slot without a picture takes no step.
       idle = problems.replace(steps=jnp.zeros_like(problems.steps))
-      self._problems = lanes.repeat_lane(idle, len(self.pictures))
+      self._problems = self._repeat(idle)
       lanes.make_room(self._fit, self._chunk, self._problems)
     cleans = None if clean is None else jnp.asarray(clean)[None]
     states: Any = lanes.init(self._fit, key[None], problems, cleans)
@@ -97,11 +99,14 @@ class Slots:
     if self._store:
       begun = self._store.load(index, begun) or begun
     if self._states is None:
-      self._states = lanes.repeat_lane(states, len(self.pictures))
+      self._states = self._repeat(states)
     self._states = lanes.put_lane(self._states, slot, begun.states)
     self._problems = lanes.put_lane(self._problems, slot, problems)
     self._histories[slot] = [begun.history]
     self.pictures[slot] = index
+
+  def _repeat(self, one):
+    return mesh.place(lanes.repeat_lane(one, self._count), self._count)
 
   @settings.pin()
   def advance(self) -> Trace:
@@ -113,7 +118,7 @@ class Slots:
     self._states, trace = lanes.advance(
       self._fit, self._chunk, self._states, self._problems
     )
-    trace: Any = jax.device_get(trace)
+    trace: Any = lanes.take_first(jax.device_get(trace), len(self.pictures))
     for slot, parts in self._histories.items():
       one = jax.tree.map(lambda leaf, s=slot: leaf[s : s + 1], trace)
       self._histories[slot] = history.add(parts, one)

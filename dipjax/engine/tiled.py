@@ -35,7 +35,7 @@ SIDES = (512, 256, 128, 64)  # Of tiles that nobody asked for, if memory allows.
 _SHARE = 8  # A ramp from one tile to the next is this part of a tile, or more.
 _MULTIPLE = 32  # Of a tile's side, so that few networks extend a tile.
 _NEAR = 1e-3  # Rounding of what an operator makes of a tile.
-_MOST = 16  # Tiles at once: more make no step faster.
+_MOST = 16  # Tiles at once on a device: more make no step faster.
 
 
 class Task(NamedTuple):
@@ -367,7 +367,8 @@ def _join(plan, recipe, problem, memory, seeds):
   if choose.runs_in_turn():
     return plan
   count, together = len(plan.corners), 1
-  while 2 * together <= min(count, _MOST) and _fits(
+  most = min(count, _MOST * len(choose.find_devices()))
+  while 2 * together <= most and _fits(
     recipe, problem, memory, 2 * together * seeds
   ):
     together *= 2

@@ -4,8 +4,12 @@ python -m experiments.folder --config=configs/folder.py \
   --config.data.images=FOLDER --config.lanes=4 --workdir=DIR
 python -m experiments.folder --config=configs/folder.py:windows \
   --config.data.images=FOLDER --config.folder.share=True --workdir=DIR
+
+Several processes share the pictures with --distributed: docs/many.md.
 """
 
+import contextlib
+import glob
 import os
 import shutil
 import time
@@ -27,7 +31,9 @@ from experiments.lib import (
   cli,
   command,
   folders,
+  hosts,
   images,
+  locks,
   page,
   recorder,
   report,
@@ -38,6 +44,7 @@ from experiments.lib import (
 from experiments.lib import workdir as workdirs
 from experiments.lib.task import Result
 
+SHARED = True  # Several processes may share the pictures.
 _CSV, _SHEET = 'index.csv', 'contact.png'
 
 
@@ -46,18 +53,40 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
 
   A picture that cannot be restored is a row, and stops no other. The same call
   goes on where a run was interrupted, and restores what is new in a folder that
-  was finished.
+  was finished. Of several processes (`hosts`) each restores its share, and the
+  first one writes what tells of all pictures.
 
   Args:
     config: as configs/folder.py.
-    workdir: the folder for all files of the run.
+    workdir: the folder for all files of the run; all processes have one.
 
   Raises:
     ValueError: bad input, in one line, or no picture could be restored.
     OSError: the disk takes no more; the same call goes on.
   """
-  schema.check_config(config)
-  share.check_config(config)
+  team, folder, summary = hosts.find_team(), None, {}
+  with contextlib.ExitStack() as stack:
+    with team.meet() as told:
+      schema.check_config(config)
+      share.check_config(config)
+      listed = _list(config, workdir)
+      if team.leads:
+        folder = stack.enter_context(workdirs.open_workdir(workdir, config))
+        told['finished'] = _begin(folder, listed)
+    if told['all'][0]['finished']:
+      return task.recall(folder) if folder else Result({}, {})
+    begin = time.perf_counter()
+    with team.meet() as told:
+      told |= _restore(config, workdir, listed, team)
+    signal = max(one['signal'] for one in told['all'])
+    with team.meet():
+      if folder:
+        seconds = time.perf_counter() - begin
+        summary = _conclude(folder, config, listed, told['all'], seconds)
+  return Result(summary, {}, signal=signal)
+
+
+def _list(config, workdir) -> listing.Listing:
   listed = listing.list_pictures(
     config.data.images,
     workdir,
@@ -67,66 +96,75 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   clean = os.path.expanduser(config.data.clean)
   if clean and not os.path.isdir(clean):
     raise ValueError(f'data.clean {config.data.clean!r} is no folder')
-  with workdirs.open_workdir(workdir, config) as folder:
-    restored = folder.find(workdirs.RESTORED)
-    index = Index(folder.find(workdirs.INDEX))
-    left = index.begin(listed.entries, restored)
-    if folder.finished and not left:
-      return task.recall(folder)
-    for line in (*listed.notes, _describe(config, listed.entries, left)):
-      print(line, flush=True)
-    begin = time.perf_counter()
-    work, signal = _restore(config, folder, index, listed.entries, left)
-    summary = _summarize(config, listed.entries, index, work)
-    summary['seconds'] = {'this start': time.perf_counter() - begin}
-    if signal:
-      summary['stopped'] = True
-    summary = folder.write(
-      summary,
-      lambda path: [
-        *_write(path, config, listed.entries, index, signal),
-        *report.save_page(path, _describe_page(folder, summary, path, index)),
-      ],
-    )
-    if not signal:
-      shutil.rmtree(folder.find(workdirs.CHECKPOINTS), ignore_errors=True)
-  if not signal:
-    _tell(summary, workdir)
-  return Result(summary, {}, signal=signal)
+  return listed
 
 
-def _describe(config, entries, left):
-  count = len(entries)
-  before = f', {count - len(left)} of them before' if len(left) < count else ''
-  how = f'at most {config.lanes} at once'
-  if config.folder.share:
-    how = 'one network for all of one camera and setting'
-  return (
-    f'{config.task}: {count} picture{"s" * (count > 1)}{before}; {how} on '
-    f'{recorder.describe_device()}'
-  )
-
-
-def _restore(config, folder, index, entries, left) -> tuple[Work, int]:
-  """Restores what is left; returns the work, and the signal that ended it."""
+def _begin(folder, listed) -> bool:
+  """Makes the folder ready for all processes; returns whether all is done."""
   restored = folder.find(workdirs.RESTORED)
+  index = _join_index(folder)
+  if not index.begin(listed.entries, restored) and folder.finished:
+    return True
+  for line in listed.notes:
+    print(line, flush=True)
   os.makedirs(restored, exist_ok=True)
   for place, _, _ in os.walk(restored):
     folders.remove_partial(place)
+  return False
+
+
+def _join_index(folder) -> Index:
+  """Returns the rows of all processes, which are in one file from here on."""
+  index = Index(folder.find(workdirs.INDEX))
+  own = os.path.join(workdirs.PROCESSES, '*', workdirs.INDEX)
+  index.absorb(glob.glob(os.path.join(glob.escape(folder.path), own)))
+  return index
+
+
+def _restore(config, workdir, listed, team) -> dict[str, int]:
+  """Restores what is left of the share of this process.
+
+  Returns:
+    The steps that pictures took, those of all slots, and the signal that ended
+    the fits.
+  """
+  before = Index(os.path.join(workdir, workdirs.INDEX), mend=False)
   taken = {
-    key: row['output'] for key, row in index.rows.items() if row.get('output')
+    key: row['output'] for key, row in before.rows.items() if row.get('output')
   }
-  names = listing.name_outputs(entries, taken)
-  with (
-    stopping.catch_signals() as stop,
-    Work(config, folder, index, left, names, stop) as work,
-  ):
+  names = listing.name_outputs(listed.entries, taken)
+  own_share = team.take_share(listed.entries)
+  left = [entry for entry in own_share if not before.find(entry)]
+  print(_describe(config, own_share, left, team), flush=True)
+  with contextlib.ExitStack() as stack:
+    own = workdir
+    if team.count > 1:
+      own = os.path.join(workdir, workdirs.PROCESSES, team.name())
+      os.makedirs(own, exist_ok=True)
+      stack.enter_context(locks.hold(own))
+    stop = stack.enter_context(stopping.catch_signals())
+    work = stack.enter_context(
+      Work(
+        config,
+        os.path.join(workdir, workdirs.RESTORED),
+        os.path.join(own, workdirs.CHECKPOINTS),
+        Index(os.path.join(own, workdirs.INDEX)),
+        left,
+        names,
+        stop,
+      )
+    )
     if config.folder.share:
-      share.restore(config, work, entries, left)
+      # All pictures, so that each process has the network that one would have.
+      share.restore(config, work, listed.entries, left)
     else:
       _restore_each(config, work)
     work.drain()
-  return work, int(stop.signal)
+  return {
+    'active': work.active,
+    'slots': work.slots,
+    'signal': int(stop.signal),
+  }
 
 
 def _restore_each(config, work):
@@ -144,13 +182,59 @@ def _restore_each(config, work):
     work.hand_over(finished)
 
 
-def _summarize(config, entries, index, work) -> dict[str, Any]:
+def _describe(config, entries, left, team):
+  count = len(entries)
+  before = f', {count - len(left)} of them before' if len(left) < count else ''
+  who = f', process {team.index} of {team.count}' if team.count > 1 else ''
+  how = f'at most {config.lanes} at once'
+  if config.folder.share:
+    how = 'one network for all of one camera and setting'
+  return (
+    f'{config.task}: {count} picture{"s" * (count != 1)}{before}; {how} on '
+    f'{recorder.describe_device()}{who}'
+  )
+
+
+def _conclude(folder, config, listed, told, seconds) -> dict[str, Any]:
+  """Writes what tells of all pictures; returns the content of result.json.
+
+  Args:
+    folder: of the run.
+    config: of the run.
+    listed: all pictures.
+    told: what `_restore` returned, of each process.
+    seconds: of this start.
+  """
+  index, entries = _join_index(folder), listed.entries
+  stopped = any(one['signal'] for one in told)
+  summary = _summarize(config, entries, index, told)
+  summary['seconds'] = {'this start': seconds}
+  if stopped:
+    summary['stopped'] = True
+  summary = folder.write(
+    summary,
+    lambda path: [
+      *_write(path, config, entries, index, stopped),
+      *report.save_page(path, _describe_page(folder, summary, path, index)),
+    ],
+  )
+  if not stopped:
+    for name in (workdirs.CHECKPOINTS, workdirs.PROCESSES):
+      shutil.rmtree(folder.find(name), ignore_errors=True)
+    _tell(summary, folder.path)
+  return summary
+
+
+def _summarize(config, entries, index, told) -> dict[str, Any]:
   rows = [row for entry in entries if (row := index.find(entry))]
   done = [row for row in rows if row['status'] == index_lib.DONE]
   scores = {
     name: [row[name] for row in done if row.get(name) is not None]
     for name in ('psnr_before', 'psnr')
   }
+  active, slots = (
+    sum(one[name] for one in told) for name in ('active', 'slots')
+  )
   return {
     'experiment': 'folder',
     'task': config.task,
@@ -159,7 +243,7 @@ def _summarize(config, entries, index, work) -> dict[str, Any]:
     'failed': len(rows) - len(done),
     'steps': _count_steps(done),
     # Of this start: the share of the slots' steps that a picture took.
-    'occupancy': work.active / work.slots if work.slots else None,
+    'occupancy': active / slots if slots else None,
     **{name: float(np.mean(all)) for name, all in scores.items() if all},
     'device': jax.devices()[0].platform,
     'hardware': recorder.describe_device(),
@@ -174,11 +258,11 @@ def _count_steps(rows):
   return own + sum(shared.values())
 
 
-def _write(path, config, entries, index, signal) -> list[str]:
+def _write(path, config, entries, index, stopped) -> list[str]:
   """Writes the table and the contact sheet; returns the files of the run."""
   index.write_csv(os.path.join(path, _CSV))
   names = [_CSV, workdirs.INDEX, workdirs.RESTORED]
-  if not signal and _draw(path, config, entries, index):
+  if not stopped and _draw(path, config, entries, index):
     names.append(_SHEET)
   return names
 
@@ -251,4 +335,4 @@ def _tell(summary, workdir):
 
 
 if __name__ == '__main__':
-  cli.launch(run)
+  cli.launch(run, shared=SHARED)

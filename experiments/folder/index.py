@@ -5,7 +5,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from experiments.folder import listing
@@ -37,12 +37,29 @@ class Index:
     rows: by picture.
   """
 
-  def __init__(self, path: str):
-    """Reads the rows that are there."""
+  def __init__(self, path: str, *, mend: bool = True):
+    """Reads the rows that are there; see `records.read_lines`."""
     self.path, self._lock = path, threading.Lock()
-    self.rows = {
-      (row['file'], row['page']): row for row in records.read_lines(path)
-    }
+    self.rows: dict[tuple[str, int | None], dict[str, Any]] = {}
+    self._read(path, mend)
+
+  def _read(self, path, mend):
+    for row in records.read_lines(path, mend=mend):
+      self.rows[row['file'], row['page']] = row
+
+  def absorb(self, paths: Iterable[str]) -> None:
+    """Takes over the rows of other files, which are gone then."""
+    paths = list(paths)
+    for path in paths:
+      self._read(path, True)
+    if paths:
+      self._save()
+    for path in paths:
+      os.remove(path)
+
+  def _save(self):
+    lines = (json.dumps(row) + '\n' for row in self.rows.values())
+    folders.write_atomic(self.path, ''.join(lines).encode())
 
   def begin(self, entries: Sequence[Entry], folder: str) -> list[Entry]:
     """Returns the pictures that have no row yet, in order.
@@ -62,8 +79,7 @@ class Index:
     for entry in old:
       del self.rows[entry.name, entry.page]
     if old:
-      lines = (json.dumps(row) + '\n' for row in self.rows.values())
-      folders.write_atomic(self.path, ''.join(lines).encode())
+      self._save()
     return [entry for entry in entries if not self.find(entry)]
 
   def find(self, entry: Entry) -> dict[str, Any] | None:

@@ -25,7 +25,6 @@ from experiments.folder import listing, tasks
 from experiments.folder.index import Index
 from experiments.folder.listing import Entry
 from experiments.lib import build, machine, output, report, shelf
-from experiments.lib import workdir as workdirs
 from experiments.lib.stopping import Stop
 
 _THREADS = 2  # That read, and as many that write.
@@ -48,7 +47,8 @@ class Work:
   def __init__(
     self,
     config: ml_collections.ConfigDict,
-    folder: workdirs.Workdir,
+    restored: str,
+    checkpoints: str,
     index: Index,
     entries: Sequence[Entry],
     names: Mapping[Entry, str],
@@ -58,18 +58,19 @@ class Work:
 
     Args:
       config: as configs/folder.py.
-      folder: of the run.
+      restored: the folder of the restored files.
+      checkpoints: the folder of the checkpoints.
       index: gets a row of each picture.
       entries: the pictures to restore.
       names: of their restored files.
       stop: whether somebody asked to stop.
     """
     self._config, self._index, self._stop = config, index, stop
-    self._restored = folder.find(workdirs.RESTORED)
+    self._restored = restored
     self._names, self._count = names, len(entries)
     # What is left of the memory of a machine changes, and tiles must not.
     self._shelf = shelf.Shelf(
-      folder.find(workdirs.CHECKPOINTS),
+      checkpoints,
       self._identify,
       every=config.checkpoint.every,
       memory=machine.find_memory(),

@@ -5,6 +5,7 @@ of the leaves and of the data of the run. Two checkpoints are kept, so
 that a damaged one has one before it.
 """
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ import time
 from concurrent import futures
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -238,7 +240,7 @@ class Checkpoints:
     self._check_space(leaves)
     notes = {'data': self._data, 'digests': leaves_lib.digest_leaves(leaves)}
     path = os.path.join(self.folder, 'kept', name)
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as writer:
+    with _make_checkpointer() as writer:
       writer.save(path, args=_save_args(leaves, notes), force=True)
 
   def recall(self, name: str, like: Any) -> Any:
@@ -246,7 +248,7 @@ class Checkpoints:
     path = os.path.join(self.folder, 'kept', name)
     if not os.path.isdir(path):
       return None
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as reader:
+    with _make_checkpointer() as reader:
       found = _read_notes(reader, path)
       if found is None or found['data'] != self._data:
         return None
@@ -274,21 +276,85 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     if self._manager is None:
+      os.makedirs(self.folder, exist_ok=True)
       options = ocp.CheckpointManagerOptions(
         max_to_keep=_KEEP,
         cleanup_tmp_directories=True,
+        create=False,  # Orbax does not for one process among several.
+        multiprocessing_options=_name_process(),
         # The worker is beside the fit already.
         enable_async_checkpointing=False,
       )
       self._manager = ocp.CheckpointManager(
-        self.folder, options=options, item_names=('leaves', 'notes')
+        self.folder, options=options, item_handlers=_make_handlers()
       )
     return self._manager
 
 
+class _Own(ocp.CheckpointHandler):
+  """The leaves of one process among several.
+
+  Orbax itself saves what all processes have in common: it writes arrays of
+  NumPy in the first process alone, and refuses arrays of one process's devices.
+  """
+
+  def save(self, directory, args):
+    """Writes a file for each leaf."""
+    for name, leaf in args.leaves.items():
+      np.save(directory / f'{name}.npy', leaf, allow_pickle=False)
+
+  def restore(self, directory, args):
+    """Returns the leaves by name."""
+    del args
+    return {
+      path.stem: np.load(path, allow_pickle=False)
+      for path in directory.glob('*.npy')
+    }
+
+
+@ocp.args.register_with_handler(_Own, for_save=True, for_restore=True)
+@dataclasses.dataclass
+class _OwnArgs(ocp.args.CheckpointArgs):
+  leaves: Any = None
+
+
+def _name_process() -> ocp.options.MultiprocessingOptions:
+  """Returns that this process saves what is its own, and waits for no other."""
+  if not jax.distributed.is_initialized():
+    return ocp.options.MultiprocessingOptions()
+  own = jax.process_index()
+  return ocp.options.MultiprocessingOptions(
+    primary_host=own,
+    active_processes={own},
+    barrier_sync_key_prefix=f'process{own}',
+  )
+
+
+def _make_handlers() -> dict[str, ocp.CheckpointHandler]:
+  process = _name_process()
+  is_alone = not jax.distributed.is_initialized()
+  return {
+    'leaves': ocp.StandardCheckpointHandler() if is_alone else _Own(),
+    'notes': ocp.JsonCheckpointHandler(multiprocessing_options=process),
+  }
+
+
+def _make_checkpointer() -> ocp.Checkpointer:
+  process = _name_process()
+  options = ocp.CompositeOptions(multiprocessing_options=process)
+  return ocp.Checkpointer(
+    ocp.CompositeCheckpointHandler(
+      composite_options=options, **_make_handlers()
+    ),
+    multiprocessing_options=process,
+  )
+
+
 def _save_args(leaves, notes):
+  is_alone = not jax.distributed.is_initialized()
   return ocp.args.Composite(
-    leaves=ocp.args.StandardSave(leaves), notes=ocp.args.JsonSave(notes)
+    leaves=ocp.args.StandardSave(leaves) if is_alone else _OwnArgs(leaves),
+    notes=ocp.args.JsonSave(notes),
   )
 
 
@@ -306,7 +372,9 @@ def _read_notes(source, where) -> dict[str, Any] | None:
 def _read_leaves(source, where, digests) -> dict[str, np.ndarray] | None:
   """Returns the leaves of a checkpoint, None for a damaged one."""
   try:
-    wanted = ocp.args.Composite(leaves=ocp.args.StandardRestore())
+    is_alone = not jax.distributed.is_initialized()
+    args = ocp.args.StandardRestore() if is_alone else _OwnArgs()
+    wanted = ocp.args.Composite(leaves=args)
     leaves = source.restore(where, args=wanted).leaves
     return leaves if leaves_lib.digest_leaves(leaves) == digests else None
   except Exception:

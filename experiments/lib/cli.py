@@ -29,6 +29,7 @@ from experiments.lib import (
   explain,
   fields,
   folders,
+  hosts,
   machine,
   schema,
   stopping,
@@ -62,7 +63,9 @@ class Pictures(NamedTuple):
   examples: Sequence[str] = ()  # For --help.
 
 
-def launch(run: Run, pictures: Pictures | None = None) -> None:
+def launch(
+  run: Run, pictures: Pictures | None = None, *, shared: bool = False
+) -> None:
   """Runs run(config, workdir) with the flags of the command line, and exits.
 
   Bad input, that is a ValueError or an OSError, gives one line on standard
@@ -73,13 +76,16 @@ def launch(run: Run, pictures: Pictures | None = None) -> None:
     run: an experiment.
     pictures: how the experiment takes pictures of the command line; None: it
       takes none.
+    shared: whether several processes may share the work, see `hosts`.
   """
   argv = _name_config(sys.argv, pictures)
   _define_flags(argv, pictures)
+  if shared:
+    _define_hosts()
   app.run(
-    lambda argv: _main(run, pictures, argv[1:]),
+    lambda argv: _main(run, pictures, argv[1:], shared),
     argv=argv,
-    flags_parser=lambda argv: _parse_flags(argv, pictures),
+    flags_parser=lambda argv: _parse_flags(argv, pictures, shared),
   )
 
 
@@ -105,6 +111,53 @@ def _define_flags(argv, pictures):
     )
     for name, field in pictures.files.items():
       flags.DEFINE_string(name, None, f'FILE: the field {field} of the config.')
+
+
+def _define_hosts():
+  flags.DEFINE_bool(
+    'distributed',
+    False,
+    'Share the work with the other processes of a TPU pod, Slurm or GKE.',
+  )
+  flags.DEFINE_string(
+    'coordinator', None, 'HOST:PORT of the first process, where none is found.'
+  )
+  flags.DEFINE_integer('processes', None, 'How many processes there are.')
+  flags.DEFINE_integer('process', None, 'Which one this is, from 0.')
+
+
+def _check_hosts(values: Mapping[str, Any]) -> None:
+  """Raises a ValueError for flags of `_define_hosts` that do not fit."""
+  names = ('coordinator', 'processes', 'process')
+  given = [name for name in names if values[name] is not None]
+  if given and not values['distributed']:
+    raise ValueError(f'--{given[0]} needs --distributed')
+  if not values['distributed']:
+    return
+  if given and len(given) < len(names):
+    missing = [f'--{name}' for name in names if name not in given]
+    raise ValueError(f'--{given[0]} needs {" and ".join(missing)} too')
+  if values['workdir'] is None:
+    raise ValueError(
+      '--distributed needs --workdir, a folder that all processes see'
+    )
+  if values['overwrite']:
+    raise ValueError('--overwrite is for one process: use another --workdir')
+  if not given:
+    return
+  host, _, port = values['coordinator'].rpartition(':')
+  if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+    raise ValueError(
+      f'--coordinator must be HOST:PORT, got {values["coordinator"]!r}'
+    )
+  count, index = values['processes'], values['process']
+  if not 0 <= index < count:
+    raise ValueError(
+      f'--process must be from 0 to {count - 1} of {count} processes, got '
+      f'{index}'
+      if count > 0
+      else f'--processes must be at least 1, got {count}'
+    )
 
 
 def _name_config(argv: Sequence[str], pictures: Pictures | None) -> list[str]:
@@ -138,7 +191,9 @@ def _find_config(name: str) -> str:
   return name
 
 
-def _parse_flags(argv: Sequence[str], pictures: Pictures | None) -> list[str]:
+def _parse_flags(
+  argv: Sequence[str], pictures: Pictures | None, shared: bool
+) -> list[str]:
   try:
     if pictures and _HELP & {*argv}:
       flags.FLAGS([a for a in argv if a not in _HELP])
@@ -155,6 +210,8 @@ def _parse_flags(argv: Sequence[str], pictures: Pictures | None) -> list[str]:
       )
     for config, typed in _list_configs(pictures, rest[1:]):
       schema.check_config(config, typed)
+    if shared:
+      _check_hosts(flags.FLAGS.flag_values_dict())
     return rest
   # The code of the config file runs here and can raise anything.
   except Exception as error:
@@ -210,7 +267,9 @@ def _list_configs(
     yield config, whole
 
 
-def _main(run: Run, pictures: Pictures | None, files: Sequence[str]) -> None:
+def _main(
+  run: Run, pictures: Pictures | None, files: Sequence[str], shared: bool
+) -> None:
   # Libraries log what they raise as well.
   logging.set_verbosity(logging.FATAL)
   # A terminated run cleans up as an interrupted one does.
@@ -218,12 +277,22 @@ def _main(run: Run, pictures: Pictures | None, files: Sequence[str]) -> None:
   signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
   sys.unraisablehook = stopping.repeat_swallowed
   compiled.enable_cache()
+  if shared and flags.FLAGS.distributed:
+    _join_hosts()
   workdir, overwrite = flags.FLAGS.workdir, flags.FLAGS.overwrite
   configs = [config for config, _ in _list_configs(pictures, files)]
   if len(configs) == 1:
     perform(run, configs[0], workdir, overwrite=overwrite)
   else:
     _perform_each(run, configs, workdir, overwrite=overwrite)
+
+
+def _join_hosts():
+  values = flags.FLAGS
+  try:
+    hosts.join(values.coordinator, values.processes, values.process)
+  except ValueError as error:
+    _fail(error)
 
 
 def _perform_each(run, configs, workdir, *, overwrite):

@@ -119,7 +119,7 @@ def find_link(folder: str) -> str | None:
   home = os.path.realpath(folder)
   for entry in list(os.scandir(folder)):
     written = re.search(
-      r'\.(jsonl?|png|webp|html|md|csv)$|^(checkpoints|tensorboard|restored)$',
+      r'\.(jsonl?|png|webp|html|md|csv)$|^(checkpoints|tensorboard|restored|processes)$',
       entry.name,
     )
     if written and entry.is_symlink():

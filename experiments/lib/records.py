@@ -120,11 +120,15 @@ def _format(records: Sequence[Mapping[str, Any]]) -> bytes:
   return ''.join(json.dumps(record) + '\n' for record in records).encode()
 
 
-def read_lines(path: str) -> list[dict[str, Any]]:
+def read_lines(path: str, *, mend: bool = True) -> list[dict[str, Any]]:
   """Returns the records of a file, an empty list where there is no file.
 
   A last line that is cut off, as a full disk or a lost connection leaves it, is
   dropped from the file, which the run says.
+
+  Args:
+    path: of the file.
+    mend: False for a file of another process: it stays as it is.
 
   Raises:
     ValueError: another line that is no JSON; the message names file and line.
@@ -143,11 +147,12 @@ def read_lines(path: str) -> list[dict[str, Any]]:
         raise ValueError(
           f'{path!r} is no file of records, see its line {number}: name another'
         ) from None
-      say(f'{folders.show(path)}: the last line is cut off and dropped')
-      os.truncate(path, end)
+      if mend:
+        say(f'{folders.show(path)}: the last line is cut off and dropped')
+        os.truncate(path, end)
       return records
     end += len(line)
-  if lines and not lines[-1].endswith(b'\n'):
+  if mend and lines and not lines[-1].endswith(b'\n'):
     folders.append(path, b'\n')
   return records
 

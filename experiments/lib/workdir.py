@@ -19,6 +19,7 @@ ARMS = 'arms.jsonl'  # Of an ablation: one line for each row of a finished arm.
 ROWS = 'sweep.jsonl'  # Of a sweep: one line for each point.
 # Of a folder: one line for each picture, and the restored pictures.
 INDEX, RESTORED = 'index.jsonl', 'restored'
+PROCESSES = 'processes'  # What each of several processes has for itself.
 
 # Where a run is until the run that replaces it has succeeded.
 _ASIDE = '.replaced'
@@ -253,7 +254,7 @@ def list_files(workdir: str) -> list[str]:
     return []
   result = read_json(os.path.join(workdir, RESULT)) or {}
   names = {_CONFIG, METRICS, RESULT, PREVIEW, CHECKPOINTS, PAGE, EVENTS, ARMS}
-  names |= {ROWS, INDEX, RESTORED}
+  names |= {ROWS, INDEX, RESTORED, PROCESSES}
   # Only names within the folder: anybody can write a result.json.
   names |= {str(name) for name in result.get('files', [])}
   return sorted(
@@ -271,7 +272,7 @@ def _has_work(workdir: str) -> bool:
   records = os.path.exists(metrics) and os.path.getsize(metrics)
   return bool(records) or any(
     os.path.exists(os.path.join(workdir, name))
-    for name in (RESULT, CHECKPOINTS, ARMS, ROWS, INDEX)
+    for name in (RESULT, CHECKPOINTS, ARMS, ROWS, INDEX, PROCESSES)
   )
 
 
