@@ -10,6 +10,7 @@ BIN := $(VENV)/bin
 # The extras of setup.cfg that a target needs.
 EXTRAS_demo := samples,plots,progress
 EXTRAS_lint := dev,test
+EXTRAS_docs := docs
 EXTRAS_test := test
 
 # What `make test-fast` runs: the golden numbers, identities and contracts, each
@@ -23,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint device-day clean
+.PHONY: help demo test test-fast lint docs device-day clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
@@ -44,6 +45,9 @@ lint: $(VENV)/.installed-lint  ## Check the format, the rules and the types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(VENV)/.installed-docs  ## Build the pages into build/docs/index.html; a warning is an error.
+	$(BIN)/python -m sphinx -W --keep-going -n -q docs build/docs
 
 # It runs in $(PYTHON) as it is: the jax of a device is for the user to choose.
 device-day:  ## Measure this machine's GPU or TPU for MINUTES=10, into runs/device-day.

@@ -29,7 +29,7 @@ class Case(NamedTuple):
 
   measurement: Any
   operator: Any = None
-  recipe: Recipe | None = None  # None: that of all pictures.
+  recipe: Recipe | None = None  #: None is that of all pictures.
   size: Sequence[int] | None = None
   seed: int = 0
   clean: Any = None
@@ -41,10 +41,10 @@ class Case(NamedTuple):
 class Finished(NamedTuple):
   """What became of one picture."""
 
-  index: int  # Of the picture among all, from 0.
-  restoration: loop.Restoration | None  # None: the picture was refused.
-  # Why the picture was refused, or a `DivergedError`, whose restoration is the
-  # last good image; None: all is well.
+  index: int  #: Of the picture among all, from 0.
+  restoration: loop.Restoration | None  #: None if it was refused.
+  #: Why the picture was refused, or a `DivergedError`, whose restoration is
+  #: the last good image; None if all is well.
   error: ValueError | None
 
 
@@ -75,8 +75,8 @@ def restore_many(
   one are fitted one by one, as `dipjax.restore` does.
 
   Args:
-    pictures: `Case`s, or measurements for denoising; may be a generator, which
-      is asked for a picture when there is room for it.
+    pictures: each a `Case`, or a measurement for denoising; may be a generator,
+      which is asked for a picture when there is room for it.
     recipe: how to fit the pictures that have no recipe of their own.
     lanes: how many pictures are fitted at once, at most. Where few of a shape
       are left, there are as many lanes as leave none of them free.

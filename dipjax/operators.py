@@ -369,8 +369,8 @@ def as_operator(function: Callable[[Array], Array] | None) -> Operator:
 class Reach(NamedTuple):
   """How far an operator sees."""
 
-  pixels: int  # Around the place of a measured value.
-  step: int  # Side of that place.
+  pixels: int  #: Around the place of a measured value.
+  step: int  #: Side of that place.
 
 
 def find_reach(operator: Callable[[Array], Array] | None) -> Reach | None:

@@ -59,7 +59,7 @@ def make_kernel(name: str, factor: int) -> np.ndarray:
     factor: of the reduction, an integer of at least 1.
 
   Returns:
-    [taps], float64; taps - factor is even. Source of Lanczos:
+    [taps], float64; taps - factor is even. Lanczos is that of
     DmitryUlyanov/deep-image-prior, models/downsampler.py.
 
   Raises:

@@ -31,11 +31,13 @@ def make_levels(
   """Returns `count` levels that rise from beta_min to beta_max.
 
   u takes `count` evenly spaced values from 0 to 1. The schedules are:
-    'linear': the level is linear in u.
-    'scaled-linear': the root of the level is linear in u.
-    'cosine': the level rises as the noise in Nichol and Dhariwal's samples
-      does, 1 - (cos((u + s) / (1 + s) pi / 2) / cos(s / (1 + s) pi / 2))^2,
-      stretched to run from beta_min to beta_max.
+
+  - 'linear': the level is linear in u.
+  - 'scaled-linear': the root of the level is linear in u.
+  - 'cosine': the level rises as the noise in Nichol and Dhariwal's samples
+    does, 1 - (cos((u + s) / (1 + s) pi / 2) / cos(s / (1 + s) pi / 2))^2,
+    stretched to run from beta_min to beta_max.
+
   A schedule of one level is [beta_min].
 
   Returns:

@@ -12,7 +12,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 SKIPPED = {'build', 'node_modules', 'runs', 'shared', 'site-packages'}
 
 
-def _find_pages():
+def find_pages():
   hidden = lambda path: any(
     part.startswith('.') or part in SKIPPED
     for part in path.relative_to(ROOT).parts
@@ -52,7 +52,7 @@ def _find_configs(text):
 
 
 each_page = pytest.mark.parametrize(
-  'page', _find_pages(), ids=lambda path: str(path.relative_to(ROOT))
+  'page', find_pages(), ids=lambda path: str(path.relative_to(ROOT))
 )
 
 

@@ -51,21 +51,22 @@ class Restoration(NamedTuple):
   A fit in tiles has a lane for each seed too, see `tiled.run`.
   """
 
-  image: np.ndarray  # [H, W, C] in [0, 1], the mean of `images`.
-  # [H, W, C], the standard deviation of `images` over lanes; 0 for one lane.
+  image: np.ndarray  #: [H, W, C] in [0, 1], the mean of `images`.
+  #: [H, W, C], the standard deviation of `images` over lanes; 0 for one lane.
   deviation: np.ndarray
-  images: np.ndarray  # [lanes, H, W, C], selected by `rule` without the truth.
-  selected: np.ndarray  # [lanes], the step of each selected image.
-  stopped: np.ndarray  # [lanes], steps until the end; see Trace.returned.
-  rule: str  # The monitor that selected.
-  # [lanes], whether the lane diverged for good: its image is the last good one.
+  images: np.ndarray  #: [lanes, H, W, C], selected by `rule` without the truth.
+  selected: np.ndarray  #: [lanes], the step of each selected image.
+  stopped: np.ndarray  #: [lanes], steps until the end; see Trace.returned.
+  rule: str  #: The monitor that selected.
+  #: [lanes], whether the lane diverged for good; then its image is the last
+  #: good one.
   diverged: np.ndarray
-  monitors: dict[str, MonitorState]  # Arrays [lanes, ...].
-  # Arrays [lanes, steps]; see Trace.active. More than `history.MOST` steps are
-  # thinned.
+  monitors: dict[str, MonitorState]  #: Arrays [lanes, ...].
+  #: Arrays [lanes, steps]; see Trace.active. More than `history.MOST` steps are
+  #: thinned.
   trace: Trace
-  # Arrays [lanes, ...]. With the method `Outliers` the network's parameters are
-  # under 'network'.
+  #: Arrays [lanes, ...]. With the method `Outliers` the network's parameters
+  #: are under 'network'.
   params: Any
 
 

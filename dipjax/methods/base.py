@@ -33,12 +33,12 @@ class Parts(NamedTuple):
   """The parts of a fit; a method may change all but the measurement."""
 
   measurement: Array
-  operator: Callable[[Array], Array] | None  # None: the identity.
+  operator: Callable[[Array], Array] | None  #: None is the identity.
   network: nn.Module
-  code: Code | None  # None: the method chooses.
-  jitter: float | None  # None: the method chooses.
+  code: Code | None  #: None leaves it to the method.
+  jitter: float | None  #: None leaves it to the method.
   optimizer: optax.GradientTransformation
-  noise: noise_lib.Model | None = None  # Of the measurement, if known.
+  noise: noise_lib.Model | None = None  #: Of the measurement, if known.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,5 +53,5 @@ class Absolute(_Plain):
   """
 
   def measure(self, difference: Array) -> Array:
-    """Returns |difference|."""
+    """Returns the absolute value of the difference."""
     return jnp.abs(difference)

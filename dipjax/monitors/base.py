@@ -22,24 +22,24 @@ WATCHED = ('estimate', 'output')
 class Observation(NamedTuple):
   """What a step shows to the monitors."""
 
-  step: Array  # The step's number, from 0.
+  step: Array  #: The step's number, from 0.
   loss: Array
-  output: Array  # [H, W, C], the network's output at this step.
-  estimate: Array  # [H, W, C], the average of the outputs so far.
-  # The `Problem`, with operator, measurement, reference, sigma and steps.
+  output: Array  #: [H, W, C], the network's output at this step.
+  estimate: Array  #: [H, W, C], the average of the outputs so far.
+  #: The `Problem`, with operator, measurement, reference, sigma and steps.
   problem: Any = None
 
 
 class MonitorState(struct.PyTreeNode):
   """The state of a monitor, with the same fields for every monitor."""
 
-  done: Array  # Whether the monitor needs no further step.
-  spent: Array  # Steps that the monitor has watched until it was done.
-  step: Array  # The step whose image the monitor would return.
-  image: Array  # [H, W, C], the image that the monitor would return.
-  score: Array  # The number by which the monitor judged the last step.
-  best: Array  # The score at `step`.
-  memory: Any  # Arrays that only this monitor reads.
+  done: Array  #: Whether the monitor needs no further step.
+  spent: Array  #: Steps that the monitor has watched until it was done.
+  step: Array  #: The step whose image the monitor would return.
+  image: Array  #: [H, W, C], the image that the monitor would return.
+  score: Array  #: The number by which the monitor judged the last step.
+  best: Array  #: The score at `step`.
+  memory: Any  #: Arrays that only this monitor reads.
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

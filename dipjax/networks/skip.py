@@ -25,10 +25,12 @@ class Skip(nn.Module):
 
   Attributes:
     outputs: channels of the image.
-    down, up, skip: channels of each level on the way in, on the way out, and in
-      the skip (0: no skip); three tuples of one length.
-    down_size, up_size: sides of the kernels, one for all levels or a tuple;
-      skips and the last layer are 1x1.
+    down: channels of each level on the way in.
+    up: channels of each level on the way out; as many as `down`.
+    skip: channels of each level in the skip, 0 for no skip; as many as `down`.
+    down_size: sides of the kernels on the way in, one for all levels or a
+      tuple.
+    up_size: the same on the way out; skips and the last layer are 1x1.
     upsampling: 'nearest' or 'bilinear', one for all levels or a tuple.
     downsampling: 'stride', 'average', 'max' or 'lanczos2'.
     padding: 'reflect' or 'zero'.

@@ -75,7 +75,7 @@ class Model(struct.PyTreeNode):
 
   @property
   def confidence(self) -> float:
-    """How sure sigma is, in [0, 1]: 0.5 where it may be 10% wrong."""
+    """How sure sigma is, in [0, 1], and 0.5 where it may be 10% wrong."""
     return 1 / (1 + (self.error / 0.1) ** 2)
 
   @property

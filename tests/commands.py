@@ -1,0 +1,63 @@
+"""Parses commands as `python -m` does, and runs none of them.
+
+A line of standard input is a JSON list, a module of `experiments` or
+`benchmarks` and its arguments; a line of standard output is what the module
+said against them on standard error, '' where it would have run. Each command is
+parsed by the module's own flags and config, in a process forked from this one.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import sys
+import tempfile
+
+from experiments import denoise  # noqa: F401  Imported before the fork.
+from experiments.lib import cli
+
+_PARSED = 77  # The exit status of a command that would have run.
+
+
+def main() -> None:
+  for line in sys.stdin:
+    module, *arguments = json.loads(line)
+    with tempfile.TemporaryFile('w+') as errors:
+      child = os.fork()
+      if not child:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(errors.fileno(), sys.stderr.fileno())
+        _parse(module, arguments)
+      status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+      errors.seek(0)
+      said = errors.read() or f'exit status {status}'
+      print(json.dumps('' if status == _PARSED else said), flush=True)
+
+
+def _parse(module, arguments):
+  """Never returns."""
+  parse_args = argparse.ArgumentParser.parse_args
+
+  def stop(*_, **__):
+    os._exit(_PARSED)
+
+  def parse(parser, *given):
+    parse_args(parser, *given)
+    stop()
+
+  argparse.ArgumentParser.parse_args = parse
+  cli.perform = stop
+  sys.argv = [module, *arguments]
+  try:
+    runpy.run_module(module, run_name='__main__', alter_sys=True)
+  except SystemExit:
+    pass
+  except Exception as error:
+    print(error, file=sys.stderr)
+  finally:
+    sys.stderr.flush()
+    os._exit(1)
+
+
+if __name__ == '__main__':
+  main()
