@@ -23,7 +23,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint device-day clean
+.PHONY: help demo test test-fast lint dist device-day clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
@@ -44,6 +44,13 @@ lint: $(VENV)/.installed-lint  ## Check the format, the rules and the types.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+dist: $(VENV)/.installed-test  ## Build the wheel and the source archive into dist.
+	rm -rf build dist *.egg-info
+	$(BIN)/python -c "from setuptools import build_meta as build; \
+	  build.build_sdist('dist'); build.build_wheel('dist')" >/dev/null
+	rm -rf build *.egg-info
+	@ls dist
 
 # It runs in $(PYTHON) as it is: the jax of a device is for the user to choose.
 device-day:  ## Measure this machine's GPU or TPU for MINUTES=10, into runs/device-day.
