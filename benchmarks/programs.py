@@ -123,12 +123,27 @@ def trace_advance(
   Nothing is computed, so that `device` may be one of another machine; its
   `lower` makes the program for that device.
   """
-  one = make_fit(network, precision)
+  problem = jax.eval_shape(lambda: make_problem(size))
+  return trace_fit(make_fit(network, precision), problem, count, device)
+
+
+def trace_fit(
+  one: fit.Fit, problem: Problem, count: int, device: Any = None
+) -> Any:
+  """Returns SCAN steps of `count` lanes of a fit, as `trace_advance` does.
+
+  Args:
+    one: the fit of a lane.
+    problem: of a lane; shapes are enough.
+    count: of the lanes.
+    device: see `trace_advance`.
+  """
   keys, problems = jax.eval_shape(
-    lambda: (
+    lambda problem: (
       jax.random.split(jax.random.key(0), count),
-      lanes.stack_lanes([make_problem(size)] * count),
-    )
+      lanes.stack_lanes([problem] * count),
+    ),
+    problem,
   )
   states = lanes.init.eval_shape(one, keys, problems)
   if device:

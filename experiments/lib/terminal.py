@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
@@ -23,18 +23,20 @@ def show(pictures: Sequence[np.ndarray], out: TextIO | None = None) -> bool:
     pictures: of one size, [H, W, C] with C of 1 or 3, clipped to [0, 1].
     out: where to print; None is the standard output.
   """
-  out = out or sys.stdout
+  stream: Any = out or sys.stdout
   has_colours = os.environ.get('COLORTERM') in ('truecolor', '24bit')
-  if os.environ.get('NO_COLOR') or not has_colours or not out.isatty():
+  if os.environ.get('NO_COLOR') or not has_colours or not stream.isatty():
     return False
-  if (out.encoding or '').lower().replace('-', '') != 'utf8':
+  if (stream.encoding or '').lower().replace('-', '') != 'utf8':
     return False
   columns = shutil.get_terminal_size().columns
   width = min(_MOST, (columns + 1) // len(pictures) - 1)
   if width < 1:
     return False
   parts = [draw(picture, width) for picture in pictures]
-  print('\n'.join(' '.join(row) for row in zip(*parts)), file=out, flush=True)
+  print(
+    '\n'.join(' '.join(row) for row in zip(*parts)), file=stream, flush=True
+  )
   return True
 
 
