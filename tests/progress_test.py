@@ -43,7 +43,7 @@ def _has_a_bar(monkeypatch):
 def _find_ends():
   """Returns the step at which the bar said it, and the end that it said."""
   found = [
-    (step, re.search(r'ends at step (\d+), in \d+ \w+, unless', text))
+    (step, re.match(r'ends at (\d+) or later, in \d+ \w+, loss', text))
     for step, text in _Bar.said
   ]
   return [(step, int(match[1])) for step, match in found if match]
@@ -79,7 +79,7 @@ def _show(tmp_path, words, **watched):
     states = types.SimpleNamespace(monitors={config.stop.name: state})
     made(states, trace)
   ((step, text),) = _Bar.said
-  assert step == 10 and text.startswith('loss 1.00000, measurement 1.00 dB')
+  assert step == 10 and text.endswith('loss 1.00000, measurement 1.00 dB')
   return _find_ends()
 
 

@@ -313,10 +313,11 @@ class Recorder:
       for key, name, digits, unit in _SHOWN
       if (values := [r[key] for r in made if r.get(key) is not None])
     ]
+    # First, because a narrow terminal cuts the end of the line off.
     end = self._find_end(states)
     if end:
       left = _format_time(self._find_pace() * (end - self._shown))
-      shown.append(f'ends at step {end}, in {left}, unless it improves')
+      shown.insert(0, f'ends at {end} or later, in {left}')
     self._bar.set_postfix_str(', '.join(shown), refresh=False)
     self._bar.update(self._shown - self._bar.n)
 
