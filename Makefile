@@ -24,7 +24,7 @@ PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test test-fast lint docs device-day clean
+.PHONY: help demo test test-fast lint docs dist device-day clean
 
 help:  ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' \
@@ -48,6 +48,13 @@ lint: $(VENV)/.installed-lint  ## Check the format, the rules and the types.
 
 docs: $(VENV)/.installed-docs  ## Build the pages into build/docs/index.html; a warning is an error.
 	$(BIN)/python -m sphinx -W --keep-going -n -q docs build/docs
+
+dist: $(VENV)/.installed-test  ## Build the wheel and the source archive into dist.
+	rm -rf build dist *.egg-info
+	$(BIN)/python -c "from setuptools import build_meta as build; \
+	  build.build_sdist('dist'); build.build_wheel('dist')" >/dev/null
+	rm -rf build *.egg-info
+	@ls dist
 
 # It runs in $(PYTHON) as it is: the jax of a device is for the user to choose.
 device-day:  ## Measure this machine's GPU or TPU for MINUTES=10, into runs/device-day.

@@ -46,9 +46,9 @@ def main(argv: Sequence[str] | None = None) -> None:
   print(f'jax {jax.__version__}, {len(devices)} x {devices[0].device_kind}')
   target = targets.TARGETS[arguments.target]
   with choose.aim(choose.Target(target.aimed, devices=tuple(devices))):
-    one, *shapes = programs.shape_lanes(
-      network, 'bfloat16', arguments.size, arguments.lanes
-    )
+    one = programs.make_fit(network, 'bfloat16')
+    problem = jax.eval_shape(lambda: programs.make_problem(arguments.size))
+    shapes = programs.shape_lanes(one, problem, arguments.lanes)
     lowered = {
       'advance': lanes.advance.lower(one, programs.SCAN, *shapes),
       'find_finished': lanes.find_finished.lower(*shapes),

@@ -123,23 +123,40 @@ def trace_advance(
   Nothing is computed, so that `device` may be one of another machine; its
   `lower` makes the program for that device.
   """
-  one, *shapes = shape_lanes(network, precision, size, count, device)
-  return lanes.advance.trace(one, SCAN, *shapes)
+  problem = jax.eval_shape(lambda: make_problem(size))
+  return trace_fit(make_fit(network, precision), problem, count, device)
+
+
+def trace_fit(
+  one: fit.Fit, problem: Problem, count: int, device: Any = None
+) -> Any:
+  """Returns SCAN steps of `count` lanes of a fit, as `trace_advance` does.
+
+  Args:
+    one: the fit of a lane.
+    problem: of a lane; shapes are enough.
+    count: of the lanes.
+    device: see `trace_advance`.
+  """
+  return lanes.advance.trace(
+    one, SCAN, *shape_lanes(one, problem, count, device)
+  )
 
 
 def shape_lanes(
-  network: nn.Module, precision: str, size: int, count: int, device: Any = None
-) -> tuple[fit.Fit, Any, Any]:
-  """Returns a fit, and the states and the problems of its lanes as shapes.
+  one: fit.Fit, problem: Problem, count: int, device: Any = None
+) -> tuple[Any, Any]:
+  """Returns the states and the problems of the lanes of a fit, as shapes.
 
   They lie on `device`, or else on the devices of the target that share them.
+  The arguments are those of `trace_fit`.
   """
-  one = make_fit(network, precision)
   keys, problems = jax.eval_shape(
-    lambda: (
+    lambda problem: (
       jax.random.split(jax.random.key(0), count),
-      lanes.stack_lanes([make_problem(size)] * count),
-    )
+      lanes.stack_lanes([problem] * count),
+    ),
+    problem,
   )
   shapes = lanes.init.eval_shape(one, keys, problems), problems
   places = mesh.find_shardings(shapes, count)
@@ -150,7 +167,7 @@ def shape_lanes(
     shapes = jax.tree.map(
       lambda leaf, place: leaf.update(sharding=place), shapes, places
     )
-  return one, *shapes
+  return shapes
 
 
 def plan_bytes(one: fit.Fit, problem: Problem) -> int:

@@ -12,22 +12,30 @@ XLA itself estimates. The ideal is `limits.count_flops` and
 `limits.count_bytes`. Results that are in the file are not made again, so that
 the same command goes on where it was.
 
+    python -m benchmarks.targets --target v5e --notebook FILE --json FILE
+
+compiles the programs of a notebook's fits, at the sizes that the notebook takes
+on such a device.
+
 docs/devices.md says what has to be installed.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+from flax import linen as nn
 from jax.experimental import topologies
 
-from benchmarks import hlo, limits, programs, stopping
+from benchmarks import hlo, limits, notebook, programs, stopping
 from dipjax import recipe
 from dipjax.conv import choose
+from dipjax.engine import fit
 
 MOST = 5  # Kernels that are named in a row.
 
@@ -95,21 +103,8 @@ OPTIONS: Mapping[str, dict[str, Any]] = {
 
 def main(argv: Sequence[str] | None = None) -> None:
   """Compiles what is not in the file yet and prints each row."""
-  parser = _make_parser()
+  parser = make_parser()
   arguments = parser.parse_args(argv)
-  cells = [
-    {
-      'target': target,
-      'size': size,
-      'lanes': lanes,
-      'precision': precision,
-      'remat': arguments.remat,
-    }
-    for target in arguments.target
-    for precision in arguments.precision
-    for lanes in arguments.lanes
-    for size in arguments.sizes
-  ]
   prepare_process()
   try:
     programs.check_sizes(programs.make_network(), arguments.sizes)
@@ -118,18 +113,103 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices = {
       name: find_device(name, arguments.spec) for name in arguments.target
     }
+    works = (
+      list_notebook(arguments) if arguments.notebook else list_steps(arguments)
+    )
   except (ValueError, OSError) as error:
     parser.error(str(error))
   print(f'jax {jax.__version__}; nothing runs: all times are estimated')
-  stopping.run_missing(
-    arguments.json,
-    cells,
-    lambda cell: run_cell(cell, devices[cell['target']]),
-    print_row,
-  )
+  for work in works:
+    stopping.run_missing(
+      arguments.json,
+      [work.cell],
+      lambda cell, work=work: run_work(work, devices[cell['target']]),
+      print_row,
+    )
 
 
-def _make_parser() -> argparse.ArgumentParser:
+class Work(NamedTuple):
+  """A program to compile.
+
+  Attributes:
+    cell: what describes its row: target, size, lanes, precision and others.
+    network: of a lane, for what is ideal.
+    inputs: channels of the code.
+    trace: (device) -> the program, traced.
+  """
+
+  cell: dict[str, Any]
+  network: nn.Module
+  inputs: int
+  trace: Callable[[Any], Any]
+
+
+def list_steps(arguments: argparse.Namespace) -> list[Work]:
+  """Returns requirement 2's step in every size that was asked for."""
+  network = programs.make_network(remat=arguments.remat)
+  return [
+    Work(
+      {
+        'target': target,
+        'size': size,
+        'lanes': lanes,
+        'precision': precision,
+        'remat': arguments.remat,
+      },
+      network,
+      programs.INPUTS,
+      functools.partial(
+        programs.trace_advance, network, precision, size, lanes
+      ),
+    )
+    for target in arguments.target
+    for precision in arguments.precision
+    for lanes in arguments.lanes
+    for size in arguments.sizes
+  ]
+
+
+def list_notebook(arguments: argparse.Namespace) -> list[Work]:
+  """Returns the fits of a notebook, as it runs on each target.
+
+  Raises:
+    ValueError: a picture that is not square, for which no ideal is known.
+  """
+  given = notebook.read_parameters(arguments.given)
+  cells = notebook.read_cells(arguments.notebook)
+  works = {}
+  for target in arguments.target:
+    aimed = TARGETS[target].aimed
+    parameters = {'device': aimed} | given
+    for found in notebook.find_programs(cells, parameters, aimed):
+      # Two cells with one program compile it once.
+      leaves, structure = jax.tree.flatten(found.ready.shapes)
+      shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
+      one = fit.make_fit(found.ready.recipe)
+      key = target, one, found.lanes, structure, shapes
+      works.setdefault(key, _make_work(target, found, one))
+  return list(works.values())
+
+
+def _make_work(target, found, one):
+  recipe, (height, width, _) = found.ready.recipe, found.ready.task.size
+  if height != width:
+    raise ValueError(f'{found.cell}: {height}x{width} is not square')
+  cell = {
+    'target': target,
+    'notebook': found.cell,
+    'size': height,
+    'lanes': found.lanes,
+    'precision': recipe.precision,
+    'remat': False,
+  }
+  shapes = found.ready.shapes
+  trace = functools.partial(programs.trace_fit, one, shapes, found.lanes)
+  return Work(cell, recipe.network, shapes.code.shape[-1], trace)
+
+
+def make_parser() -> argparse.ArgumentParser:
+  """Returns the parser of the command line."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -140,6 +220,8 @@ def _make_parser() -> argparse.ArgumentParser:
   known = list(recipe.PRECISIONS)
   add('--precision', nargs='+', choices=known, default=['bfloat16'])
   add('--remat', action='store_true', help='recompute activations')
+  add('--notebook', metavar='FILE', help='whose fits are compiled')
+  add('--set', nargs='+', default=[], metavar='NAME=VALUE', dest='given')
   add('--spec', metavar='FILE', help='what the GPU is, see docs/devices.md')
   path = pathlib.Path('targets.jsonl')
   add('--json', type=pathlib.Path, metavar='FILE', default=path)
@@ -193,29 +275,28 @@ def find_devices(name: str, spec: str | None) -> Sequence[Any]:
   return found.devices
 
 
-def run_cell(cell: Mapping[str, Any], device: Any) -> dict[str, Any]:
+def run_work(work: Work, device: Any) -> dict[str, Any]:
   """Compiles one program and returns what it takes.
 
   Args:
-    cell: target, size, lanes, precision and remat.
+    work: what to compile.
     device: of `find_device`.
 
   Returns:
     All numbers for one step of all lanes.
   """
+  cell, network = work.cell, work.network
   target = TARGETS[cell['target']]
-  network = programs.make_network(remat=cell['remat'])
   size, lanes, precision = cell['size'], cell['lanes'], cell['precision']
   with choose.aim(choose.Target(target.aimed)):
-    traced = programs.trace_advance(network, precision, size, lanes, device)
-    lowered = traced.lower()
+    lowered = work.trace(device).lower()
   begin = time.perf_counter()
   compiled = lowered.compile(OPTIONS[target.platform])
   seconds = time.perf_counter() - begin
   planned = compiled.memory_analysis()
   kernels = hlo.find_kernels(compiled.as_text())
-  flops = lanes * limits.count_flops(network, size, programs.INPUTS)
-  least = lanes * limits.count_bytes(network, size, precision, programs.INPUTS)
+  flops = lanes * limits.count_flops(network, size, work.inputs)
+  least = lanes * limits.count_bytes(network, size, precision, work.inputs)
   megapixels = lanes * size**2 / 1e6
   return {
     'estimated': True,
@@ -273,6 +354,8 @@ def _sum(kernels, value):
 def print_row(row: Mapping[str, Any]) -> None:
   """Prints one row, and a line for each of its costliest kernels."""
   remat = ' remat' if row['remat'] else ''
+  if 'notebook' in row:
+    print(f'the fit of the cell {row["notebook"]}')
   print(
     f'{row["target"]}  {row["size"]}x{row["size"]}  {row["lanes"]} lanes  '
     f'{row["precision"]}{remat}  compiled in {row["compile_seconds"]:.0f} s, '

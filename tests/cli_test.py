@@ -132,3 +132,13 @@ def test_an_interrupt_that_a_callback_swallowed_comes_again():
   finally:
     sys.unraisablehook = hook
     signal.signal(signal.SIGINT, before)
+
+
+def test_a_picture_is_named_where_it_cannot_stand_alone(
+  run_experiment, photograph
+):
+  status, said = run_experiment(
+    'sweep', '--config=configs/sweep.py:smoke', photograph
+  )
+  assert status == 2
+  assert said.endswith(f'is named as --config.data.image={photograph}\n')

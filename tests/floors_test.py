@@ -15,7 +15,7 @@ CORE = ROOT / 'dipjax'
 # folder, where no file may need itself. The longest name that fits counts.
 FLOORS = [
   ['conv.choose'],
-  ['conv', 'device', 'settings', 'units'],
+  ['conv', 'device', 'preview', 'settings', 'units'],
   ['metrics', 'resampling', 'blurring', 'corruptions', 'detail', 'noise'],
   ['codes', 'schedules', 'optimizers', 'wiener'],
   ['operators', 'features', 'networks'],

@@ -160,9 +160,15 @@ def test_slots_give_what_each_picture_gives_alone(platform, devices, count):
 # --- What is compiled.
 
 
+def _shape_lanes(count):
+  one = programs.make_fit(PIXELS, 'float32')
+  problem = jax.eval_shape(lambda: programs.make_problem(8))
+  return one, *programs.shape_lanes(one, problem, count)
+
+
 def test_no_program_has_a_collective():
   with _use(4):
-    one, states, problems = programs.shape_lanes(PIXELS, 'float32', 8, 8)
+    one, states, problems = _shape_lanes(8)
     leaves = jax.tree.leaves(states)
     single = [
       jax.ShapeDtypeStruct((1, *leaf.shape[1:]), leaf.dtype) for leaf in leaves
@@ -180,7 +186,7 @@ def test_no_program_has_a_collective():
 
 def test_a_collective_is_found():
   with _use(4):
-    _, states, _ = programs.shape_lanes(PIXELS, 'float32', 8, 4)
+    _, states, _ = _shape_lanes(4)
   program = jax.jit(lambda states: states.average.sum()).lower(states)
   text: Any = program.compile().as_text()
   assert hlo.find_collectives(text) == ['all-reduce']

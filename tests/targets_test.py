@@ -139,8 +139,8 @@ def test_rows_are_resumed_and_say_that_they_are_estimated(
   monkeypatch.setattr(targets, 'find_device', lambda name, spec: name)
   compiled = []
 
-  def run(cell, device):
-    compiled.append((device, cell['size']))
+  def run(work, device):
+    compiled.append((device, work.cell['size']))
     row = dict.fromkeys(
       ('compile_seconds', 'argument_bytes', 'temporary_bytes', 'kernels')
       + ('gigabytes_a_megapixel', 'flops_of_ideal', 'bytes_of_ideal')
@@ -150,7 +150,7 @@ def test_rows_are_resumed_and_say_that_they_are_estimated(
     costliest = [{'kernel': 'conv', 'estimated_ms': 1.0, 'source': 'a/b/c/d/e'}]
     return row | {'estimated_ms': 1.5, 'costliest': costliest}
 
-  monkeypatch.setattr(targets, 'run_cell', run)
+  monkeypatch.setattr(targets, 'run_work', run)
   path = tmp_path / 'rows.jsonl'
   arguments = ['--target', 'v5e', '--json', str(path), '--sizes']
   targets.main([*arguments, '64'])

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from dipjax import settings
+from dipjax import preview, settings
 from dipjax.device import packing
 from dipjax.engine import guard, history, lanes, mesh
 from dipjax.engine.fit import Fit, FitState, Trace
@@ -68,6 +68,11 @@ class Restoration(NamedTuple):
   #: Arrays [lanes, ...]. With the method `Outliers` the network's parameters
   #: are under 'network'.
   params: Any
+
+  def _repr_png_(self) -> bytes:
+    """Returns the image, and of several lanes the deviation, for a notebook."""
+    several = len(self.images) > 1
+    return preview.encode(self.image, self.deviation if several else None)
 
 
 @settings.pin()

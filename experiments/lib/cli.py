@@ -201,7 +201,10 @@ def _parse_flags(
       sys.exit(0)
     rest = flags.FLAGS(argv)
     if len(rest) > 1 and pictures is None:
-      raise ValueError(f'unknown argument {rest[1]!r}: flags begin with --')
+      advice = 'flags begin with --'
+      if os.path.exists(rest[1]):
+        advice = f'a picture is named as --config.data.image={rest[1]}'
+      raise ValueError(f'unknown argument {rest[1]!r}: {advice}')
     if flags.FLAGS.config is None:
       raise ValueError(
         'name a picture, or a config as --config=configs/req2.py'

@@ -252,7 +252,7 @@ class Recorder:
     self.records.add(made)
     if self._events:
       self._events.add(made)
-    self._show(made)
+    self._show(made, states)
     self._add_frame(states)
     self._preview(states)
     return bool(self.stop)
@@ -282,7 +282,25 @@ class Recorder:
     print(f'at most {left} for {self._steps} steps', flush=True)
     self._announced = True
 
-  def _show(self, made):
+  def _find_end(self, states):
+    """Returns how many steps the fit has if no image is better from now on.
+
+    None where the rule does not wait, or has no image that counts yet. In tiles
+    the states are those of one tile.
+    """
+    stop = self._config.get('stop', {})
+    watched = states.monitors.get(stop.get('name'))
+    if self.plan or watched is None or 'patience' not in stop:
+      return None
+    waits = ~np.asarray(watched.done)
+    counts = np.isfinite(np.asarray(watched.best)[waits])
+    if not len(counts) or not counts.all():
+      return None
+    # The rule is done at the step that is `patience` steps after its image.
+    last = int(np.asarray(watched.step)[waits].max()) + stop.patience
+    return min(last + 1, self._steps)
+
+  def _show(self, made, states):
     if not self._tqdm or not made:
       return
     # The bar begins after the first chunk, whose time includes compiling and
@@ -295,6 +313,11 @@ class Recorder:
       for key, name, digits, unit in _SHOWN
       if (values := [r[key] for r in made if r.get(key) is not None])
     ]
+    # First, because a narrow terminal cuts the end of the line off.
+    end = self._find_end(states)
+    if end:
+      left = _format_time(self._find_pace() * (end - self._shown))
+      shown.insert(0, f'ends at {end} or later, in {left}')
     self._bar.set_postfix_str(', '.join(shown), refresh=False)
     self._bar.update(self._shown - self._bar.n)
 
@@ -344,13 +367,16 @@ class Recorder:
       return np.concatenate(good, axis=1)
     return good.mean(axis=0)
 
+  def _find_pace(self):
+    """Returns the seconds of a step so far, without compiling."""
+    return self.seconds['fit'] / self._shown
+
   def _describe(self, about, image, every):
     now = page.Shot('the fit now', image, compared=True, close=True)
-    pace = self.seconds['fit'] / self._shown
     known = {
       'steps': self._shown,
       'seconds': self.seconds,
-      'seconds_left': pace * (self._steps - self._shown),
+      'seconds_left': self._find_pace() * (self._steps - self._shown),
       'hardware': describe_device(),
       'versions': describe_versions(),
       'lanes': [{'seed': seed} for seed in self.seeds],

@@ -17,6 +17,7 @@ from experiments.lib import (
   output,
   recorder,
   report,
+  terminal,
 )
 from experiments.lib import data as data_lib
 from experiments.lib import workdir as workdirs
@@ -141,6 +142,7 @@ def run(
         f'{error}; the last good image is in {workdir!r}'
       ) from error
     report.print_summary(workdir, summary)
+    terminal.show([data.picture, restoration.image])
   return Result(summary, pictures, restoration, int(record.stop.signal))
 
 
