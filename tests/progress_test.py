@@ -76,7 +76,9 @@ def _show(tmp_path, words, **watched):
   scores = np.ones((2, 10), np.float32)
   trace = Trace(steps, steps >= 0, scores, scores, -steps, {})
   with made:
-    states = types.SimpleNamespace(monitors={config.stop.name: state})
+    states = types.SimpleNamespace(
+      step=np.array([10, 10]), monitors={config.stop.name: state}
+    )
     made(states, trace)
   ((step, text),) = _Bar.said
   assert step == 10 and text.endswith('loss 1.00000, measurement 1.00 dB')

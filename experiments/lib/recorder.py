@@ -297,8 +297,10 @@ class Recorder:
     if not len(counts) or not counts.all():
       return None
     # The rule is done at the step that is `patience` steps after its image.
-    last = int(np.asarray(watched.step)[waits].max()) + stop.patience
-    return min(last + 1, self._steps)
+    # Steps count anew where a run has several fits in a row.
+    last = np.asarray(watched.step)[waits] + stop.patience
+    left = int(np.max(last + 1 - np.asarray(states.step)[waits]))
+    return min(self._shown + left, self._steps)
 
   def _show(self, made, states):
     if not self._tqdm or not made:
