@@ -1,7 +1,5 @@
 """The skip network against numbers of the authors' PyTorch code."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +10,7 @@ from flax import traverse_util
 from dipjax.networks import skip
 
 # As for users, not as for the other tests, see conftest.
-OPTIMISED: dict[str, int | bool] = {'xla_backend_optimization_level': 3}
-if 'xla_cpu_use_fusion_emitters' in os.environ.get('XLA_FLAGS', ''):
-  OPTIMISED['xla_cpu_use_fusion_emitters'] = True
+OPTIMISED = {'xla_backend_optimization_level': 3}
 NETWORKS = {
   'skip_bilinear_reflection': skip.Skip(
     down=(8, 12), up=(8, 12), skip=(0, 4), upsampling='bilinear'
