@@ -9,16 +9,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 
 # The tests mostly compile, each program for a few steps: without LLVM's
 # optimisations it takes less. The golden numbers are compared with them.
-_FLAGS = ['--xla_backend_optimization_level=0']
-# With XLA's older emitters of loops it takes two thirds of that. Newer versions
-# of jaxlib have no others, and end where a flag is unknown.
-if metadata.version('jaxlib').startswith('0.10.'):
-  _FLAGS.append('--xla_cpu_use_fusion_emitters=false')
-os.environ.setdefault('XLA_FLAGS', ' '.join(_FLAGS))
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 # ruff: noqa: E402  JAX reads the flags above once.
 import jax
