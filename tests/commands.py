@@ -14,7 +14,7 @@ import sys
 import tempfile
 
 from experiments import denoise  # noqa: F401  Imported before the fork.
-from experiments.lib import cli
+from experiments.lib import cli, hosts
 
 _PARSED = 77  # The exit status of a command that would have run.
 
@@ -46,6 +46,7 @@ def _parse(module, arguments):
     stop()
 
   argparse.ArgumentParser.parse_args = parse
+  hosts.join = lambda *_: None  # There is no job to come together.
   cli.perform = stop
   sys.argv = [module, *arguments]
   try:
