@@ -32,6 +32,7 @@ def return_detail(
   residual: Array,
   variance: Array | float,
   *,
+  unclipped: Array | float | None = None,
   points: bool = True,
 ) -> tuple[Array, Array]:
   """Returns the image with lost detail, and where how much was given back.
@@ -41,6 +42,8 @@ def return_detail(
     residual: the measurement less what it is expected to be for this image, of
       the same shape.
     variance: of the measurement's noise, broadcast to the image.
+    unclipped: the variance before the noise was clipped, which tells how far a
+      value may be from the truth by chance; None: it was not clipped.
     points: whether single pixels come back too; not where some are impulses.
 
   Returns:
@@ -55,7 +58,10 @@ def return_detail(
   sure = excess / jnp.maximum(_CHANCE * chance * expected, 1e-30) - 1
   share = find_share(removed, expected) * jnp.clip(sure, 0, 1)
   if points:
-    square = jnp.max(jnp.square(residual) - _FAR**2 * variance, axis=2)
+    # At black and white the variance of clipped noise is small, and its largest
+    # values are as far away as any others.
+    far = variance if unclipped is None else unclipped
+    square = jnp.max(jnp.square(residual) - _FAR**2 * far, axis=2)
     whole = jnp.max(jnp.square(residual), axis=2)
     share = jnp.maximum(share, square / jnp.maximum(whole, 1e-30))
   share = share[..., None]

@@ -102,8 +102,13 @@ def _finish(image, measurement, operator, correlation, least, *, points):
     )
     image = image + detail.find_share(power, left)[..., None] * change
   residual = measurement - operator(image)
-  variance = least * operator.find_variance(image)
-  image, share = detail.return_detail(image, residual, variance, points=points)
+  image, share = detail.return_detail(
+    image,
+    residual,
+    least * operator.find_variance(image),
+    unclipped=least * operator.find_unclipped(image),
+    points=points,
+  )
   low = 0.0 if operator.black else None
   high = 1.0 if operator.white else None
   return jnp.clip(image, low, high), share

@@ -79,3 +79,12 @@ def test_variance_by_pixel_and_lanes():
     )
     for one, other in zip(alone, together, strict=True):
       np.testing.assert_allclose(one, other[lane], rtol=1e-5, atol=1e-6)
+
+
+def test_a_far_value_of_clipped_noise_is_no_star():
+  image = jnp.zeros((32, 32, 1))
+  # On black, noise of deviation 0.1 has 0.058 once it is clipped.
+  residual = image.at[16, 16].set(0.34)
+  find = lambda **given: detail.return_detail(image, residual, 0.0034, **given)
+  assert find()[1][16, 16] > 0.5
+  assert find(unclipped=0.01)[1].max() == 0

@@ -13,7 +13,7 @@ from experiments.lib.reading import Picture
 
 IMAGE = ('image', 'crop', 'white', 'page')  # The fields that `read` reads.
 # A picture whose brightest value is a smaller share of white is dim.
-_DIM = 1 / 16
+_DIM = 1 / 4
 _DENOISING = (*IMAGE, 'sigma', 'noise_seed', 'clip', 'clean')
 
 
