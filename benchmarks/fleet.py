@@ -14,6 +14,7 @@ fits, or come once.
 
 import argparse
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 
 from benchmarks import limits, programs, targets
@@ -34,11 +35,13 @@ def main(argv: Sequence[str] | None = None) -> None:
   add('--chips', type=int, default=64)
   add('--measured', nargs='*', default=[], metavar='NAME=MILLISECONDS')
   arguments = parser.parse_args(argv)
+  try:
+    steps = list(list_steps(arguments.size, arguments.measured))
+  except ValueError as error:
+    parser.error(str(error))
   print('| chip | ms a step | from | an hour and chip | days |')
   print('|---|---|---|---|---|')
-  for name, milliseconds, source in list_steps(
-    arguments.size, arguments.measured
-  ):
+  for name, milliseconds, source in steps:
     seconds = arguments.steps * milliseconds / 1e3
     days = arguments.pictures * seconds / arguments.chips / 86400
     print(
@@ -55,9 +58,14 @@ def list_steps(
   Args:
     size: of the square pictures.
     measured: NAME=MILLISECONDS of each chip whose step was measured.
+
+  Raises:
+    ValueError: what is no such pair.
   """
   for given in measured:
     name, _, milliseconds = given.partition('=')
+    if not re.fullmatch(r'\d+(\.\d+)?', milliseconds):
+      raise ValueError(f'--measured must be NAME=MILLISECONDS, got {given!r}')
     yield name, float(milliseconds), 'measured'
   wanted = {'size': size, 'lanes': 1, 'precision': 'bfloat16', 'remat': False}
   rows = {

@@ -7,34 +7,22 @@ parsed by the module's own flags and config, in a process forked from this one.
 """
 
 import argparse
-import json
 import os
 import runpy
 import sys
-import tempfile
 
 from experiments import denoise  # noqa: F401  Imported before the fork.
 from experiments.lib import cli, hosts
+from tests import forks
 
 _PARSED = 77  # The exit status of a command that would have run.
 
 
-def main() -> None:
-  for line in sys.stdin:
-    module, *arguments = json.loads(line)
-    with tempfile.TemporaryFile('w+') as errors:
-      child = os.fork()
-      if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        os.dup2(errors.fileno(), sys.stderr.fileno())
-        _parse(module, arguments)
-      status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-      errors.seek(0)
-      said = errors.read() or f'exit status {status}'
-      print(json.dumps('' if status == _PARSED else said), flush=True)
+def _describe(status: int, errors: str) -> str:
+  return '' if status == _PARSED else errors or f'exit status {status}'
 
 
-def _parse(module, arguments):
+def _parse(module, *arguments):
   """Never returns."""
   parse_args = argparse.ArgumentParser.parse_args
 
@@ -61,4 +49,4 @@ def _parse(module, arguments):
 
 
 if __name__ == '__main__':
-  main()
+  forks.serve(_parse, _describe)

@@ -1,12 +1,9 @@
 """Where real images and golden numbers are, and how strict JAX is."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 
@@ -23,6 +20,7 @@ from flax import traverse_util
 from dipjax import features
 from dipjax.conv import choose
 from experiments.lib import folders, images, weights
+from tests import forks
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -138,22 +136,8 @@ def vgg16(tmp_path_factory) -> str:
 @pytest.fixture(scope='session')
 def run_experiment():
   """(name, *arguments) -> its exit status and what it said on stderr."""
-  launcher = subprocess.Popen(
-    [sys.executable, '-m', 'tests.launcher'],
-    cwd=_ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-    bufsize=1,
-  )
-
-  def run(name, *arguments):
-    assert launcher.stdin and launcher.stdout
-    print(json.dumps([name, *arguments]), file=launcher.stdin, flush=True)
-    return json.loads(launcher.stdout.readline())
-
-  yield run
-  launcher.communicate()
+  with forks.ask('tests.launcher') as run:
+    yield run
 
 
 def pytest_sessionfinish(session):

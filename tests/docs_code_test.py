@@ -7,11 +7,8 @@ config of what they call (tests/commands.py); those of RUN are run.
 """
 
 import configparser
-import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 import types
 from typing import NamedTuple
@@ -25,7 +22,7 @@ import dipjax
 from dipjax import methods, monitors, networks, operators
 from dipjax.networks import pixels
 from experiments.lib import images, ranges, schema
-from tests import docs_test, monitors_test, operators_test
+from tests import docs_test, forks, monitors_test, operators_test
 
 ROOT = docs_test.ROOT
 TINY = dipjax.Recipe(network=pixels.Pixels(), steps=2)
@@ -210,23 +207,8 @@ def test_the_parts_that_the_architecture_page_adds_work(folder, monkeypatch):
 @pytest.fixture(scope='module')
 def parse():
   """(module, *arguments) -> what the module says against them, or ''."""
-  parser = subprocess.Popen(
-    [sys.executable, '-m', 'tests.commands'],
-    cwd=ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-    bufsize=1,
-    env={**os.environ, 'PYTHONPATH': str(ROOT)},
-  )
-
-  def ask(*command):
-    assert parser.stdin and parser.stdout
-    print(json.dumps(command), file=parser.stdin, flush=True)
-    return json.loads(parser.stdout.readline())
-
-  yield ask
-  parser.communicate()
+  with forks.ask('tests.commands') as ask:
+    yield ask
 
 
 def _list_targets():

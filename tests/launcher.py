@@ -6,36 +6,21 @@ forked from this one, which has imported all that is large and has used none.
 """
 
 import importlib
-import json
 import os
 import sys
-import tempfile
 
 from experiments import denoise  # noqa: F401  Imported before the fork.
 from experiments.lib import cli
+from tests import forks
 
 
-def main() -> None:
-  for line in sys.stdin:
-    name, *arguments = json.loads(line)
-    with tempfile.TemporaryFile('w+') as errors:
-      child = os.fork()
-      if not child:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        os.dup2(errors.fileno(), sys.stderr.fileno())
-        _run(f'experiments.{name}', arguments)
-      status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-      errors.seek(0)
-      print(json.dumps([status, errors.read()]), flush=True)
-
-
-def _run(name: str, arguments: list[str]) -> None:
+def _run(name: str, *arguments: str) -> None:
   """Never returns."""
   status = 1
   try:
-    module = importlib.import_module(name)
+    module = importlib.import_module(f'experiments.{name}')
     if hasattr(module, '__path__'):
-      module = importlib.import_module(f'{name}.__main__')
+      module = importlib.import_module(f'{module.__name__}.__main__')
     sys.argv = [str(module.__file__), *arguments]
     cli.launch(
       module.run,
@@ -51,4 +36,4 @@ def _run(name: str, arguments: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  main()
+  forks.serve(_run, lambda status, errors: [status, errors])

@@ -11,6 +11,7 @@ import dipjax
 from dipjax import methods, metrics, monitors, optimizers, shared
 from dipjax.engine import lanes, tiles
 from dipjax.networks import plain_unet
+from tests import fits
 
 SIGMA = 0.1
 NETWORK = plain_unet.PlainUNet(channels=(8,), residual=True)
@@ -113,26 +114,8 @@ def test_a_picture_of_any_size_is_what_the_one_network_makes_of_it():
     assert np.abs(found.image - picture).max() > 1e-3
 
 
-class _Store:
-  """Keeps the progress after half of the steps, and ends the fit there."""
-
-  def __init__(self):
-    self.kept = None
-
-  def load(self, like):
-    del like
-    return self.kept
-
-  def is_due(self, step):
-    del step
-    return False
-
-  def save(self, progress):
-    self.kept = jax.tree.map(jnp.copy, progress)
-
-
 def test_a_shared_fit_that_goes_on_ends_equal_to_the_last_bit():
-  noisy, store = _list_noisy(*SIZES), _Store()
+  noisy, store = _list_noisy(*SIZES), fits.Store()
   fit = lambda **given: dipjax.fit_shared(noisy, RECIPE, sigma=SIGMA, **given)
   whole = fit().restore(noisy[0])
   fit(store=store, watch=lambda states, trace: True)

@@ -208,6 +208,15 @@ def test_a_step_is_measured_estimated_or_at_least(capsys):
   assert capsys.readouterr().out.splitlines()[2].endswith('| 0 | 2.0 |')
 
 
+@pytest.mark.parametrize('given', ['h200', 'h200=', 'h200=fast', 'h200=-1'])
+def test_a_step_that_was_not_measured_is_refused(given, capsys):
+  with pytest.raises(SystemExit, match='2'):
+    fleet.main(['--measured', given])
+  out, said = capsys.readouterr()
+  expected = f'--measured must be NAME=MILLISECONDS, got {given!r}'
+  assert not out and said.splitlines()[-1].endswith(expected)
+
+
 def test_chips_refuse_a_size_in_one_line(monkeypatch, capsys):
   monkeypatch.setattr(targets, 'prepare_process', lambda: None)
   with pytest.raises(SystemExit) as stop:

@@ -135,28 +135,10 @@ def test_a_lane_alone_equals_the_same_among_three_in_any_chunks():
   assert np.abs(together.images[0] - together.images[1]).max() > 1e-3
 
 
-class _Store:
-  """Keeps the progress after half of the steps, and ends the fit there."""
-
-  def __init__(self):
-    self.kept = None
-
-  def load(self, like):
-    del like
-    return self.kept
-
-  def is_due(self, step):
-    del step
-    return False
-
-  def save(self, progress):
-    self.kept = jax.tree.map(jnp.copy, progress)
-
-
 def test_a_fit_that_goes_on_ends_equal_to_the_last_bit():
   _, noisy = _make_noisy(30, 40)
   whole = _restore(noisy)
-  store = _Store()
+  store = fits.Store()
   _restore(noisy, store=store, watch=lambda states, trace: True)
   assert store.kept.states.step.tolist() == [10]
   again = _restore(noisy, store=store)

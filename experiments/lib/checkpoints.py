@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent import futures
 from typing import Any, NamedTuple
 
@@ -330,11 +331,30 @@ def _name_process() -> ocp.options.MultiprocessingOptions:
   )
 
 
+class _Way(NamedTuple):
+  """How leaves are kept."""
+
+  handler: Callable[[], ocp.CheckpointHandler]
+  save: Callable[[Any], ocp.args.CheckpointArgs]
+  restore: Callable[[], ocp.args.CheckpointArgs]
+
+
+_ALONE = _Way(
+  ocp.StandardCheckpointHandler,
+  ocp.args.StandardSave,
+  ocp.args.StandardRestore,
+)
+_AMONG_OTHERS = _Way(_Own, _OwnArgs, _OwnArgs)
+
+
+def _find_way() -> _Way:
+  return _AMONG_OTHERS if jax.distributed.is_initialized() else _ALONE
+
+
 def _make_handlers() -> dict[str, ocp.CheckpointHandler]:
   process = _name_process()
-  is_alone = not jax.distributed.is_initialized()
   return {
-    'leaves': ocp.StandardCheckpointHandler() if is_alone else _Own(),
+    'leaves': _find_way().handler(),
     'notes': ocp.JsonCheckpointHandler(multiprocessing_options=process),
   }
 
@@ -351,10 +371,8 @@ def _make_checkpointer() -> ocp.Checkpointer:
 
 
 def _save_args(leaves, notes):
-  is_alone = not jax.distributed.is_initialized()
   return ocp.args.Composite(
-    leaves=ocp.args.StandardSave(leaves) if is_alone else _OwnArgs(leaves),
-    notes=ocp.args.JsonSave(notes),
+    leaves=_find_way().save(leaves), notes=ocp.args.JsonSave(notes)
   )
 
 
@@ -372,9 +390,7 @@ def _read_notes(source, where) -> dict[str, Any] | None:
 def _read_leaves(source, where, digests) -> dict[str, np.ndarray] | None:
   """Returns the leaves of a checkpoint, None for a damaged one."""
   try:
-    is_alone = not jax.distributed.is_initialized()
-    args = ocp.args.StandardRestore() if is_alone else _OwnArgs()
-    wanted = ocp.args.Composite(leaves=args)
+    wanted = ocp.args.Composite(leaves=_find_way().restore())
     leaves = source.restore(where, args=wanted).leaves
     return leaves if leaves_lib.digest_leaves(leaves) == digests else None
   except Exception:
