@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs import folder as folder_config
 from experiments.folder.__main__ import run
-from experiments.lib import folders, hosts, records
+from experiments.lib import folders, hosts, records, stopping
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WORDS = 'smoke,network=pixels,stop=last'
@@ -205,6 +205,31 @@ def test_one_process_meets_nobody():
   assert told['all'] == [{'a': 1}]
   with pytest.raises(KeyError), hosts.find_team().meet():
     raise KeyError
+
+
+class _Service:
+  """What `jax.distributed` keeps for processes, for one of them alone."""
+
+  def __init__(self):
+    self.told = {}
+
+  def key_value_set(self, key, value):
+    self.told[key] = value
+
+  def key_value_dir_get(self, home):
+    return [each for each in self.told.items() if each[0].startswith(home)]
+
+
+def test_who_was_asked_to_stop_does_not_wait_for_ever(monkeypatch, capsys):
+  service, stop = _Service(), stopping.Stop()
+  monkeypatch.setattr(hosts, '_find_client', lambda: service)
+  monkeypatch.setattr(hosts, '_PATIENCE', 0.3)
+  stop.signal = int(signal.SIGTERM)
+  with pytest.raises(SystemExit) as end, hosts.Team(1, 2).meet(stop):
+    pass
+  assert end.value.code == 143 and 'go on' in capsys.readouterr().err
+  said = [json.loads(value)['error'] for value in service.told.values()]
+  assert said == [None, 'was interrupted']
 
 
 @pytest.mark.parametrize(

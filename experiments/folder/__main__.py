@@ -66,7 +66,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
   """
   team, folder, summary = hosts.find_team(), None, {}
   with contextlib.ExitStack() as stack:
-    with team.meet() as told:
+    stop = stack.enter_context(stopping.catch_signals())
+    with team.meet(stop) as told:
       schema.check_config(config)
       share.check_config(config)
       listed = _list(config, workdir)
@@ -76,10 +77,10 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     if told['all'][0]['finished']:
       return task.recall(folder) if folder else Result({}, {})
     begin = time.perf_counter()
-    with team.meet() as told:
-      told |= _restore(config, workdir, listed, team)
+    with team.meet(stop) as told:
+      told |= _restore(config, workdir, listed, team, stop)
     signal = max(one['signal'] for one in told['all'])
-    with team.meet():
+    with team.meet(stop):
       if folder:
         seconds = time.perf_counter() - begin
         summary = _conclude(folder, config, listed, told['all'], seconds)
@@ -121,7 +122,7 @@ def _join_index(folder) -> Index:
   return index
 
 
-def _restore(config, workdir, listed, team) -> dict[str, int]:
+def _restore(config, workdir, listed, team, stop) -> dict[str, int]:
   """Restores what is left of the share of this process.
 
   Returns:
@@ -142,7 +143,6 @@ def _restore(config, workdir, listed, team) -> dict[str, int]:
       own = os.path.join(workdir, workdirs.PROCESSES, team.name())
       os.makedirs(own, exist_ok=True)
       stack.enter_context(locks.hold(own))
-    stop = stack.enter_context(stopping.catch_signals())
     work = stack.enter_context(
       Work(
         config,

@@ -8,6 +8,7 @@ through the service by which `jax.distributed` has brought them together.
 import contextlib
 import itertools
 import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 
 from experiments.lib import folders, records
+from experiments.lib.stopping import Stop
 
 T = TypeVar('T')
 
@@ -22,6 +24,7 @@ T = TypeVar('T')
 _HOME = 'dipjax'
 _GONE = f'{_HOME}/gone'
 _PAUSE = 0.2  # Seconds between two looks.
+_PATIENCE = 20.0  # Seconds that a process that was asked to stop waits.
 
 _meetings = itertools.count()
 
@@ -77,11 +80,15 @@ class Team(NamedTuple):
     return list(items[self.index :: self.count])
 
   @contextlib.contextmanager
-  def meet(self) -> Iterator[dict[str, Any]]:
+  def meet(self, stop: Stop | None = None) -> Iterator[dict[str, Any]]:
     """Waits at its end for all processes; an error of one ends all.
 
     All processes meet equally often. A process that is interrupted waits for
     nobody, and nobody waits for it.
+
+    Args:
+      stop: whether somebody asked this process to stop. If so, it waits some
+        seconds for the others, who were probably asked too.
 
     Returns:
       A dict for what to tell the others, of JSON. After the context its entry
@@ -90,6 +97,7 @@ class Team(NamedTuple):
     Raises:
       ValueError: another process was interrupted, or raised an exception in its
         context.
+      SystemExit: this process was asked to stop, and another did not come.
     """
     told: dict[str, Any] = {}
     if self.count == 1:
@@ -107,8 +115,13 @@ class Team(NamedTuple):
         own = error
         records.say(f'process {self.index}: {error}; it waits for the others')
       tell(place, own and _describe(own))
+      left = _PATIENCE
       while len(heard := _hear(client, place)) < self.count:
         time.sleep(_PAUSE)
+        left -= _PAUSE * bool(stop)
+        if stop and left < 0:
+          records.say('the other processes go on; the same command goes on too')
+          sys.exit(128 + stop.signal)
     except BaseException:
       tell(_GONE, 'was interrupted')
       raise
