@@ -23,8 +23,8 @@ REACHED = [
   ('white', 5, SMOOTH + 'chelsea camera rocket brick'),
   ('white', 15, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
   ('white', 25, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
-  ('white', 50, SMOOTH + 'astronaut chelsea coffee rocket brick'),
-  ('white', 75, SMOOTH + 'astronaut chelsea coffee rocket'),
+  ('white', 50, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
+  ('white', 75, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
   ('poisson', 30, SMOOTH + PHOTOGRAPHS + 'brick -read'),
   ('poisson', 100, SMOOTH + PHOTOGRAPHS + '-read'),
   ('poisson', 500, 'ramp astronaut chelsea coffee rocket'),
@@ -36,8 +36,9 @@ REACHED = [
   ('enlarged', 25, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
   ('jpeg75', 10, SMOOTH + 'astronaut coffee camera rocket brick'),
   ('jpeg90', 25, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
-  ('rows', 5, SMOOTH + 'chelsea coffee camera rocket brick'),
-  ('rows', 15, SMOOTH + 'chelsea coffee rocket brick gravel'),
+  ('rows', 5, SMOOTH + 'chelsea camera rocket brick'),
+  ('rows', 5, 'coffee -sigma'),
+  ('rows', 15, SMOOTH + 'chelsea coffee camera rocket brick gravel'),
   ('salt', 0.05, SMOOTH + 'chelsea rocket brick'),
   ('salt', 0.3, SMOOTH + PHOTOGRAPHS + 'brick gravel grass -sigma'),
   ('hot', 0.003, SMOOTH + PHOTOGRAPHS + 'brick'),
@@ -192,6 +193,19 @@ def test_noise_is_clipped_where_it_piles_up(clip):
   assert (model.black, model.white) == (clip, clip)
   assert model.sigma == pytest.approx(0.1, rel=0.05)
   assert ('clipped at black and white' in model.describe()) == clip
+
+
+@pytest.mark.parametrize('sigma', [15 / 255, 50 / 255])
+@pytest.mark.parametrize('levels', [(0.02, 0.02), (0.05, 0.05), (0.0, 0.8)])
+def test_half_of_the_noise_is_clipped(levels, sigma):
+  """In dark parts, and along edges, where the mean does not tell how much."""
+  clean = np.full((128, 128, 3), levels[0])
+  clean[np.add.outer(np.arange(128), np.arange(128)) % 40 < 20] = levels[1]
+  for seed in range(3):
+    noisy = corruptions.add_gaussian_noise(clean, sigma, seed=seed)
+    model = noise.estimate_noise(noisy)
+    assert float(model.sigma) == pytest.approx(sigma, rel=0.05)
+    assert model.black and not model.rows and model.confidence > 0.5
 
 
 def test_counts_pile_up_at_black_and_are_not_clipped():

@@ -16,8 +16,8 @@ from dipjax.noise import (
 from dipjax.noise.model import Model
 
 _FEWEST = 100  # Blocks; fewer tell too little.
-_CLIPPED = 0.4  # Blocks with a larger share at black or white do not count.
-_PILED = 1e-3  # Share of the values at an end from which it may be clipped.
+_CLIPPED = 0.5  # Blocks whose neighbours have more at an end do not count.
+_PILED = 1e-3  # Share of the values at an end from which noise was clipped.
 _UNCLEAR = 0.05  # Shares of clipped values, or of blocks, that do not matter.
 _FILLED = 0.02  # Impulses from this share on are filled in.
 _HIDDEN = 0.5  # What a share of impulses adds to the error.
@@ -82,7 +82,8 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
   piled = [] if seen.share >= _FILLED else _find_piled(image, ends)
   level = levels.fit_levels(blocks, piled)
   # Blocks with stripes of black and white look grey, but their noise is gone.
-  even = blocks.ends <= 2 * level.expect_ends(blocks.means) + _UNCLEAR
+  own = blocks.black + blocks.white
+  even = own <= 2 * level.expect_ends(blocks.means) + _UNCLEAR
   if _FEWEST <= np.sum(even) < len(even) * (1 - _UNCLEAR):
     blocks = blocks.select(even)
     level = levels.fit_levels(blocks, piled)
@@ -185,7 +186,7 @@ def _is_counted(cut):
 
 
 def _find_piled(image, ends):
-  """Returns the ends at which values pile up: their noise may be clipped."""
+  """Returns the ends at which values pile up: their noise was clipped."""
   inside = image.min() >= 0 and image.max() <= 1
   return [end for end in ends if inside and np.mean(image == end) > _PILED]
 

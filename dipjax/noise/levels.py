@@ -7,11 +7,12 @@ texture the two energies move along a line,
   high - V = alpha (middle - V),
 
 which ends where both are V: the noise. V itself is constant + gain x for
-brightness x, less where the noise was clipped. The fit finds alpha, constant
-and gain at once, from averages over blocks of like brightness and texture.
+brightness x, less where the noise was clipped: the share of pixels at black and
+white tells how much less, also where a block has an edge. The fit finds alpha,
+constant and gain at once, from averages over blocks of like brightness and
+texture.
 """
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,6 +22,7 @@ import numpy as np
 from dipjax.noise import tiles
 
 _STEPS = 129  # Brightness at which clipping is computed.
+_FAR = 4.0  # Deviations; noise that has so far to an end is hardly clipped.
 _EACH = 25  # Blocks in an average, about.
 _HIGHEST = 2.0  # Medians; a block of noise hardly ever has more.
 _ALPHA = 0.3  # What alpha is without evidence, and
@@ -32,8 +34,7 @@ _USUAL = 2.5  # Normalised residuals above this count less, and
 _FARTHEST = 9.0  # The square of a normalised residual counts at most so much.
 _TINY = 1e-10
 _GAIN = 12.0  # How much smaller a misfit must be for a gain, and
-_END = 6.0  # for noise that is not clipped where values pile up.
-_MATTERS = 0.1  # The relative deviation of the variance that a gain must cause.
+_MATTERS = 0.1  # the relative deviation of the variance that it must cause.
 
 
 class Ends(NamedTuple):
@@ -54,8 +55,7 @@ class Levels(NamedTuple):
     error: the relative standard error of the standard deviation.
     misfit: the sum of the squares of normalised residuals, each at most 9.
     brightness: a grid; on it
-    seen: the means of clipped noise, and
-    ratio: its variance over the variance before.
+    seen: the means of clipped noise.
   """
 
   constant: float
@@ -66,7 +66,6 @@ class Levels(NamedTuple):
   misfit: float
   brightness: np.ndarray
   seen: np.ndarray
-  ratio: np.ndarray
 
   def find_variance(self, means: np.ndarray) -> np.ndarray:
     """Returns the variance before clipping, by the mean after it."""
@@ -91,6 +90,8 @@ class _Averages(NamedTuple):
   means: np.ndarray
   high: np.ndarray
   middle: np.ndarray
+  black: np.ndarray  # Shares of pixels.
+  white: np.ndarray
   flattest: np.ndarray  # Whether the texture is the least of its brightness.
 
 
@@ -99,19 +100,13 @@ def fit_levels(blocks: tiles.Blocks, piled: Sequence[float]) -> Levels:
 
   Args:
     blocks: the more, the better.
-    piled: the ends, of 0 and 1, where values pile up: noise may be clipped.
+    piled: the ends, of 0 and 1, where values pile up: noise was clipped.
   """
-  averages = _average(blocks)
-  black, white = ({False, end in piled} for end in (0, 1))
-  fits = []
-  for ends in (Ends(*each) for each in itertools.product(black, white)):
-    plain, sloped = (_fit(averages, ends, has) for has in (False, True))
-    price = _END * (len(piled) - sum(ends))
-    fits.append((plain.misfit + price, plain))
-    variance = np.mean(sloped.find_variance(averages.means))
-    if abs(sloped.gain) * np.std(averages.means) > _MATTERS * variance:
-      fits.append((sloped.misfit + price + _GAIN, sloped))
-  return min(fits, key=lambda each: each[0])[1]
+  averages, ends = _average(blocks), Ends(0 in piled, 1 in piled)
+  plain, sloped = (_fit(averages, ends, has_gain) for has_gain in (False, True))
+  variance = np.mean(sloped.find_variance(averages.means))
+  matters = abs(sloped.gain) * np.std(averages.means) > _MATTERS * variance
+  return sloped if matters and sloped.misfit + _GAIN < plain.misfit else plain
 
 
 def _average(blocks):
@@ -131,6 +126,8 @@ def _average(blocks):
     np.array([np.mean(blocks.means[group]) for group in groups]),
     np.array([_average_most(high[group]) for group in groups]),
     np.array([_average_most(middle[group]) for group in groups]),
+    np.array([np.mean(blocks.black[group]) for group in groups]),
+    np.array([np.mean(blocks.white[group]) for group in groups]),
     np.arange(len(groups)) % columns == 0,
   )
 
@@ -152,7 +149,6 @@ class _Guess(NamedTuple):
   """What a line says of averages, [groups], and how far they are from it."""
 
   x: np.ndarray  # The brightness.
-  clipped: np.ndarray  # The ratio of the variances after and before clipping.
   variance: np.ndarray  # After clipping.
   far: np.ndarray  # The texture, in variances.
   near: np.ndarray  # A weight: little texture counts most.
@@ -163,14 +159,16 @@ class _Guess(NamedTuple):
 def _fit(a, ends, has_gain):
   least = max(_LEAST * float(np.median(a.high)), _TINY)
   grid = np.linspace(min(0, a.means.min()), max(1, a.means.max()), _STEPS)
+  clipped = _find_left(a.black) if ends.black else np.ones_like(a.high)
+  clipped -= 1 - _find_left(a.white) if ends.white else 0
   line = _start(a, has_gain)
   for _ in range(_ROUNDS):
-    seen, ratio = _clip(_find_line(line, grid, least), grid, ends)
-    guess = _guess(a, line, least, (grid, seen, ratio))
-    solved, covariance = _solve(a, line, guess, least, has_gain)
+    seen = _clip(_find_line(line, grid, least), grid, ends)
+    guess = _guess(a, line, least, np.interp(a.means, seen, grid), clipped)
+    solved, covariance = _solve(a, line, guess, clipped, least, has_gain)
     # Half a step: what is far depends on the solution.
     line = _Line(*((old + new) / 2 for old, new in zip(line, solved)))
-  seen, ratio = _clip(_find_line(line, grid, least), grid, ends)
+  seen = _clip(_find_line(line, grid, least), grid, ends)
   # The nearest texture is some way from the noise; the line may bend there.
   bend = np.quantile(guess.far, 0.1) * _SPREAD / (1 - line.alpha)
   deviation = math.sqrt(covariance[1, 1])
@@ -185,7 +183,6 @@ def _fit(a, ends, has_gain):
     misfit=float(misfit / guess.near.mean()),
     brightness=grid,
     seen=seen,
-    ratio=ratio,
   )
 
 
@@ -206,9 +203,7 @@ def _find_line(line, x, least):
   return np.maximum(line.constant + line.gain * x, least)
 
 
-def _guess(a, line, least, clipping):
-  grid, seen, ratio = clipping
-  x, clipped = np.interp(a.means, seen, grid), np.interp(a.means, seen, ratio)
+def _guess(a, line, least, x, clipped):
   variance = _find_line(line, x, least) * clipped
   texture = np.maximum(a.middle - variance, 0)
   predicted = variance + line.alpha * texture
@@ -219,17 +214,17 @@ def _guess(a, line, least, clipping):
   precision = a.count * np.sum(tiles.HIGH) / 2 / predicted**2
   residual = np.square(a.high - predicted) * precision
   weight = precision * near / np.maximum(1, np.sqrt(residual) / _USUAL)
-  return _Guess(x, clipped, variance, far, near, residual, weight)
+  return _Guess(x, variance, far, near, residual, weight)
 
 
-def _solve(a, line, guess, least, has_gain):
+def _solve(a, line, guess, clipped, least, has_gain):
   """Returns the next line, and the covariance of (alpha, variance, gain).
 
   high - alpha variance is linear, around the last line, in alpha, in the
   variance at the mean brightness, and in the gain.
   """
   center = float(np.mean(a.means))
-  columns = [a.middle - guess.variance, (1 - line.alpha) * guess.clipped]
+  columns = [a.middle - guess.variance, (1 - line.alpha) * clipped]
   columns += [columns[1] * (guess.x - center)] if has_gain else []
   scale = np.sqrt(guess.weight)
   belief = np.eye(1, len(columns)) / _SPREAD
@@ -244,26 +239,33 @@ def _solve(a, line, guess, least, has_gain):
 
 
 def _clip(variance, x, ends):
-  """Returns means and the ratio of variances of clipped noise around x."""
+  """Returns the means of clipped noise around x."""
   sigma = np.sqrt(variance)
   low = -x / sigma if ends.black else np.full_like(x, -np.inf)
   high = (1 - x) / sigma if ends.white else np.full_like(x, np.inf)
   between = _find_share(high) - _find_share(low)
-  above = 1 - _find_share(high)
   moved = _find_density(low) - _find_density(high)
-  mean = x * between + sigma * moved + above
-  square = (x**2 + variance) * between + 2 * x * sigma * moved + above
-  square += variance * (_find_moment(low) - _find_moment(high))
-  ratio = np.maximum(square - mean**2, _TINY * variance) / variance
-  return mean, ratio
+  return x * between + sigma * moved + 1 - _find_share(high)
+
+
+def _find_left(share):
+  """Returns the variance that noise has left once this share was clipped.
+
+  It is that of max(z, -away), z ~ N(0, 1), where `share` of all z is below. A
+  block with an edge has a little more, at most 0.07.
+
+  Args:
+    share: of the pixels that lie at one end.
+  """
+  away = np.linspace(_FAR, -_FAR, _STEPS)
+  below, density = _find_share(-away), _find_density(away)
+  mean = density - away * below
+  square = 1 - below - away * density + away**2 * below
+  return np.interp(share, below, square - mean**2)
 
 
 def _find_density(z):
   return np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi)
-
-
-def _find_moment(z):
-  return np.where(np.isfinite(z), z, 0) * _find_density(z)
 
 
 def _find_share(z):

@@ -49,7 +49,9 @@ class Blocks(NamedTuple):
     means: [n], the brightness.
     texture: [n], the energy of the other blocks of the tile.
     slope: [n], the energy of the lowest frequencies.
-    ends: [n], the share of pixels at 0 or 1.
+    black: [n], the share of pixels at 0, and
+    white: at 1.
+    ends: [n], the share of both in the other blocks of the tile.
     channels: [n], integers.
     colour: [n], the share of the energy that differs between channels.
     weight: the independent blocks that a block counts for, at most 1.
@@ -59,6 +61,8 @@ class Blocks(NamedTuple):
   means: np.ndarray
   texture: np.ndarray
   slope: np.ndarray
+  black: np.ndarray
+  white: np.ndarray
   ends: np.ndarray
   channels: np.ndarray
   colour: np.ndarray
@@ -107,19 +111,25 @@ def transform(inner: np.ndarray, shape: tuple[int, int]) -> Blocks:
   # Constants do not count as texture, and the highest frequencies are left to
   # the noise.
   own = np.sum(energies[..., ~HIGH], -1) - energies[..., 0, 0]
-  texture = np.sum(own, 1, keepdims=True) - own
+  black, white = (np.mean(blocks == end, (2, 3)) for end in (0, 1))
   by_channel = coefficients.reshape(channels, -1, SIDE, SIDE)[..., LOW]
   apart = np.square(by_channel - by_channel.mean(0)).sum(-1)
   apart /= np.maximum(np.square(by_channel).sum(-1), 1e-12)
-  ends = np.mean((blocks == 0) | (blocks == 1), (2, 3))
   pixels = 4 * SIDE**2 * count
   return Blocks(
     energies=energies.reshape(-1, SIDE, SIDE),
     means=np.mean(blocks, (2, 3)).ravel(),
-    texture=texture.ravel(),
+    texture=_sum_others(own).ravel(),
     slope=np.sum(energies[..., _LOWEST], -1).ravel(),
-    ends=ends.ravel(),
+    black=black.ravel(),
+    white=white.ravel(),
+    ends=_sum_others(black + white).ravel() / 3,
     channels=np.repeat(np.arange(channels), 4 * count),
     colour=apart.ravel(),
     weight=min(1.0, shape[0] * shape[1] / pixels),
   )
+
+
+def _sum_others(values):
+  """Returns the sum over the other blocks of a tile, [tiles, 4]."""
+  return np.sum(values, 1, keepdims=True) - values
