@@ -1,12 +1,14 @@
-"""Images an hour and slot occupancy of a folder, beside two other ways.
+"""Images an hour and slot occupancy of a folder, beside three other ways.
 
     python -m benchmarks.folder --count 32 --side 128 --lanes 1 4 8 \
       --json folder.jsonl
 
 The pictures are parts of samples with noise, of three shapes in turn, and stop
 by themselves after different numbers of steps. `slots` is
-`dipjax.restore_many`: a lane that is finished gets the next picture. `batches`
-are as many lanes, which wait for the slowest before the next pictures come.
+`dipjax.restore_many`: a lane that is finished gets the next picture, and where
+lanes run at once the last pictures take turns. `queue` is the same without
+turns. `batches` are as many lanes, which wait for the slowest before the next
+pictures come.
 `alone` is `dipjax.restore`, one picture after the other. Everything is compiled
 before the clock runs. The occupancy is the share of the lanes' steps that a
 picture took; a lane that is finished costs nothing on a CPU, where lanes run in
@@ -63,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   fixed['hardware'] = recorder.describe_device()
   ways = [
     ('alone', 1),
-    *itertools.product(('slots', 'batches'), arguments.lanes),
+    *itertools.product(_KINDS, arguments.lanes),
   ]
   cells = [{'way': way, 'lanes': count, **fixed} for way, count in ways]
   try:
@@ -145,20 +147,30 @@ def _restore(cell, cases, recipe):
   many = functools.partial(
     dipjax.restore_many, lanes=cell['lanes'], ahead=len(cases), watch=watch
   )
-  kind = _Batches if cell['way'] == 'batches' else slots.Slots
-  with mock.patch.object(slots, 'Slots', kind):
+  with mock.patch.object(slots, 'Slots', _KINDS[cell['way']]):
     for _, _, error in many(cases, recipe):
       counts[2] += error is None
   return counts
 
 
-class _Batches(slots.Slots):
+class _Queue(slots.Slots):
+  """Slots whose pictures stay until they are finished."""
+
+  def count_taken(self, index):
+    """Returns the same for all pictures, so that none is ahead."""
+    return 0
+
+
+class _Batches(_Queue):
   """Slots that are freed together, once the slowest picture is finished."""
 
   def take_finished(self):
     """Returns all pictures, or none of them."""
     finished = lanes.find_finished(self._states, self._problems)
     return super().take_finished() if finished.all() else []
+
+
+_KINDS = {'slots': slots.Slots, 'queue': _Queue, 'batches': _Batches}
 
 
 def _print_row(row):
@@ -177,22 +189,15 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
   """Prints each way with as many lanes beside the others, in Markdown."""
   found = {(row['way'], row['lanes']): row for row in rows}
   alone = found['alone', 1]
-  print(
-    '| lanes | images an hour | occupancy | beside alone | beside batches |'
-  )
-  print('|---|---|---|---|---|')
-  print(
-    f'| alone | {_count_an_hour(alone):.1f} | {alone["occupancy"]:.1%} | | |'
-  )
+  print('| way | lanes | images an hour | occupancy | alone | batches |')
+  print('|---|---|---|---|---|---|')
   for (way, count), row in found.items():
-    if way == 'slots':
-      batches = found['batches', count]
-      print(
-        f'| {count} | {_count_an_hour(row):.1f} | {row["occupancy"]:.1%} | '
-        f'x{alone["seconds"] / row["seconds"]:.2f} | '
-        f'x{batches["seconds"] / row["seconds"]:.2f} '
-        f'(occupancy {batches["occupancy"]:.1%}) |'
-      )
+    beside = [alone] if way == 'alone' else [alone, found['batches', count]]
+    gains = [f'x{other["seconds"] / row["seconds"]:.2f}' for other in beside]
+    print(
+      f'| {way} | {count} | {_count_an_hour(row):.1f} | '
+      f'{row["occupancy"]:.1%} | {" | ".join([*gains, ""][:2])} |'
+    )
 
 
 if __name__ == '__main__':

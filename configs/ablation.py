@@ -29,8 +29,8 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   arms.references = ('measurement', 'clean')  # What targets are made from.
   arms.schedules = ('linear', 'scaled-linear')
   arms.beta_max = (0.01, 0.02)  # Variances of the noisiest stage's added noise.
-  # The most arms of one program that are fitted at once; a killed run loses all
-  # of them. More than one arm fills a GPU; on a CPU it gains nothing.
+  # The most arms that are fitted at once, as lanes of one program. More than
+  # one arm fills a GPU; on a CPU it gains nothing.
   arms.together = 1
 
   config.baselines = ml_collections.ConfigDict()

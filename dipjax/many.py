@@ -9,6 +9,7 @@ import numpy as np
 
 from dipjax import api, settings
 from dipjax import noise as noise_lib
+from dipjax.conv import choose
 from dipjax.engine import loop, slots
 from dipjax.engine import memory as memory_lib
 from dipjax.engine.fit import Fit, Trace, make_fit
@@ -22,6 +23,8 @@ Watch = Callable[[Sequence[int | None], Trace], bool | None]
 
 _MOST_BYTES = 2**28  # Of measurements that wait.
 _NEAR = 3  # Rounds of pictures that are counted before a kind begins.
+_LOOK = 32  # Pictures that are read for the sake of counting, at most.
+_TURN = 100  # Steps by which a picture may be ahead of one that waits.
 
 
 class Case(NamedTuple):
@@ -53,7 +56,7 @@ def restore_many(
   recipe: Recipe = api.DEFAULT,
   *,
   lanes: int = 4,
-  ahead: int = 32,
+  ahead: int = 128,
   perceptual: Perceptual | None = None,
   memory: int | None = None,
   chunk: int = 10,
@@ -70,6 +73,9 @@ def restore_many(
   the pictures and the number of lanes: to the last bit where lanes run in turn,
   as on a CPU, and up to rounding where they run at once. A picture that is
   refused, or whose fit diverges, stops no other.
+
+  Where lanes run at once, the last pictures of a shape take turns, so that no
+  picture goes on alone beside free lanes for long.
 
   Pictures with windows, with tiles, or too large for the memory beside a second
   one are fitted one by one, as `dipjax.restore` does.
@@ -152,22 +158,39 @@ class _Waiting:
       pass
     return self._jobs[0] if self._jobs else None
 
-  def take(self, kind: int) -> _Job | None:
-    """Returns the next picture of a kind, None where none is near."""
-    seen = 0
-    while True:
-      for place in range(seen, len(self._jobs)):
-        if self._jobs[place].kind == kind:
-          return self._jobs.pop(place)
-      seen = len(self._jobs)
+  def take(
+    self, kind: int, count_taken: Callable[[int], int] = lambda index: 0
+  ) -> _Job | None:
+    """Returns the next picture of a kind, None where none is near.
+
+    Args:
+      kind: of the picture.
+      count_taken: the index of a picture -> the steps that it took; the picture
+        with the fewest is next, and of several the first one.
+    """
+    while not (found := self.find_next(kind, count_taken)):
       if self._is_full() or not self._pull():
         return None
+    self._jobs = [job for job in self._jobs if job is not found]
+    return found
+
+  def find_next(
+    self, kind: int, count_taken: Callable[[int], int]
+  ) -> _Job | None:
+    """Returns what `take` would return of the pictures that are here."""
+    own = (job for job in self._jobs if job.kind == kind)
+    return min(own, key=lambda job: count_taken(job.index), default=None)
+
+  def put_back(self, job: _Job) -> None:
+    """Lets a picture wait once more."""
+    self._jobs.append(job)
 
   def count(self, kind: int, most: int) -> int:
     """Returns how many pictures of a kind are near, up to `most`."""
     while True:
       found = sum(job.kind == kind for job in self._jobs)
-      if found >= most or self._is_full() or not self._pull():
+      full = len(self._jobs) >= _LOOK or self._is_full()
+      if found >= most or full or not self._pull():
         return min(found, most)
 
   def _is_full(self):
@@ -264,25 +287,53 @@ class _Run:
     running = slots.Slots(
       first.fit, count, chunk=self._chunk, store=self._store
     )
-    rules, stopped = {}, False
+    jobs, stopped, few = {}, False, False
+    take = lambda: self._waiting.take(first.kind, running.count_taken)
+    # A lane that is free costs nothing where lanes run in turn.
+    takes_turns = count > 1 and not choose.runs_in_turn()
     while not stopped:
-      while running.free and (job := self._waiting.take(first.kind)):
-        rules[job.index] = job.ready.recipe.rule
+      while running.free and (job := take()):
+        jobs[job.index] = job
         refused = self._begin(running, job)
         if refused:
           yield refused
+        few = (
+          takes_turns and self._waiting.count(first.kind, count + 1) <= count
+        )
       yield from self._list_refused()
       if running.free == count:
         return False
+      if few:
+        yield from self._take_turns(running, jobs)
       pictures, trace = tuple(running.pictures), running.advance()
       stopped = bool(self._watch and self._watch(pictures, trace))
       for index, states, history in running.take_finished():
         collect = lambda s=states, h=history, i=index: loop.collect(
-          s, h, rules.pop(i)
+          s, h, jobs.pop(i).ready.recipe.rule
         )
         yield _finish(index, collect)
     running.save()
     return True
+
+  def _take_turns(self, running, jobs):
+    """Lets pictures that wait go on in the slots of those that are ahead.
+
+    The last pictures of a kind take their steps side by side in this way: else
+    one that began last would go on alone, beside lanes that are free. Yields
+    those that are refused.
+    """
+    kind = jobs[running.list_pictures()[0]].kind
+    taken = running.count_taken
+    while job := self._waiting.find_next(kind, taken):
+      ahead = max(running.list_pictures(), key=taken, default=job.index)
+      if taken(ahead) - taken(job.index) < _TURN:
+        return
+      running.park(ahead)
+      self._waiting.put_back(jobs[ahead])
+      jobs[job.index] = self._waiting.take(kind, taken)
+      refused = self._begin(running, job)
+      if refused:
+        yield refused
 
   @settings.pin()
   def _begin(self, running, job):

@@ -57,7 +57,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
       if parallel:
         results = chains.fit_parallel(setup, record)
       else:
-        (results,) = chains.fit_chain([setup], record)
+        fitted = chains.fit_chains([setup], record, slots=len(seeds))
+        ((_, results, _),) = fitted
     result = chains.join_stages(results, chained=not parallel)
     summary = summarize(setup, results, result, record)
     listed = report.list_images(summary, setup.data, setup.recipe, result)

@@ -4,6 +4,7 @@ import copy
 import csv
 import json
 import os
+import signal
 import sys
 import types
 
@@ -23,10 +24,10 @@ from experiments.ablation import arms as arms_lib
 from experiments.ablation import baselines, claims, table
 from experiments.ablation.table import FIXED, ORACLE, STAGED, STOPPED, Arm
 from experiments.lib import (
-  chains,
   checkpoints,
   images,
   plots,
+  recorder,
   records,
   stages,
 )
@@ -81,7 +82,7 @@ def test_every_arm_spends_the_budget_and_never_more(budget, photograph):
     assert sum(stage.steps for stage in stages.make_plan(own)) > budget
 
 
-def test_arms_of_one_program_are_fitted_together():
+def test_arms_that_differ_in_numbers_alone_have_one_program():
   arms = table.cross_arms(
     networks=('unet', 'resnet'),
     perceptual=(0, 0.1, 0.2),
@@ -89,12 +90,14 @@ def test_arms_of_one_program_are_fitted_together():
     schedules=('linear', 'cosine'),
     beta_max=(0.01,),
   )
-  groups = list(arms_lib.group_arms(arms, 3))
-  assert sorted(arm for group in groups for arm in group) == sorted(arms)
-  # Of each network a plain fit, two; two staged arms, four.
-  # Networks as they were given.
-  assert list(map(len, groups)) == 2 * [1, 2, 2, 3, 1]
-  for group in groups:
+  groups = arms_lib.group_arms(arms)
+  found = [arm for group in groups.values() for arm in group]
+  assert sorted(found) == sorted(arms)
+  # Networks as they were given; without features and with them, of each a plain
+  # fit for each weight, and twice as many staged ones.
+  assert list(groups)[:2] == ['unet-squared-plain', 'unet-squared-staged']
+  assert list(map(len, groups.values())) == 2 * [1, 2, 2, 4]
+  for group in groups.values():
     assert len({(a.network, a.is_plain, a.perceptual > 0) for a in group}) == 1
 
 
@@ -279,14 +282,26 @@ def test_weights_of_the_perceptual_loss_are_data_too(
   changes = {'fit.steps': 12, 'fit.perceptual_weights': vgg16, 'lanes': 1}
   config = _make_config(photograph, **changes)
   lanes.forget_programs()
-  psnrs = set()
-  for weight, beta_max in ((0.1, 0.01), (0.2, 0.01), (0.2, 0.02)):
-    arm = Arm('unet', weight, 'clean', 'linear', beta_max)
-    folder = workdirs.Workdir(str(tmp_path), {}, '', None)
-    (row,), _, _ = ablation.fit_arms(config, [arm], folder, ())
-    psnrs.add(row['lanes'][0]['psnr'])
-  assert lanes.advance._cache_size() == 1
-  assert len(psnrs) == 3
+  arms = [
+    Arm('unet', weight, 'clean', 'linear', beta_max)
+    for weight, beta_max in ((0.1, 0.01), (0.2, 0.01), (0.2, 0.02))
+  ]
+  rows, _ = _fit_arms(config, arms, tmp_path)
+  assert lanes.advance._cache_size() == lanes.init._cache_size() == 1
+  assert len({row['lanes'][0]['psnr'] for row in rows}) == 3
+
+
+def _fit_arms(config, arms, path):
+  """The rows of arms of one program, and their images by name, as finished."""
+  folder = workdirs.Workdir(str(path), {}, '', None)
+  rows, restored = [], {}
+
+  def add(arm, added, image):
+    rows.extend(added)
+    restored[arm.name] = image
+
+  assert not ablation.fit_arms(config, 'arms', arms, folder, (), add)
+  return rows, restored
 
 
 def test_a_run_leaves_a_line_for_each_arm(finished):
@@ -366,28 +381,34 @@ def test_the_plain_fit_is_that_of_the_library(finished, config):
 def test_a_killed_run_goes_on_at_the_next_arm(
   finished, config, tmp_path, monkeypatch, capsys
 ):
-  fit_chain, fitted = chains.fit_chain, []
+  record, seen = recorder.Recorder.__call__, []
 
-  def break_off(setups, record):
-    fitted.append([setup.marks['arm'] for setup in setups])
-    if len(fitted) == 4:
-      # As if it had begun.
-      path = str(tmp_path / 'metrics.jsonl')
-      records.append_lines(path, [{'arm': fitted[-1][0]}])
+  def break_off(self, states, trace, notes):
+    seen.append({note['arm'] for note in notes if note})
+    ended = record(self, states, trace, notes)
+    if len({row['arm'] for row in _read_arms(tmp_path)}) == 3:
       raise KeyboardInterrupt
-    return fit_chain(setups, record)
+    return ended
 
-  monkeypatch.setattr(chains, 'fit_chain', break_off)
-  with pytest.raises(KeyboardInterrupt):
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(recorder.Recorder, '__call__', break_off)
     ablation.run(config, str(tmp_path))
   assert not (tmp_path / 'result.json').exists()
-  assert len({row['arm'] for row in _read_arms(tmp_path)}) == 3
+  done = {row['arm'] for row in _read_arms(tmp_path)}
   said = capsys.readouterr().out.splitlines()[0]
   assert said.startswith('5 arms of 2 seeds, a budget of 60 steps for each')
   assert said.endswith('0 arms are finished')
+  seen.clear()
+
+  def watch(self, states, trace, notes):
+    seen.append({note['arm'] for note in notes if note})
+    return record(self, states, trace, notes)
+
+  monkeypatch.setattr(recorder.Recorder, '__call__', watch)
   result = _run(config, tmp_path)
   assert '3 arms are finished' in capsys.readouterr().out
-  assert len(fitted) == 4 + 2 and fitted[4] == fitted[3]
+  fitted = set().union(*seen)
+  assert len(fitted) == 2 and not fitted & done
   assert _read_arms(tmp_path) == _read_arms(finished[0])
   lines = [
     records.read_lines(str(workdir / 'metrics.jsonl'))
@@ -395,23 +416,81 @@ def test_a_killed_run_goes_on_at_the_next_arm(
   ]
   assert lines[0] == lines[1]
   # And a finished one is only read.
+  seen.clear()
   assert _run(config, tmp_path) == result
-  assert len(fitted) == 6
+  assert not seen
   config = copy.deepcopy(config)
   config.schedule.stages = 4
   with pytest.raises(ValueError, match=r'with schedule\.stages=3'):
     ablation.run(config, str(tmp_path))
 
 
+@pytest.fixture(scope='module')
+def together(config, tmp_path_factory):
+  """A run of three arms at once: its config and its folder."""
+  config = copy.deepcopy(config)
+  config.arms.together, config.checkpoint.every = 3, '20'
+  workdir = tmp_path_factory.mktemp('together')
+  _run(config, workdir)
+  return config, workdir
+
+
+def _read_records(workdir):
+  return _read_arms(workdir), records.read_lines(str(workdir / 'metrics.jsonl'))
+
+
+def test_arms_at_once_have_the_rows_of_arms_in_turn(finished, together):
+  _, workdir = together
+  in_order = lambda rows: sorted(map(json.dumps, rows))
+  rows, lines = _read_records(workdir)
+  before_rows, before_lines = _read_records(finished[0])
+  assert in_order(rows) == in_order(before_rows)
+  assert in_order(lines) == in_order(before_lines) and lines != before_lines
+
+
+@pytest.mark.parametrize('number', [0, signal.SIGTERM])
+def test_arms_that_were_interrupted_go_on_in_their_middle(
+  together, number, tmp_path, monkeypatch
+):
+  """Killed or stopped, in the plain arm, and twice in staged ones."""
+  config, workdir = together
+  record, calls = recorder.Recorder.__call__, []
+
+  def break_off(self, states, trace, notes):
+    ended = record(self, states, trace, notes)
+    calls.append(self.shown)
+    if len(calls) == 5:
+      if not number:
+        raise KeyboardInterrupt
+      self.stop.signal = number
+    return ended
+
+  monkeypatch.setattr(recorder.Recorder, '__call__', break_off)
+  for _ in range(3):
+    calls.clear()
+    if number:
+      assert ablation.run(config, str(tmp_path)).signal == number
+    else:
+      with pytest.raises(KeyboardInterrupt):
+        ablation.run(config, str(tmp_path))
+  calls.extend([0] * 5)
+  ablation.run(config, str(tmp_path))
+  assert _read_records(tmp_path) == _read_records(workdir)
+  for path in workdir.glob('*perceptual*.png'):
+    assert (tmp_path / path.name).read_bytes() == path.read_bytes()
+
+
 def test_arms_at_once_give_what_they_give_alone(finished, config, tmp_path):
   config = copy.deepcopy(config)
   config.lanes = 1
-  *_, a, b = arms_lib.plan_arms(config)
-  folder = workdirs.Workdir(str(tmp_path), {}, '', None)
-  rows, restored, _ = ablation.fit_arms(config, [b, a], folder, ())
-  assert list(restored) == [b.name, a.name]
+  config.arms.together = 3
+  *_, a, b, c, d = arms_lib.plan_arms(config)
+  lanes.forget_programs()
+  rows, restored = _fit_arms(config, [d, b, a, c], tmp_path)
+  assert lanes.advance._cache_size() == 1
+  assert restored.keys() == {arm.name for arm in (a, b, c, d)}
   alone = {row['arm']: row['lanes'][0] for row in _read_arms(finished[0])}
-  assert [row['arm'] for row in rows] == [b.name, a.name]
+  assert [row['arm'] for row in rows] == list(restored)
   for row in rows:
     (lane,) = row['lanes']
     assert lane == alone[row['arm']]

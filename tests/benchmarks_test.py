@@ -18,7 +18,8 @@ from benchmarks import (
   start,
   step,
 )
-from dipjax import Case, Recipe, monitors
+from dipjax import Case, Recipe, many, monitors
+from dipjax.conv import choose
 from dipjax.networks import pixels, skip
 from experiments.lib import images
 
@@ -200,13 +201,32 @@ def test_batches_wait_for_their_slowest_and_slots_do_not():
   ]
   counts = {
     way: folder._restore({'way': way, 'lanes': 2}, cases, recipe)
-    for way in ('slots', 'batches')
+    for way in ('slots', 'queue', 'batches')
   }
   assert counts == {
     # One lane takes the 30 steps, and the other all else in the meantime.
     'slots': [60, 60, 4],
+    'queue': [60, 60, 4],
     'batches': [60, 80, 4],
   }
+
+
+def test_turns_fill_the_lanes_that_a_queue_leaves_free(monkeypatch):
+  monkeypatch.setattr(many, '_TURN', 10)
+  recipe = Recipe(
+    network=pixels.Pixels(), monitors={'last': monitors.Last(steps=100)}
+  )
+  cases = [
+    Case(np.full((8, 8, 3), 0.5, 'f'), recipe=recipe.replace(steps=most))
+    for most in (20, 20, 40)
+  ]
+  with choose.aim(choose.Target('gpu')):
+    counts = {
+      way: folder._restore({'way': way, 'lanes': 2}, cases, recipe)
+      for way in ('slots', 'queue')
+    }
+  # Two of 20 steps and then one of 40, all of them alone; or only the last 20.
+  assert counts == {'slots': [80, 100, 3], 'queue': [80, 120, 3]}
 
 
 def test_the_pictures_of_a_folder_have_three_shapes():
@@ -263,7 +283,7 @@ def test_rows_of_a_folder_are_found_again(tmp_path, monkeypatch, capsys):
   command = ['--count', '4', '--lanes', '1', '2', '--json', str(path)]
   for _ in range(2):
     folder.main(command)
-  assert len(path.read_text().splitlines()) == 5
+  assert len(path.read_text().splitlines()) == 7
   said = capsys.readouterr().out
-  assert said.count('an hour, occupancy 80.0%') == 5
-  assert said.count('| alone | ') == 2
+  assert said.count('an hour, occupancy 80.0%') == 7
+  assert said.count('| alone | 1 | ') == said.count('| slots | 2 | ') == 2

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import dipjax
-from dipjax import Case, methods, monitors, operators
+from dipjax import Case, many, methods, monitors, operators
 from dipjax.conv import choose
-from dipjax.engine import lanes, memory, slots
+from dipjax.engine import history, lanes, loop, memory, slots
 from dipjax.networks import pixels, plain_unet, skip
 
 RECIPE = dipjax.Recipe(
@@ -346,6 +346,131 @@ def test_lanes_at_once_have_slots_too():
     )
   for one, other in zip(found, again, strict=True):
     _assert_same(one.restoration, other.restoration)
+
+
+class _Queue(slots.Slots):
+  """Slots whose pictures are never ahead of those that wait."""
+
+  def count_taken(self, index):
+    return 0
+
+
+def test_the_last_pictures_take_turns(monkeypatch):
+  """Lanes are busier, and each picture is the one that it is without turns."""
+  monkeypatch.setattr(many, '_TURN', 10)
+  # The longest comes last, and would be alone.
+  cases, seen = [_make_cases()[i] for i in np.argsort(STEPS)], {}
+
+  def restore(name, kind):
+    seen[name] = []
+    monkeypatch.setattr(slots, 'Slots', kind)
+    watch = lambda pictures, trace: seen[name].append((pictures, trace.active))
+    found = dipjax.restore_many(cases, lanes=2, chunk=5, watch=watch)
+    return {one.index: one.restoration for one in found}
+
+  with choose.aim(choose.Target('gpu')):
+    lanes.forget_programs()
+    turns, queue = restore('turns', slots.Slots), restore('queue', _Queue)
+    assert lanes.advance._cache_size() == 1
+  assert queue.keys() == turns.keys() == set(range(5))
+  for index, one in queue.items():
+    _assert_same(turns[index], one)
+  size = {name: sum(a.size for _, a in seen[name]) for name in seen}
+  busy = {name: sum(a.sum() for _, a in seen[name]) for name in seen}
+  assert busy['turns'] == busy['queue'] == sum(STEPS)
+  assert size['turns'] < size['queue']
+  # Some left their lane, and came back.
+  gaps = 0
+  for index in range(5):
+    there = [index in pictures for pictures, _ in seen['turns']]
+    first, last = there.index(True), len(there) - there[::-1].index(True)
+    gaps += not all(there[first:last])
+  assert gaps
+
+
+def test_where_lanes_run_in_turn_pictures_are_finished_one_by_one(monkeypatch):
+  """A free lane costs nothing there, and whoever stops has more pictures."""
+  monkeypatch.setattr(many, '_TURN', 10)
+  monkeypatch.setattr(slots.Slots, 'park', None)
+  assert len(list(dipjax.restore_many(_make_cases(), lanes=2, chunk=5))) == 5
+
+
+def test_a_picture_that_lost_its_turn_is_saved_and_goes_on(monkeypatch):
+  monkeypatch.setattr(many, '_TURN', 10)
+  cases, store, chunks = _make_cases(), _Memory(10**9), []
+
+  def watch(pictures, trace):
+    chunks.append(pictures)
+    return len(chunks) == 5
+
+  restore = functools.partial(dipjax.restore_many, cases, lanes=2, chunk=5)
+  with choose.aim(choose.Target('gpu')):
+    whole = {one.index: one.restoration for one in restore()}
+    first = list(restore(watch=watch, store=store))
+    # More of them began than there are lanes.
+    assert len(store.saved) > 2
+    done = {one.index for one in first}
+    assert not done & store.saved.keys()
+    going = _Memory(10**9)
+    going.saved = dict(store.saved)
+    again = list(restore(store=going))
+  assert set(going.loaded) == store.saved.keys()
+  for one in [*first, *again]:
+    _assert_same(one.restoration, whole[one.index])
+
+
+def test_a_bad_picture_takes_no_turn(monkeypatch):
+  monkeypatch.setattr(many, '_TURN', 10)
+  first, *others = _make_cases()
+  bad = Case(255 * first.measurement, recipe=first.recipe)
+  with choose.aim(choose.Target('gpu')):
+    cases = [first, *others[:2], bad, *others[2:]]
+    found = {
+      one.index: one for one in dipjax.restore_many(cases, lanes=2, chunk=5)
+    }
+  assert sorted(found) == list(range(6))
+  assert [index for index, one in found.items() if one.error] == [3]
+
+
+@pytest.mark.parametrize('slot', [0, 1])
+def test_a_parked_picture_goes_on_in_any_slot(slot):
+  (case, *_), (alone, *_) = _make_cases(), _restore_alone()
+  ready = dipjax.api.prepare(case.measurement, None, case.recipe)
+  key = jax.random.key(0)
+  problem = ready.pose(key, ready.task.measurement)
+  two = slots.Slots(dipjax.engine.fit.make_fit(ready.recipe), 2, chunk=7)
+  two.fill(5, key, problem)
+  two.advance()
+  two.park(5)
+  assert two.free == 2 and two.count_taken(5) == 7 and two.count_taken(6) == 0
+  assert two.find_progress().keys() == {5}
+  if slot:
+    two.fill(6, key, problem)
+  two.fill(5, key, problem)
+  assert two.pictures[slot] == 5
+  for _ in range(3):
+    two.advance()
+  ((index, states, trace),) = [
+    one for one in two.take_finished() if one[0] == 5
+  ]
+  assert index == 5
+  _assert_same(loop.collect(states, trace, ready.recipe.rule), alone)
+
+
+def test_a_trace_is_extended_as_it_is_beside_a_longer_one():
+  cases, key = _make_cases()[:2], jax.random.key(0)
+  ready = [
+    dipjax.api.prepare(case.measurement, None, case.recipe) for case in cases
+  ]
+  problems = [one.pose(key, one.task.measurement) for one in ready]
+  _, together = loop.run_lanes(
+    dipjax.engine.fit.make_fit(ready[0].recipe),
+    jnp.stack([key, key]),
+    lanes.stack_lanes(problems),
+  )
+  assert together.active.sum(axis=1).tolist() == [26, 9]
+  short = history.extend(_restore_alone()[1].trace, 26)
+  _assert_same(short, jax.tree.map(lambda leaf: leaf[1:], together))
 
 
 def test_slots_without_a_picture_take_no_step():

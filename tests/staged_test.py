@@ -13,8 +13,7 @@ import pytest
 import dipjax
 from configs import staged as staged_config
 from dipjax import codes, metrics, monitors, operators
-from dipjax.engine import lanes, staged
-from dipjax.engine.loop import run_lanes
+from dipjax.engine import lanes, slots, staged
 from experiments import staged as experiment
 from experiments.lib import build, chains, images, recorder, stages
 from experiments.lib import workdir as workdirs
@@ -221,7 +220,8 @@ def _fit(config):
     )
     if config.staged.parallel:
       return setup, chains.fit_parallel(setup, record)
-    (results,) = chains.fit_chain([setup], record)
+    count = len(setup.seeds)
+    ((_, results, _),) = chains.fit_chains([setup], record, slots=count)
   return setup, results
 
 
@@ -247,25 +247,33 @@ def _copy(states):
   return jax.tree.map(np.array, jax.device_get(states))
 
 
-def test_parameters_and_images_go_on(photograph, monkeypatch):
+class _Watched(slots.Slots):
+  """Notes the code, the first states and the last states of each stage."""
+
+  calls: list[list] = []
+
+  def fill(self, index, key, problem, clean=None, *, start=None):
+    super().fill(index, key, problem, clean, start=start)
+    begun = self.find_progress()[index].states
+    self.calls.append([np.asarray(problem.code), _copy(begun)])
+
+  def take_finished(self):
+    taken = super().take_finished()
+    for _, states, _ in taken:
+      self.calls[-1].append(_copy(states))
+    return taken
+
+
+@pytest.fixture
+def calls(monkeypatch):
+  """What `_Watched` notes, stage by stage where there is one seed."""
+  monkeypatch.setattr(chains, 'Slots', _Watched)
+  monkeypatch.setattr(_Watched, 'calls', [])
+  return _Watched.calls
+
+
+def test_parameters_and_images_go_on(photograph, calls):
   """Each stage starts where the one before ended, on its image."""
-  calls = []
-
-  def watch_run(fit, keys, problems, cleans, *, start, **arguments):
-    begun = []
-
-    def keep(fresh):
-      states = start(fresh) if start else fresh
-      begun.append(_copy(states))
-      return states
-
-    states, trace = run_lanes(
-      fit, keys, problems, cleans, start=keep, **arguments
-    )
-    calls.append((problems, begun[0], _copy(states)))
-    return states, trace
-
-  monkeypatch.setattr(chains, 'run_lanes', watch_run)
   images_of = {}
   for keep in (False, True):
     calls.clear()
@@ -273,9 +281,9 @@ def test_parameters_and_images_go_on(photograph, monkeypatch):
     setup, results = _fit(config)
     images_of[keep] = results[-1].image
     first = codes.extend_image(jnp.asarray(setup.data.measurement), (18, 24))
-    np.testing.assert_array_equal(calls[0][0].code[0], first)
+    np.testing.assert_array_equal(calls[0][0], first)
     for i in (1, 2):
-      problems, start, _ = calls[i]
+      seen, start, _ = calls[i]
       before = calls[i - 1][2]
       jax.tree.map(np.testing.assert_array_equal, start.params, before.params)
       assert int(start.step[0]) == 0 and not np.any(start.average)
@@ -283,25 +291,21 @@ def test_parameters_and_images_go_on(photograph, monkeypatch):
       assert count == (int(before.opt_state[0].count[0]) if keep else 0)
       image = jnp.asarray(results[i - 1].images[0])
       code = codes.extend_image(image, (18, 24))
-      np.testing.assert_array_equal(problems.code[0], code)
+      np.testing.assert_array_equal(seen, code)
   assert np.abs(images_of[False] - images_of[True]).max() > 1e-3
 
 
-def test_a_fixed_code_stays(photograph, monkeypatch):
-  seen = []
-
-  def watch_run(fit, keys, problems, *rest, **arguments):
-    seen.append(np.asarray(problems.code))
-    return run_lanes(fit, keys, problems, *rest, **arguments)
-
-  monkeypatch.setattr(chains, 'run_lanes', watch_run)
+def test_a_fixed_code_stays(photograph, calls):
   config = _make_config(photograph, lanes=2, **{'staged.code': 'fixed'})
   config.fit.steps = 12
   _fit(config)
-  assert len(seen) == 3
-  for code in seen[1:]:
-    np.testing.assert_array_equal(code, seen[0])
-  assert np.abs(seen[0][0] - seen[0][1]).max() > 0.01
+  # Both seeds take the same steps, and so go from stage to stage together.
+  first, second = ([code for code, *_ in calls[n::2]] for n in (0, 1))
+  assert len(first) == len(second) == 3
+  for own in (first, second):
+    for code in own[1:]:
+      np.testing.assert_array_equal(code, own[0])
+  assert np.abs(first[0] - second[0]).max() > 0.01
 
 
 def test_same_seed_is_equal_and_another_differs(photograph):
@@ -328,6 +332,39 @@ def test_a_stage_ends_where_its_loss_is_its_noise(photograph):
   setup, results = _fit(config)
   for stage, result in zip(setup.plan, results):
     assert result.stopped.tolist() == [stage.steps]
+
+
+@pytest.mark.parametrize('least', [0, 1])
+def test_a_stop_leaves_the_stages_that_all_seeds_have_finished(
+  least, photograph, monkeypatch
+):
+  changes = {'staged.sigma': 25.5, 'record.every': 1, 'fit.steps': 2000}
+  config = _make_config(photograph, lanes=2, **changes)
+  record, recorders = recorder.Recorder.__call__, []
+
+  def stop(self, states, trace, notes):
+    record(self, states, trace, notes)
+    fitted = [note['stage'] for note in notes]
+    # Each seed goes from stage to stage by itself.
+    if len(set(fitted)) == 2 and min(fitted) == least:
+      self.stop.signal = 2
+      recorders.append(self)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(recorder.Recorder, '__call__', stop)
+    _, stopped = _fit(config)
+  # What was saved says how many stages each seed has finished.
+  ended = [count for count, *_ in recorders[0].label.values()]
+  assert len(ended) == 2 and min(ended) in (least, least + 1)
+  # Where no stage is finished by all, there is what is left of the first one.
+  assert len(stopped) == max(min(ended), 1)
+  assert jax.tree.leaves(stopped[-1].params)[0].shape[0] == 2
+  _, whole = _fit(config)
+  for seed in range(2):
+    if ended[seed] >= len(stopped):
+      own = stopped[-1].images[seed]
+      other = whole[len(stopped) - 1].images[seed]
+      np.testing.assert_array_equal(own, other)
 
 
 def test_stages_at_once_start_each_on_its_own(photograph):

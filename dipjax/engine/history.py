@@ -67,3 +67,26 @@ def join(histories: Sequence[History]) -> History:
   stays = (places % stride == 0) | np.any(trace.returned >= 0, axis=0)
   thinned = jax.tree.map(lambda leaf: leaf[:, stays], trace)
   return History(thinned, places[stays], taken)
+
+
+def extend(trace: Trace, steps: int) -> Trace:
+  """Returns a trace of so many steps; nothing happened at those at its end.
+
+  Args:
+    trace: NumPy arrays [lanes, kept], with at least one step.
+    steps: at least as many.
+  """
+  more = steps - trace.active.shape[1]
+  pad: Any = lambda leaf, value: np.concatenate(
+    [leaf, np.repeat(value, more, axis=1).astype(leaf.dtype)], axis=1
+  )
+  lanes = len(trace.active)
+  fill = lambda value: np.full((lanes, 1), value)
+  return Trace(
+    step=pad(trace.step, trace.step[:, -1:] + 1),
+    active=pad(trace.active, fill(False)),
+    loss=pad(trace.loss, fill(np.nan)),
+    psnr_measurement=pad(trace.psnr_measurement, fill(np.nan)),
+    returned=pad(trace.returned, fill(-1)),
+    scores={name: pad(v, v[:, -1:]) for name, v in trace.scores.items()},
+  )

@@ -7,7 +7,7 @@ the result that it gives alone, to the last bit where lanes run in turn, and up
 to rounding where they run at once in a program of another number of lanes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -66,6 +66,7 @@ class Slots:
     self._count = mesh.pad(count)
     self.steps = 0
     self._histories: dict[int, list[history.History]] = {}
+    self._parked: dict[int, loop.Progress] = {}
     self._states: Any = None
     self._problems: Any = None
 
@@ -76,15 +77,26 @@ class Slots:
 
   @settings.pin()
   def fill(
-    self, index: int, key: Array, problem: Problem, clean: Any = None
+    self,
+    index: int,
+    key: Array,
+    problem: Problem,
+    clean: Any = None,
+    *,
+    start: Callable[[loop.Progress], loop.Progress] | None = None,
   ) -> None:
-    """Puts a picture into a free slot, as it begins or as the store has it.
+    """Puts a picture into a free slot.
+
+    It goes on from where it was parked, or from what the store has of it, or
+    begins.
 
     Args:
       index: of the picture.
       key, problem: of its lane; the problems of all pictures have one
         structure and the same shapes.
       clean: [H, W, C], for monitors named oracle, or None.
+      start: (progress of no step) -> the progress to go on from, for instance
+        with the parameters of another fit; None is the progress of no step.
     """
     slot = self.pictures.index(None)
     problems = lanes.stack_lanes([problem])
@@ -93,17 +105,24 @@ class Slots:
       idle = problems.replace(steps=jnp.zeros_like(problems.steps))
       self._problems = self._repeat(idle)
       lanes.make_room(self._fit, self._chunk, self._problems)
-    cleans = None if clean is None else jnp.asarray(clean)[None]
-    states: Any = lanes.init(self._fit, key[None], problems, cleans)
-    begun = loop.Progress(states, history.begin(states))
-    if self._store:
-      begun = self._store.load(index, begun) or begun
-    if self._states is None:
-      self._states = self._repeat(states)
+    begun = self._parked.pop(index, None)
+    if begun is None:
+      begun = self._begin(index, key, problems, clean, start)
     self._states = lanes.put_lane(self._states, slot, begun.states)
     self._problems = lanes.put_lane(self._problems, slot, problems)
     self._histories[slot] = [begun.history]
     self.pictures[slot] = index
+
+  def _begin(self, index, key, problems, clean, start):
+    cleans = None if clean is None else jnp.asarray(clean)[None]
+    states: Any = lanes.init(self._fit, key[None], problems, cleans)
+    if self._states is None:
+      self._states = self._repeat(states)
+    begun = loop.Progress(states, history.begin(states))
+    begun = start(begun) if start else begun
+    if self._store:
+      begun = self._store.load(index, begun) or begun
+    return begun
 
   def _repeat(self, one):
     return mesh.place(lanes.repeat_lane(one, self._count), self._count)
@@ -146,14 +165,55 @@ class Slots:
       self.pictures[slot] = None
     return taken
 
+  def list_pictures(self) -> list[int]:
+    """Returns the indices of the pictures in slots."""
+    return [index for index in self.pictures if index is not None]
+
+  def count_taken(self, index: int) -> int:
+    """Returns the steps that a picture took; 0 for one that had no slot."""
+    if index in self._parked:
+      return int(self._parked[index].history.taken)
+    if index in self.pictures:
+      return int(self._histories[self.pictures.index(index)][-1].taken)
+    return 0
+
+  @settings.pin()
+  def park(self, index: int) -> None:
+    """Frees the slot of a picture, whose progress waits in the host's memory.
+
+    `fill` lets it go on, in any slot.
+    """
+    slot = self.pictures.index(index)
+    states: Any = lanes.copy_lane(self._states, slot)
+    self._parked[index] = loop.Progress(
+      jax.tree.map(_move_to_host, states),
+      history.join(self._histories.pop(slot)),
+    )
+    self.pictures[slot] = None
+
+  @property
+  def states(self) -> FitState:
+    """The states of all slots, which are only borrowed."""
+    return self._states
+
   @settings.pin()
   def save(self) -> None:
-    """Saves the progress of all pictures that are in slots."""
-    if not self._store:
-      return
-    progress = {}
+    """Saves the progress of all pictures that began and are not finished."""
+    if self._store:
+      self._store.save(self.find_progress())
+
+  @settings.pin()
+  def find_progress(self) -> dict[int, loop.Progress]:
+    """Returns copies of the progress of all pictures that began, by index."""
+    progress: Any = dict(self._parked)
     for slot, parts in self._histories.items():
       states: Any = lanes.copy_lane(self._states, slot)
       joined = history.join(parts)
       progress[self.pictures[slot]] = loop.Progress(states, joined)
-    self._store.save(progress)
+    return progress
+
+
+def _move_to_host(leaf: Any) -> Any:
+  """Returns an array as NumPy's; NumPy has no keys, which stay."""
+  is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  return leaf if is_key else np.asarray(leaf)

@@ -6,7 +6,7 @@ python -m experiments.ablation --config=configs/ablation.py --workdir=DIR
 import contextlib
 import os
 import shutil
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
@@ -42,10 +42,12 @@ _MOST_PICTURES = 40  # Arms whose pictures are in the page.
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
-  """Fits all arms, one group after the other; returns numbers and arrays.
+  """Fits all arms, program after program; returns numbers and arrays.
 
-  A finished arm is a line of arms.jsonl: the same command goes on after the
-  finished arms.
+  Arms that differ in numbers alone are lanes of one program, as the points of a
+  sweep are; a finished seed gives its lane to the next. A finished arm is a
+  line of arms.jsonl: the same command goes on after the finished arms, and in
+  the middle of the others.
 
   Args:
     config: as configs/ablation.py.
@@ -75,14 +77,11 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
     waiting = [arm for arm in planned if arm.name not in done]
     arrays, signal = {'measurement': data.measurement}, 0
     order = [arm.name for arm in planned]
-    for group in arms_lib.group_arms(waiting, config.arms.together):
-      done = {row['arm'] for row in rows}
-      added, restored, signal = fit_arms(config, group, folder, done)
-      if signal:
-        break
+
+    def add(arm, added, image):
       records.append_lines(folder.find(workdirs.ARMS), added)
-      rows += added
-      arrays |= restored
+      rows.extend(added)
+      arrays[arm.name] = image
       if config.record.preview:
         so_far = summarize(config, beside, rows)
         content = describe_page(folder, so_far, data, order)
@@ -91,6 +90,12 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> Result:
             folder.find(workdirs.PAGE),
             content._replace(refresh=config.record.preview),
           )
+
+    for name, group in arms_lib.group_arms(waiting).items():
+      done = {row['arm'] for row in rows}
+      signal = fit_arms(config, name, group, folder, done, add)
+      if signal:
+        break
     rows.sort(key=lambda row: order.index(row['arm']))
     summary = summarize(config, beside, rows)
     if signal:
@@ -141,49 +146,54 @@ def load(
 
 def fit_arms(
   config: ml_collections.ConfigDict,
+  name: str,
   arms: Sequence[Arm],
   folder: workdirs.Workdir,
   done: Collection[str],
-) -> tuple[list[dict], dict[str, np.ndarray], int]:
-  """Fits arms of one program at once, each seed of each arm in a lane.
+  add: Callable[[Arm, list[dict], np.ndarray], None],
+) -> int:
+  """Fits arms of one program, each seed of each arm in a lane.
 
   The first seed's image of each arm becomes the file ARM.png.
 
   Args:
     config: the config of the ablation.
+    name: of the program.
     arms: what to fit.
     folder: the folder of the run.
     done: the names of the arms whose records stay.
+    add: called with each arm that is finished, its rows, and the image of its
+      first seed.
 
   Returns:
-    The rows of the arms, by the arm's name the first seed's image, and the
-    number of the signal that ended the fits, which then have no rows.
+    The number of the signal that ended the fits, 0 for none.
   """
   setups = [arms_lib.make_setup(config, arm) for arm in arms]
   print(f'{", ".join(arm.name for arm in arms)}:')
-  # Arms go from stage to stage together: a stage lasts as long as in the arm
-  # that takes the most steps.
-  together = zip(*(setup.plan for setup in setups), strict=True)
+  seeds = setups[0].seeds
+  slots = len(seeds) * min(config.arms.together, len(arms))
+  steps = len(seeds) * sum(map(arms_lib.count_steps, setups))
   record = recorder.Recorder(
     folder,
     config,
-    steps=sum(max(stage.steps for stage in alike) for alike in together),
-    seeds=setups[0].seeds * len(arms),
-    name=arms[0].name,
+    steps=-(-steps // slots),
+    seeds=seeds * (slots // len(seeds)),
+    name=name,
     keep=lambda row: row['arm'] in done,
   )
   with record:
-    fitted = chains.fit_chain(setups, record)
-  if record.stop:
-    return [], {}, int(record.stop.signal)
-  rows, restored = [], {}
-  for arm, setup, results in zip(arms, setups, fitted, strict=True):
-    result = chains.join_stages(results, chained=True)
-    restored[arm.name] = result.images[0]
-    images.write_image(folder.find(f'{arm.name}.png'), restored[arm.name])
-    seconds = record.seconds['fit'] / len(arms)
-    rows += make_rows(arm, setup, result, seconds)
-  return rows, restored, 0
+    for place, results, seconds in chains.fit_chains(
+      setups, record, slots=slots
+    ):
+      # What is left of an arm that was stopped has no row.
+      if record.stop:
+        break
+      arm, setup = arms[place], setups[place]
+      result = chains.join_stages(results, chained=True)
+      image = result.images[0]
+      images.write_image(folder.find(f'{arm.name}.png'), image)
+      add(arm, make_rows(arm, setup, result, seconds), image)
+  return int(record.stop.signal)
 
 
 def make_rows(

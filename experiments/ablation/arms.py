@@ -3,8 +3,7 @@
 This module makes all checks, so that every planned arm can run.
 """
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 import jax
 import ml_collections
@@ -140,18 +139,15 @@ def describe_budget(
   )
 
 
-def group_arms(arms: Collection[Arm], together: int) -> Iterator[list[Arm]]:
-  """Yields groups of at most `together` arms that share one program.
+def group_arms(arms: Collection[Arm]) -> dict[str, list[Arm]]:
+  """Returns the arms of each program, by a name of the program.
 
-  Networks keep their order; plain fits come before staged fits.
+  Arms of one program differ in numbers alone: in levels, targets, and weights
+  of the perceptual error above 0. Networks keep their order.
   """
-  networks = list(dict.fromkeys(arm.network for arm in arms))
-  program = lambda arm: (
-    networks.index(arm.network),
-    arm.perceptual > 0,
-    arm.schedule > '',
-  )
-  for _, alike in itertools.groupby(sorted(arms, key=program), program):
-    alike = list(alike)
-    for start in range(0, len(alike), together):
-      yield alike[start : start + together]
+  groups: dict[str, list[Arm]] = {}
+  for arm in arms:
+    loss = 'perceptual' if arm.perceptual else 'squared'
+    kind = 'plain' if arm.is_plain else 'staged'
+    groups.setdefault(f'{arm.network}-{loss}-{kind}', []).append(arm)
+  return groups

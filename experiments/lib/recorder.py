@@ -84,7 +84,7 @@ class Recorder:
   Attributes:
     records: the records in memory and in metrics.jsonl.
     seeds: the seed of each lane.
-    label: what is fitted now, where a run has several fits in a row.
+    label: what a checkpoint has, of JSON, where not all have the same.
     checkpoints: the checkpoints of the run.
     plan: the tiles, where a picture is fitted in tiles.
     frames: pictures of the fit of a whole picture.
@@ -118,7 +118,8 @@ class Recorder:
       ValueError: record.tensorboard without its package.
     """
     self.records = records.Records(workdir.find(workdirs.METRICS))
-    self.seeds, self.label, self.stop = seeds, '', stopping.Stop()
+    self.seeds, self.stop = seeds, stopping.Stop()
+    self.label: Any = ''
     folder = os.path.join(workdir.find(workdirs.CHECKPOINTS), name)
     self.checkpoints = checkpoints.Checkpoints(
       folder, every=config.checkpoint.every, data=workdir.data
@@ -174,7 +175,7 @@ class Recorder:
       self._events.close()
     self._stack.__exit__(*exception)
 
-  def load(self, like: loop.Progress) -> loop.Progress | None:
+  def load(self, like: Any) -> Any:
     """Goes back to the last checkpoint of this fit; see `loop.Store`."""
     # Only the first fit of this start can be the one that was interrupted.
     if self._has_records:
@@ -214,9 +215,18 @@ class Recorder:
 
   def save(self, progress: loop.Progress) -> None:
     """Saves the progress; see `loop.Store`."""
+    self.save_tree(progress, int(progress.history.taken))
+
+  def save_tree(self, tree: Any, step: int) -> None:
+    """Saves what `load` will be asked for.
+
+    Args:
+      tree: arrays.
+      step: what `is_due` counts.
+    """
     self.checkpoints.save(
-      progress,
-      int(progress.history.taken),
+      tree,
+      step,
       label=self.label,
       records=self.records.find_end(),
       seconds=self.seconds,
