@@ -6,9 +6,14 @@ The benchmark compiles requirement 2's network, one lane, and does not run it.
 It prints GB for a megapixel of the code, which is padded, with all that a step
 holds: state, activations, temporaries. The method `stein` passes through the
 network twice a step.
+
+With --run it takes some steps too, on Linux and a CPU, and prints how much the
+process grew by meanwhile, beyond the state, and the time of the CPU.
 """
 
 import argparse
+import pathlib
+import time
 from collections.abc import Sequence
 
 import jax
@@ -37,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   known = list(recipe.PRECISIONS)
   default = ['float32', 'bfloat16']
   add('--precision', nargs='+', choices=known, default=default)
+  add('--run', action='store_true', help='take steps too, on a CPU')
   arguments = parser.parse_args(argv)
   print(f'{jax.devices()[0].device_kind}, jax {jax.__version__}')
   for size in arguments.sizes:
@@ -46,12 +52,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         for remat in (False, True):
           network = skip.Skip(remat=remat)
           given = programs.make_recipe(network, precision, method=method)
-          _print_line(size, given, f'{name:11s} {"remat" if remat else "":5s}')
+          label = f'{name:11s} {"remat" if remat else "":5s}'
+          _print_line(size, given, label, arguments.run)
 
 
-def _print_line(size: int, given: Recipe, name: str) -> None:
+def _print_line(size: int, given: Recipe, name: str, run: bool) -> None:
   prepared, problem = pose_problem(given, size)
-  planned = programs.plan_bytes(fit.make_fit(prepared), problem)
+  one = fit.make_fit(prepared)
+  scan = programs.scan_problem(one, problem, 1) if run else None
+  planned = scan.peak_bytes if scan else programs.plan_bytes(one, problem)
   estimate = memory.estimate_bytes(prepared, problem, lanes=1)
   megapixels = size**2 / 1e6
   print(
@@ -60,6 +69,30 @@ def _print_line(size: int, given: Recipe, name: str) -> None:
     f'{estimate / megapixels / 1e9:6.2f} estimated ({estimate / planned:.2f})',
     flush=True,
   )
+  if scan:
+    grown, seconds = _take_steps(scan)
+    print(
+      f'  grew by {grown / megapixels / 1e9:.2f} GB a megapixel, '
+      f'{seconds:.2f} s of the CPU a step',
+      flush=True,
+    )
+
+
+def _take_steps(scan: programs.Scan) -> tuple[int, float]:
+  """Returns by how many bytes this process grew at most, and seconds a step."""
+  before = _read_status('VmRSS')
+  pathlib.Path('/proc/self/clear_refs').write_text('5')  # Forgets the peak.
+  begin = time.process_time()
+  steps = scan.call()
+  seconds = (time.process_time() - begin) / steps
+  return _read_status('VmHWM') - before, seconds
+
+
+def _read_status(field: str) -> int:
+  """Bytes, of a line such as `VmRSS:   1234 kB`."""
+  lines = pathlib.Path('/proc/self/status').read_text().splitlines()
+  values = [line.split() for line in lines if line.startswith(f'{field}:')]
+  return 1024 * int(values[0][1])
 
 
 def pose_problem(given: Recipe, size: int) -> tuple[Recipe, Problem]:

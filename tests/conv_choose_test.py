@@ -157,6 +157,11 @@ def test_channels_are_counted_in_whole_groups():
   assert {n: choose.count_grouped(n) for n in counts} == counts
 
 
+def test_bands_have_equal_heights_and_not_too_many_tiles():
+  sizes = {(1, 1): 1, (32, 32): 1, (64, 64): 4, (68, 68): 17, (7, 4096): 7}
+  assert {size: choose.count_bands(*size) for size in sizes} == sizes
+
+
 def test_a_product_has_eight_columns_or_more_on_the_cpu():
   with choose.aim(CPU):
     assert [choose.count_columns(n) for n in (1, 7, 8, 9)] == [8, 8, 8, 9]
@@ -166,7 +171,7 @@ def test_a_product_has_eight_columns_or_more_on_the_cpu():
 
 
 def test_how_a_program_is_run_follows_the_platform():
-  asked = choose.runs_in_turn, choose.loops_in_place, choose.saves_memory
+  asked = choose.runs_in_turn, choose.loops_in_place, choose.halves_memory
   answers = {CPU: (True, True, False)}
   answers |= dict.fromkeys((GPU, TPU), (False, False, True))
   for target, answer in answers.items():

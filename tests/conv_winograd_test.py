@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from dipjax.conv import winograd
+from dipjax.conv import choose, winograd
 
 
 def _convolve_plainly(x, kernel):
@@ -34,8 +34,7 @@ def _draw(m, n, inputs, outputs, dtype=np.float32):
 def _pull(x, kernel, dy):
   return (
     winograd.convolve(x, kernel),
-    winograd.pull_image(dy, kernel),
-    winograd.pull_kernel(x, dy),
+    *winograd.pull(x, kernel, dy),
   )
 
 
@@ -53,6 +52,17 @@ def test_the_algorithm_is_exact(m, n):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize('most', [1, 8])
+def test_bands_of_tiles_change_nothing(monkeypatch, most):
+  case = _draw(6, 4, 3, 5, np.float64)
+  monkeypatch.setattr(choose, '_MOST_TILES', most)
+  assert choose.count_bands(6, 4) == {1: 6, 8: 3}[most]
+  with jax.enable_x64(True):
+    actual, expected = jax.jit(_pull)(*case), jax.jit(_pull_plainly)(*case)
+  for a, b in zip(actual, expected):
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-12)
+
+
 def test_values_keep_their_type():
   case = _draw(1, 1, 2, 2)
   assert {a.dtype for a in jax.jit(_pull)(*case)} == {jnp.dtype('float32')}
@@ -64,7 +74,7 @@ def test_what_is_not_read_has_no_effect_and_no_gradient():
   changed = x.copy()
   changed[-2:], changed[:, -2:] = 7, 7
   np.testing.assert_array_equal(winograd.convolve(changed, kernel), y)
-  dx = winograd.pull_image(dy, kernel)
+  dx, _ = winograd.pull(x, kernel, dy)
   assert not np.any(dx[-2:]) and not np.any(dx[:, -2:])
 
 

@@ -76,13 +76,16 @@ def test_two_passes_take_at_least_less_than_they_take():
   assert 0 < least < memory.estimate_bytes(recipe, problem)
 
 
-def test_remat_changes_nothing_where_it_saves_no_memory():
+def test_what_fits_with_remat_alone_is_said_to_fit():
   network = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 4))
-  said = [
-    _refuse(*_pose((48, 40, 3), network=network.clone(remat=remat)), 0)
+  kept, again = (
+    _pose((96, 80, 3), network=network.clone(remat=remat))
     for remat in (False, True)
-  ]
-  assert said[0] == said[1]
+  )
+  needed = memory.estimate_bytes(*again)
+  memory.check_memory(*again, needed)
+  said = _refuse(*kept, needed)
+  assert re.search(r'what would fit: remat \(\S+ GB\)$', said), said
 
 
 class _Counted(skip.Skip):
@@ -123,16 +126,17 @@ def test_what_is_hopeless_is_refused_without_a_gradient(monkeypatch):
 
 
 def test_what_is_not_hopeless_is_refused_with_what_fits(monkeypatch):
-  """A cheap trace for the shapes, and one for the gradient."""
+  """A cheap trace for the shapes, and two for the gradient and for remat."""
   network = _Counted(down=(8, 8), up=(8, 8), skip=(4, 4), outputs=3)
-  said, traces = _count_traces(monkeypatch, network, 58 * 10**5, count=2)
+  said, traces = _count_traces(monkeypatch, network, 42 * 10**5, count=2)
   assert re.fullmatch(
-    r'48x64 in 2 lanes takes about \S+ GB, there are 0.0058 GB; '
-    r'what would fit: one lane \(\S+ GB\)',
+    r'48x64 in 2 lanes takes about \S+ GB, there are 0.0042 GB; '
+    r'what would fit: remat \(\S+ GB\), one lane with remat \(\S+ GB\), '
+    r'one lane \(\S+ GB\)',
     said,
   )
-  cheap, full = traces
-  assert cheap == choose.SHAPES != full
+  cheap, full, again = traces
+  assert cheap == choose.SHAPES != full == again
 
 
 def test_a_device_that_saves_memory_is_asked_for_all_its_savings():

@@ -32,6 +32,8 @@ _MOST_PRODUCT_PIXELS = 1024  # In an image whose pixels a product moves.
 # small image or few channels do not have the products to save.
 _LEAST_TILES_PIXELS = 1024
 _LEAST_TILES_CHANNELS = 16  # In x and in y, whichever has fewer.
+# All tiles at once take several times the memory of an image.
+_MOST_TILES = 1024
 
 # Composing the kernel for blocks takes as long for any image; a GPU needs some
 # forty small kernels for it. In the image that is not yet doubled:
@@ -192,6 +194,24 @@ def prefers_tiles(x: Any, kernel: Any) -> bool:
   )
 
 
+def count_bands(rows: int, columns: int) -> int:
+  """Returns in how many bands, one after the other, tiles are computed.
+
+  All bands have as many rows of tiles. A band has at most _MOST_TILES tiles, or
+  a single row.
+
+  Args:
+    rows, columns: how many tiles there are.
+  """
+  return next(
+    bands
+    for bands in range(1, rows + 1)
+    if rows % bands == 0
+    and rows * columns <= bands * _MOST_TILES
+    or bands == rows
+  )
+
+
 def prefers_blocks(x: Any, skip: Any, side: int, padding: str) -> bool:
   """Returns whether to convolve in blocks, before x would be doubled.
 
@@ -284,6 +304,14 @@ def loops_in_place() -> bool:
   return find_target().platform == 'cpu'
 
 
+def merges_computations() -> bool:
+  """Returns whether XLA computes once what a gradient should compute again.
+
+  That is on a CPU, for which XLA takes optimisation barriers away first.
+  """
+  return find_target().platform == 'cpu'
+
+
 def prefers_bfloat16() -> bool:
   """Returns whether bfloat16 is faster than float32 and good for a fit.
 
@@ -297,10 +325,24 @@ def prefers_bfloat16() -> bool:
   return not major.isdecimal() or int(major) >= 8
 
 
-def saves_memory() -> bool:
-  """Returns whether bfloat16 and remat take less memory than float32 without.
+def count_working(again: bool) -> int:
+  """Returns how many arrays are alive while the outermost gradient is computed.
 
-  They do not on a CPU, where XLA computes in float32 and keeps every activation
-  in spite of remat.
+  They are counted beside what the gradient keeps, in units of the largest array
+  that it keeps, for each pass of the network. What is known of them is what XLA
+  plans; on a CPU little is alive of what nothing computes again.
+
+  Args:
+    again: whether activations are computed again in place of being kept.
+  """
+  if find_target().platform != 'cpu':
+    return 7
+  return 5 if again else 3
+
+
+def halves_memory() -> bool:
+  """Returns whether bfloat16 takes less memory than float32.
+
+  It does not on a CPU, where XLA computes in float32.
   """
   return find_target().platform != 'cpu'

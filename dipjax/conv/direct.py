@@ -20,6 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dipjax.conv import choose, grid, lanes
+from dipjax.device import recompute
 
 Array = jax.Array
 
@@ -77,6 +78,8 @@ def _convolve_same_forward(x, kernel, pads):
 
 def _convolve_same_backward(pads, residuals, dy):
   x, kernel = residuals
+  # The padded and gathered images of the forward pass are not kept.
+  x, kernel = recompute.compute_apart(dy, (x, kernel))
   return (
     _lane_input_gradient(pads)(dy, kernel),
     _lane_kernel_gradient(pads)(x, dy),
@@ -197,8 +200,11 @@ def _multiply_pixels_forward(x, matrix):
 
 def _multiply_pixels_backward(residuals, dy):
   x, matrix = residuals
+  # x is needed no more when there is its gradient, which is as large.
+  dmatrix = _correlate_pixels(grid.flatten(x), grid.flatten(dy))
+  matrix = recompute.compute_apart(dmatrix, matrix)
   dx = _product(grid.flatten(dy), matrix.T).reshape(x.shape)
-  return dx, _correlate_pixels(grid.flatten(x), grid.flatten(dy))
+  return dx, dmatrix
 
 
 multiply_pixels.defvjp(_multiply_pixels_forward, _multiply_pixels_backward)

@@ -19,7 +19,7 @@ def unroll_lanes(function: Callable) -> Callable:
   The result has no derivative in reverse mode: `jax.custom_vjp` goes around it.
 
   Args:
-    function: of arrays, each of which may have lanes; returns one array.
+    function: of arrays, each of which may have lanes; returns a tree of arrays.
   """
 
   # JAX calls the rule of `vmap` after the function around it was traced, when
@@ -37,7 +37,8 @@ def unroll_lanes(function: Callable) -> Callable:
         computed(*(a[i] if b else a for a, b in zip(arguments, batched)))
         for i in range(lanes)
       ]
-      return jnp.stack(calls), True
+      stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *calls)
+      return stacked, jax.tree.map(lambda _: True, stacked)
 
     return computed
 

@@ -24,8 +24,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
-from dipjax.conv import grid, lanes
+from dipjax.conv import choose, grid, lanes
+from dipjax.device import recompute
 
 TILE = 4  # Pixels of y.
 BORDER = 4  # What x has more than y: two that are read, two that are not.
@@ -89,27 +91,69 @@ def convolve(x: Array, kernel: Array) -> Array:
   Returns:
     [4m, 4n, O].
   """
-  return _gather(_spread(x) @ _transform(kernel), x.shape)
+  values = _transform(kernel)
+  height, bands = _find_bands(x.shape, BORDER)
+
+  def make(band):
+    part = _take_rows(x, band * height, height + BORDER)
+    return _gather(_spread(part) @ values, part.shape)
+
+  if bands == 1:
+    return make(0)
+  y = lax.map(make, jnp.arange(bands))
+  return y.reshape(-1, *y.shape[2:])
 
 
-def pull_image(dy: Array, kernel: Array) -> Array:
-  """Returns the gradient in x of sum(y * dy), [4m + 4, 4n + 4, I]."""
-  products = _gather_back(dy) @ _transform(kernel).swapaxes(1, 2)
-  return _spread_back(products, dy.shape)
+def pull(x: Array, kernel: Array, dy: Array) -> tuple[Array, Array]:
+  """Returns the gradients of sum(y * dy) in x and in the kernel."""
+  # Of the forward pass neither tiles are kept nor the kernel at the points.
+  kernel = recompute.compute_apart(dy, kernel)
+  values = _transform(kernel).swapaxes(1, 2)
+  height, bands = _find_bands(dy.shape, 0)
+
+  def pull_band(band):
+    """What the band gives to x, and to the kernel at the points."""
+    start = band * height
+    points = _gather_back(_take_rows(dy, start, height))
+    seen = _take_rows(x, start, height + BORDER)
+    tiles = _spread(recompute.compute_apart(dy, seen))
+    dx = _spread_back(points @ values, (height, *dy.shape[1:]))
+    return dx, tiles.swapaxes(1, 2) @ points
+
+  def add(band, sums):
+    dx, products = sums
+    part, more = pull_band(band)
+    part += _take_rows(dx, band * height, height + BORDER)
+    dx = lax.dynamic_update_slice_in_dim(dx, part, band * height, 0)
+    return dx, products + more
+
+  if bands == 1:
+    dx, products = pull_band(0)
+  else:
+    zeros = jnp.zeros_like(x), jnp.zeros_like(values.swapaxes(1, 2))
+    # XLA would make zeros long before they are needed.
+    zeros = recompute.compute_apart(dy, zeros)
+    dx, products = lax.fori_loop(0, bands, add, zeros)
+  dkernel = _multiply(_KERNEL_BOTH.T, products)
+  return dx, dkernel.reshape(kernel.shape)
 
 
-def pull_kernel(x: Array, dy: Array) -> Array:
-  """Returns the gradient in the kernel of sum(y * dy), [3, 3, I, O]."""
-  products = _spread(x).swapaxes(1, 2) @ _gather_back(dy)
-  return _multiply(_KERNEL_BOTH.T, products).reshape(3, 3, *products.shape[1:])
+def _find_bands(shape, border):
+  """Lines of y in each band, and how many bands there are."""
+  m, n = _count_tiles(shape, border)
+  bands = choose.count_bands(m, n)
+  return TILE * (m // bands), bands
 
 
-# The three above have no derivative: the rule for lanes goes around each of
-# them, and `custom_vjp` around all.
+def _take_rows(image, start, count):
+  return lax.dynamic_slice_in_dim(image, start, count, 0)
+
+
+# The two above have no derivative: the rule for lanes goes around each of them,
+# and `custom_vjp` around both.
 
 _lane_convolution = lanes.unroll_lanes(convolve)
-_lane_input_gradient = lanes.unroll_lanes(pull_image)
-_lane_kernel_gradient = lanes.unroll_lanes(pull_kernel)
+_lane_gradients = lanes.unroll_lanes(pull)
 
 
 @jax.custom_vjp
@@ -122,8 +166,7 @@ def _convolve_tiles_forward(x, kernel):
 
 
 def _convolve_tiles_backward(residuals, dy):
-  x, kernel = residuals
-  return _lane_input_gradient(dy, kernel), _lane_kernel_gradient(x, dy)
+  return _lane_gradients(*residuals, dy)
 
 
 _convolve_tiles.defvjp(_convolve_tiles_forward, _convolve_tiles_backward)

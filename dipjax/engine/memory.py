@@ -13,12 +13,6 @@ from dipjax.engine import mesh, tiles
 from dipjax.engine.problem import Problem, find_shapes
 from dipjax.recipe import PRECISIONS, Recipe
 
-# How many arrays are alive beside the kept ones while the gradient of the
-# outermost layers is computed, in units of the largest array that the gradient
-# keeps, for each pass of the network. The number fits what XLA plans on a CPU;
-# nobody has compared it on other devices.
-_WORKING = 7
-
 # How many pictures a fit with windows holds at its end: the measurement here
 # and on the device, the mean of the lanes, their deviation and what it is made
 # of; and those of each lane: its tiles' sum, its image, and its clipped image.
@@ -36,9 +30,8 @@ def estimate_bytes(recipe: Recipe, problem: Problem, *, lanes: int = 1) -> int:
   snapshot of them; a gradient; and a share for the arrays at work. A fit with
   windows takes what its pictures take, and what one tile takes if that is more
   than a step. `python -m
-  benchmarks.memory` compares the estimate with what XLA plans. On a CPU neither
-  precision nor remat changes the estimate: there XLA computes in float32 and
-  keeps every activation in spite of remat.
+  benchmarks.memory` compares the estimate with what XLA plans. On a CPU the
+  precision does not change the estimate: there XLA computes in float32.
 
   Where several devices have a memory each, the bytes are those of one device.
 
@@ -94,9 +87,9 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
   Every lane holds its state all the time; activations exist only for the lanes
   that run at once.
   """
-  # On a CPU the estimate must not promise what remat and bfloat16 do not save.
-  if not choose.saves_memory():
-    recipe = _set_remat(recipe, False).replace(precision='float32')
+  # On a CPU the estimate must not promise what bfloat16 does not save.
+  if not choose.halves_memory():
+    recipe = recipe.replace(precision='float32')
   dtype, _ = PRECISIONS[recipe.precision]
   fit = fit_lib.make_fit(recipe)
   objective = fit_lib.make_objective(recipe)
@@ -111,45 +104,49 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
     lose = lambda params: objective(params, seen, key)[0]
     return state, params, jax.tree.leaves(jax.vjp(lose, params)[1])
 
-  # The network is traced once more for its gradient, and not for its start.
-  output, drawn, _ = find_shapes(recipe.network, problem.code.shape)
+  # The network is traced once more for its gradient, and not for its start,
+  # whose shapes are the same with and without remat.
+  plain = _clone(recipe.network, False)
+  output, drawn, _ = find_shapes(plain, problem.code.shape)
   shapes = jax.eval_shape(keep, jax.random.key(0), problem, output, drawn)
   state, gradient, kept = (
     [*map(_count_bytes, jax.tree.leaves(part))] for part in shapes
   )
-  at_work = recipe.method.passes * _WORKING * max(kept)
-  activations = max(sum(kept) + at_work, _measure_tile(problem, max(kept)))
+  working = choose.count_working(_set_remat(recipe, False) != recipe)
+  at_work = recipe.method.passes * working * max(kept)
+  of_tile = _measure_tile(problem, working * max(kept))
+  activations = max(sum(kept) + at_work, of_tile)
   return sum(state) + sum(gradient), activations
 
 
 def _count_least(recipe: Recipe, problem: Problem) -> int:
-  """The bytes that one lane takes at least where nothing saves memory.
+  """The bytes that one lane takes at least, whatever saves memory.
 
   The shapes of the forward pass tell them, in a fraction of the time that a
-  gradient takes to trace. The gradient keeps what each kernel is applied to; of
-  an image that was doubled it may keep the smaller one, a quarter. Here each
-  array counts as a quarter.
+  gradient takes to trace. With remat the arrays at work are what is left. The
+  largest image that a kernel is applied to may be one that was doubled, so that
+  it counts as the smaller one, a quarter.
   """
   _, params, inputs = find_shapes(recipe.network, problem.code.shape)
   state = 2 * sum(map(_count_bytes, jax.tree.leaves(params)))  # And a gradient.
-  kept = [*map(_count_bytes, inputs)]
-  at_work = recipe.method.passes * _WORKING * max(kept, default=0)
-  return _count_all(problem, (state, (sum(kept) + at_work) // 4), 1)
+  largest = max(map(_count_bytes, inputs), default=0)
+  at_work = recipe.method.passes * choose.count_working(True) * largest
+  return _count_all(problem, (state, at_work // 4), 1)
 
 
-def _measure_tile(problem: Problem, largest: int) -> int:
+def _measure_tile(problem: Problem, at_work: int) -> int:
   """The bytes of the arrays at work for a tile; 0 without windows.
 
   Args:
     problem: of a window.
-    largest: bytes of the largest array that a gradient keeps.
+    at_work: bytes of the arrays at work for a window.
   """
   if problem.picture is None:
     return 0
   picture: Any = problem.picture
   height, width = tiles.find_size(picture.operator.pixels.shape)
   pixels = problem.crop.height * problem.crop.width
-  return _WORKING * largest * height * width // pixels
+  return at_work * height * width // pixels
 
 
 def _count_bytes(leaf: Any) -> int:
@@ -205,7 +202,7 @@ def check_memory(
     f'are {_format(available)}; '
   )
   # What no setting would make small enough is refused at once.
-  least = 0 if choose.saves_memory() else _count_least(recipe, problem)
+  least = 0 if choose.halves_memory() else _count_least(recipe, problem)
   if least > available:
     raise ValueError(say(f'at least {_format(least)}') + 'crop the image')
   measured = _measure(recipe, problem)
@@ -216,12 +213,11 @@ def check_memory(
   # Settings that save memory, from the least change to the largest; the error
   # names those that are small enough.
   sizes = {}
-  if choose.saves_memory():
-    for name, saving in _list_savings(recipe).items():
-      measured_saving = _measure(saving, problem)
-      sizes[name] = total(measured_saving, lanes)
-      if lanes > 1:
-        sizes[f'one lane with {name}'] = total(measured_saving, 1)
+  for name, saving in _list_savings(recipe).items():
+    measured_saving = _measure(saving, problem)
+    sizes[name] = total(measured_saving, lanes)
+    if lanes > 1:
+      sizes[f'one lane with {name}'] = total(measured_saving, 1)
   if lanes > 1:
     sizes['one lane'] = total(measured, 1)
   fitting = [
@@ -236,9 +232,9 @@ def check_memory(
 
 
 def _list_savings(recipe: Recipe) -> dict[str, Recipe]:
-  """The recipes that save memory; methods without bfloat16 have fewer."""
+  """The recipes that save memory; a CPU and some methods have fewer."""
   frugal = _set_remat(recipe, True)
-  if not recipe.method.allows('bfloat16'):
+  if not (choose.halves_memory() and recipe.method.allows('bfloat16')):
     return {'remat': frugal}
   half, least = (r.replace(precision='bfloat16') for r in (recipe, frugal))
   return {'bfloat16': half, 'remat': frugal, 'bfloat16 and remat': least}

@@ -57,10 +57,10 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(self, code: Array) -> Array:
     """[h, w, C] -> [2^doublings h, 2^doublings w, outputs]."""
-    layer = nn.remat(_Layer) if self.remat else _Layer
     x = code
     for i in range(self.doublings + 1):
-      x = layer(self.width, i < self.doublings, name=f'layer{i}')(x)
+      layer = _Layer(self.width, i < self.doublings, name=f'layer{i}')
+      x = layers.call(layer.__call__, x, again=self.remat)
     x = layers.Conv(self.outputs, 1, has_bias=False, name='out_conv')(x)
     return layers.make_image(x, self.sigmoid)
 

@@ -59,13 +59,13 @@ class DnCNN(nn.Module):
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]."""
     layers.check_residual(self, code, 'DnCNN')
-    layer = nn.remat(_Layer) if self.remat else _Layer
     make_conv = lambda name, channels, **fields: layers.Conv(
       channels, padding=self.padding, name=name, **fields
     )
     x = nn.relu(make_conv('in_conv', self.channels)(code))
     for i in range(self.depth - 2):
-      x = layer(self.channels, self.padding, name=f'layer{i}')(x)
+      layer = _Layer(self.channels, self.padding, name=f'layer{i}')
+      x = layers.call(layer.__call__, x, again=self.remat)
     x = make_conv('out_conv', self.outputs, has_bias=False)(x)
     # The noise is small: the difference keeps its digits only in float32.
     if self.residual:

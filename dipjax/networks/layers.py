@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from dipjax import conv, resampling
 from dipjax.conv import choose
+from dipjax.device import recompute
 
 Array = jax.Array
 
@@ -149,7 +150,10 @@ def _whiten(residuals):
 def _normalize_backward(epsilon, activation, residuals, gradient):
   del epsilon
   # The gradient goes back through the activation, in float32.
-  x, _, factor, scale, _ = residuals
+  x, mean, factor, scale, bias = residuals
+  # The whitened image of the forward pass is not kept.
+  mean, factor = recompute.compute_apart(gradient, (mean, factor))
+  residuals = x, mean, factor, scale, bias
   whitened, affine = _whiten(residuals)
   _, pull_back = jax.vjp(ACTIVATIONS[activation], affine)
   (gradient,) = pull_back(conv.widen(gradient))
@@ -166,6 +170,26 @@ def _normalize_backward(epsilon, activation, residuals, gradient):
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
+
+
+def call(method: Callable[..., Any], *arguments: Any, again: bool) -> Any:
+  """Returns method(*arguments), which the gradient keeps or computes again.
+
+  Args:
+    method: of a module inside of a network, whose variables are parameters.
+    *arguments: images; an argument may be None.
+    again: whether the gradient computes again what the method computes, instead
+      of keeping it.
+  """
+  bound: Any = method
+  module = bound.__self__
+  if not again or module.is_initializing():
+    return method(*arguments)
+  unbound, variables = module.unbind()
+  run = lambda variables, *arguments: unbound.apply(
+    variables, *arguments, method=bound.__name__
+  )
+  return recompute.recompute(run)(variables, *arguments)
 
 
 def apply_to_pixels(function: Callable[[Array], Array], blocks: Array) -> Array:

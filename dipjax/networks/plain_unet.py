@@ -61,15 +61,19 @@ class PlainUNet(nn.Module):
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]."""
     layers.check_residual(self, code, 'plain U-Net')
-    convolve = nn.remat(_Convolutions) if self.remat else _Convolutions
+
+    def convolve(x, channels, count, name):
+      layer = _Convolutions(channels, count, name=name)
+      return layers.call(layer.__call__, x, again=self.remat)
+
     x, scales = code, []
     for i, channels in enumerate(self.channels):
       x = layers.downsample(x, 'max') if i else x
-      x = convolve(channels, 1 if i else 2, name=f'down{i}')(x)
+      x = convolve(x, channels, 1 if i else 2, f'down{i}')
       scales.append(x)
     for i in reversed(range(len(self.channels) - 1)):
       x = layers.concatenate(layers.upsample(x, 'nearest'), scales[i])
-      x = convolve(self.channels[i], 2, name=f'up{i}')(x)
+      x = convolve(x, self.channels[i], 2, f'up{i}')
     scale = 0.0 if self.residual else 1.0
     x = layers.Conv(self.outputs, 1, scale=scale, name='out_conv')(x)
     # The noise is small: the sum keeps its digits only in float32.

@@ -57,14 +57,14 @@ class ResNet(nn.Module):
   @nn.compact
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]."""
-    block = nn.remat(_Block) if self.remat else _Block
     conv = lambda name, channels: layers.Conv(
       channels, padding=self.padding, name=name
     )
     x = conv('in_conv', self.channels)(code)
     x = layers.ACTIVATIONS[self.activation](x)
     for i in range(self.blocks):
-      x = block(self.activation, name=f'block{i}')(x)
+      block = _Block(self.activation, name=f'block{i}')
+      x = layers.call(block.__call__, x, again=self.remat)
     x = layers.Conv(
       self.channels, padding='zero', add_bias=False, name='mid_conv'
     )(x)

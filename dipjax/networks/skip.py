@@ -5,6 +5,7 @@ halves the image, hands it to level i + 1, doubles the image that comes back,
 and joins it with a few channels of the level's own input (the skip).
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -81,20 +82,19 @@ class Skip(nn.Module):
     """[H, W, C] -> [H, W, outputs]."""
     levels = [self._make_level(i) for i in range(len(self.down))]
     out_conv = layers.Conv(self.outputs, 1, name='out_conv')
+    call = functools.partial(layers.call, again=self.remat)
     x, skips = code, []
     for level in levels:
-      skip, x = level.descend(x)
+      skip, x = call(level.descend, x)
       skips.append(skip)
     for level, skip in zip(reversed(levels[1:]), reversed(skips[1:])):
-      x = conv.join_blocks(level.ascend(skip, x))
-    x = layers.apply_to_pixels(out_conv, levels[0].ascend(skips[0], x))
+      x = conv.join_blocks(call(level.ascend, skip, x))
+    x = layers.apply_to_pixels(out_conv, call(levels[0].ascend, skips[0], x))
     return layers.make_image(conv.join_blocks(x), self.sigmoid)
 
   def _make_level(self, i: int) -> '_Level':
     count = len(self.down)
-    methods = ['descend', 'ascend']
-    level = nn.remat(_Level, methods=methods) if self.remat else _Level
-    return level(
+    return _Level(
       down=self.down[i],
       up=self.up[i],
       skip=self.skip[i],
@@ -105,6 +105,7 @@ class Skip(nn.Module):
       padding=self.padding,
       activation=self.activation,
       point=self.point,
+      remat=self.remat,
       name=f'level{i}',
     )
 
@@ -122,6 +123,7 @@ class _Level(nn.Module):
   padding: str
   activation: str
   point: bool
+  remat: bool
 
   def setup(self):
     strided = self.downsampling == 'stride'
@@ -159,8 +161,13 @@ class _Level(nn.Module):
     return layers.apply_to_pixels(self._finish, blocks)
 
   def _finish(self, x):
-    x = self.up_norm(x)
-    return self.point_norm(self.point_conv(x)) if self.point else x
+    if not self.point:
+      return self.up_norm(x)
+    return self.point_norm(layers.call(self.mix, x, again=self.remat))
+
+  def mix(self, x: Array) -> Array:
+    """[H, W, up] -> [H, W, up], the last convolution but its normalisation."""
+    return self.point_conv(self.up_norm(x))
 
 
 def _spread(value: Any, count: int) -> tuple:

@@ -6,6 +6,8 @@ out, each scale doubles the activations of the scale below and joins them with
 the activations that the way in had at the same scale.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -65,16 +67,18 @@ class UNet(nn.Module):
   @nn.compact
   def __call__(self, code: Array) -> Array:
     """[H, W, C] -> [H, W, outputs]."""
-    down = nn.remat(_Down) if self.remat else _Down
-    up = nn.remat(_Up) if self.remat else _Up
+    call = functools.partial(layers.call, again=self.remat)
     x, scales = code, []
     for i, channels in enumerate(self.channels):
       x = layers.downsample(x, 'max') if i else x
-      x = down(channels, self.padding, name=f'down{i}')(x)
+      level = _Down(channels, self.padding, name=f'down{i}')
+      x = call(level.__call__, x)
       scales.append(x)
     for i in reversed(range(len(self.channels) - 1)):
-      level = up(self.channels[i], self.upsampling, self.padding, name=f'up{i}')
-      x = level(x, scales[i])
+      level = _Up(
+        self.channels[i], self.upsampling, self.padding, name=f'up{i}'
+      )
+      x = call(level.__call__, x, scales[i])
     x = layers.Conv(self.outputs, 1, name='out_conv')(x)
     return layers.make_image(x, self.sigmoid)
 

@@ -88,10 +88,10 @@ def explain_allocation(error: BaseException) -> str | None:
   )
   if not (exhausted or isinstance(error, MemoryError)):
     return None
-  advice = ['a smaller data.crop', 'fewer lanes']
-  # On a CPU these two save nothing.
+  advice = ['a smaller data.crop', 'fewer lanes', 'fit.remat=True']
+  # On a CPU it saves nothing.
   if jax.default_backend() != 'cpu':
-    advice += ['fit.precision=bfloat16', 'fit.remat=True']
+    advice.append('fit.precision=bfloat16')
   return f'out of memory{_find_size(message)}: try {" or ".join(advice)}'
 
 
