@@ -26,7 +26,8 @@ jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 # Programs that several tests compile are compiled once: all processes of a run,
 # those of pytest-xdist too, share the folder that the first one makes.
-if 'DIPJAX_TEST_CACHE' not in os.environ:
+_MADE = 'DIPJAX_TEST_CACHE' not in os.environ
+if _MADE:
   os.environ['DIPJAX_TEST_CACHE'] = tempfile.mkdtemp(prefix='dipjax-test-')
 _CACHE = os.environ['DIPJAX_TEST_CACHE']
 jax.config.update('jax_compilation_cache_dir', _CACHE)
@@ -140,7 +141,7 @@ def run_experiment():
     yield run
 
 
-def pytest_sessionfinish(session):
-  """The last process to leave, the one that started the others, cleans up."""
-  if not hasattr(session.config, 'workerinput'):
+def pytest_sessionfinish():
+  """Who made the folder removes it, and no pytest that a test runs."""
+  if _MADE:
     shutil.rmtree(_CACHE, ignore_errors=True)
