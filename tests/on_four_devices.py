@@ -13,13 +13,13 @@ from benchmarks import hlo, programs
 from dipjax import Case, api, monitors
 from dipjax.conv import choose
 from dipjax.engine import lanes, memory
-from dipjax.networks import pixels, skip
+from dipjax.networks import dncnn, pixels
 
 PIXELS = pixels.Pixels()
 RECIPE = dipjax.Recipe(
   network=PIXELS, monitors={'last': monitors.Last()}, steps=25
 )
-NETWORK = skip.Skip(down=(4,), up=(4,), skip=(2,), outputs=3)
+NETWORK = dncnn.DnCNN(depth=2, channels=4)
 STEPS = (26, 9, 40, 14, 26)  # Of each picture.
 
 

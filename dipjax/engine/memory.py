@@ -1,5 +1,6 @@
 """How much memory a fit takes, estimated before the fit takes the memory."""
 
+import functools
 from typing import Any
 
 import jax
@@ -92,8 +93,18 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
   """The bytes of one lane's state and gradient, and those of its activations.
 
   Every lane holds its state all the time; activations exist only for the lanes
-  that run at once.
+  that run at once. Pictures of one program and size are traced once.
   """
+  shapes = jax.eval_shape(lambda problem: problem, problem)
+  leaves, structure = jax.tree.flatten(shapes)
+  program, target = recipe.find_program(), choose.find_target()
+  return _measure_shapes(program, structure, tuple(leaves), target)
+
+
+@functools.lru_cache(maxsize=16)
+def _measure_shapes(recipe, structure, leaves, target):
+  del target  # For which the program is traced: a part of the key.
+  problem: Any = jax.tree.unflatten(structure, leaves)
   # On a CPU the estimate must not promise what remat and bfloat16 do not save.
   if not choose.saves_memory():
     recipe = _set_remat(recipe, False).replace(precision='float32')
@@ -104,16 +115,16 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
   # The pull-back of `jax.vjp` is a tree of the very arrays that the backward
   # pass needs, so that its leaves are what the gradient keeps. The tree itself
   # has the whole program, and JAX would never let go of it.
-  def keep(key, problem, output, drawn):
-    state = fit.start(key, problem, output, drawn)
+  def keep(key, problem, drawn):
+    state = fit.start(key, problem, drawn)
     params = packing.unpack(state.params)
     seen = problem.replace(code=problem.code.astype(dtype))
     lose = lambda params: objective(params, seen, key)[0]
     return state, params, jax.tree.leaves(jax.vjp(lose, params)[1])
 
   # The network is traced once more for its gradient, and not for its start.
-  output, drawn, _ = find_shapes(recipe.network, problem.code.shape)
-  shapes = jax.eval_shape(keep, jax.random.key(0), problem, output, drawn)
+  drawn = find_shapes(recipe.network, problem.code.shape).params
+  shapes = jax.eval_shape(keep, jax.random.key(0), problem, drawn)
   state, gradient, kept = (
     [*map(_count_bytes, jax.tree.leaves(part))] for part in shapes
   )

@@ -92,7 +92,7 @@ def _shape_stage(setups: Sequence[stages.Setup]) -> Any:
   """Returns the shapes of what every finished stage keeps."""
   makers = [setup.first_code for setup in setups for _ in setup.keys]
   posed, _ = _pose_stages([(setup, 0) for setup in setups], makers)
-  states = lanes.init.eval_shape(*posed)
+  states = lanes.shape(*posed)
   return _slim(states), history.begin(states).trace
 
 
