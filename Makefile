@@ -20,6 +20,9 @@ FAST := blurring codes conv_choose conv_winograd corruptions device_packing \
   optimizers package page pictures pixels plots resampling schedules schema skip \
   weights
 
+# What tests compile is kept for the next run of them, until `make clean`.
+export DIPJAX_TEST_CACHE ?= $(CURDIR)/.jax_cache
+
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist=worksteal
 
 .DEFAULT_GOAL := help

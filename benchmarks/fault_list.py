@@ -34,6 +34,11 @@ _SMALL = (
   '--config.record.every=5',
   '--config.data.sigma=0.0',  # No clean picture: scoring takes seconds.
 )
+# What a run imports for its pictures and its page, imported before the fork.
+for _extra in ('jinja2', 'matplotlib.backends.backend_agg'):
+  with contextlib.suppress(ImportError):
+    importlib.import_module(_extra)
+
 _LONGEST = 300.0  # Seconds until a run counts as hanging.
 
 

@@ -96,11 +96,11 @@ def scan_problem(one: fit.Fit, problem: Problem, count: int) -> Scan:
   """Returns SCAN steps of `count` lanes of one problem in one call."""
   problems = lanes.stack_lanes([problem] * count)
   keys = jax.random.split(jax.random.key(0), count)
+  lanes.forget_programs()
   begin = time.perf_counter()
-  init = lanes.init.lower(one, keys, problems).compile()
+  states = [jax.block_until_ready(lanes.init(one, keys, problems))]
   advance = _compile_advance(one, keys, problems)
   seconds = time.perf_counter() - begin
-  states = [init(keys, problems)]
 
   def call():
     states[0], _ = advance(states[0], problems)
@@ -111,7 +111,7 @@ def scan_problem(one: fit.Fit, problem: Problem, count: int) -> Scan:
 
 
 def _compile_advance(one, keys, problems):
-  shapes = lanes.init.eval_shape(one, keys, problems)
+  shapes = lanes.shape(one, keys, problems)
   return lanes.advance.lower(one, SCAN, shapes, problems).compile()
 
 
@@ -158,7 +158,7 @@ def shape_lanes(
     ),
     problem,
   )
-  shapes = lanes.init.eval_shape(one, keys, problems), problems
+  shapes = lanes.shape(one, keys, problems), problems
   places = mesh.find_shardings(shapes, count)
   if device:
     place = jax.sharding.SingleDeviceSharding(device)

@@ -287,7 +287,7 @@ def test_weights_of_the_perceptual_loss_are_data_too(
     for weight, beta_max in ((0.1, 0.01), (0.2, 0.01), (0.2, 0.02))
   ]
   rows, _ = _fit_arms(config, arms, tmp_path)
-  assert lanes.advance._cache_size() == lanes.init._cache_size() == 1
+  assert lanes.advance._cache_size() == lanes._start._cache_size() == 1
   assert len({row['lanes'][0]['psnr'] for row in rows}) == 3
 
 

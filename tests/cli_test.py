@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from experiments.lib import cli, folders, stopping, task
+from experiments.lib import cli, stopping, task
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -24,7 +24,6 @@ def _start(workdir, *flags):
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
-    env={**os.environ, 'XDG_CACHE_HOME': folders.find_cache()},
   )
 
 

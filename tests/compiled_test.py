@@ -38,14 +38,6 @@ DAMAGES = {
 
 
 @pytest.fixture
-def jax_cache():
-  """Where JAX makes its own cache: a module, a name, and the function."""
-  from jax._src import compilation_cache as private
-
-  return private, 'get_file_cache', private.get_file_cache
-
-
-@pytest.fixture
 def folder(tmp_path, monkeypatch, jax_cache):
   """The folder of a cache that `enable_cache` finds; JAX's is put back."""
   before = {name: getattr(jax.config, name) for name in _OPTIONS}

@@ -16,21 +16,26 @@ import jax
 import numpy as np
 import pytest
 from flax import traverse_util
+from jax._src import compilation_cache as private
 
 from dipjax import features
 from dipjax.conv import choose
-from experiments.lib import folders, images, weights
+from experiments.lib import compiled, images, weights
 from tests import forks
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
 # Programs that several tests compile are compiled once: all processes of a run,
-# those of pytest-xdist too, share the folder that the first one makes.
-if 'DIPJAX_TEST_CACHE' not in os.environ:
+# those of pytest-xdist and those that tests start, share the folder that the
+# first one makes. The user's own cache stays as it is.
+_MADE = 'DIPJAX_TEST_CACHE' not in os.environ
+if _MADE:
   os.environ['DIPJAX_TEST_CACHE'] = tempfile.mkdtemp(prefix='dipjax-test-')
-_CACHE = os.environ['DIPJAX_TEST_CACHE']
-jax.config.update('jax_compilation_cache_dir', _CACHE)
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+_CACHE = os.path.abspath(os.environ['DIPJAX_TEST_CACHE'])
+_JAX_CACHE = private, 'get_file_cache', private.get_file_cache
+os.environ['XDG_CACHE_HOME'] = _CACHE
+os.environ.pop('JAX_COMPILATION_CACHE_DIR', None)
+compiled.enable_cache()
 
 _ROOT = pathlib.Path(__file__).resolve().parents[1]
 _GOLDEN = _ROOT / 'tests' / 'data' / 'golden'
@@ -51,11 +56,10 @@ def data_dir() -> pathlib.Path:
   return folder
 
 
-@pytest.fixture(scope='session', autouse=True)
-def _keep_the_users_cache_as_it_is():
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(folders, 'find_cache', lambda: _CACHE)
-    yield
+@pytest.fixture
+def jax_cache():
+  """Where JAX makes its own cache: a module, a name, and the function."""
+  return _JAX_CACHE
 
 
 @pytest.fixture(params=['products', 'slices'])
@@ -140,7 +144,7 @@ def run_experiment():
     yield run
 
 
-def pytest_sessionfinish(session):
-  """The last process to leave, the one that started the others, cleans up."""
-  if not hasattr(session.config, 'workerinput'):
+def pytest_sessionfinish():
+  """Who made the folder removes it, and no pytest that a test runs."""
+  if _MADE:
     shutil.rmtree(_CACHE, ignore_errors=True)

@@ -283,5 +283,5 @@ def _lower_lanes(recipe):
     recipe, key, measurement, operator, measurement.shape
   )
   one, problems = make_fit(recipe), lanes.stack_lanes(list(map(pose, keys)))
-  states = lanes.init.eval_shape(one, keys, problems)
+  states = lanes.shape(one, keys, problems)
   return lanes.advance.lower(one, 2, states, problems).as_text()

@@ -231,7 +231,8 @@ def test_a_method_that_knows_the_noise(method, rule, photograph, tmp_path):
 def test_a_split_measurement_clipped_gradients_and_what_is_said_of_them(
   photograph, tmp_path, capsys
 ):
-  config = _make_config(photograph, 'smoke,stop=pseudo_reference')
+  words = 'smoke,network=pixels,stop=pseudo_reference'
+  config = _make_config(photograph, words)
   config.fit.steps, config.fit.clip = 40, 1.0
   result = denoise.run(config, str(tmp_path)).summary
   assert result['stop']['rule'] == 'pseudo_reference'
@@ -268,7 +269,7 @@ def test_what_is_said_of_a_fit_without_steps_or_with_nothing_to_restore(capsys):
 
 
 def test_samples_give_their_mean_and_deviation(photograph, tmp_path):
-  config = _make_config(photograph, 'smoke,stop=mean')
+  config = _make_config(photograph, 'smoke,network=pixels,stop=mean')
   config.fit.update(steps=40, optimizer='langevin', learning_rate=0.001)
   config.stop.update(warmup=10, every=5)
   result = denoise.run(config, str(tmp_path)).summary
@@ -283,7 +284,7 @@ def test_samples_give_their_mean_and_deviation(photograph, tmp_path):
 def test_the_same_config_runs_again_and_another_is_refused(
   photograph, tmp_path
 ):
-  config = _make_config(photograph)
+  config = _make_config(photograph, 'smoke,network=pixels')
   config.fit.steps = 3
   denoise.run(config, str(tmp_path))
   denoise.run(config, str(tmp_path))

@@ -55,6 +55,16 @@ def test_what_a_fit_takes_at_least_is_less_than_it_takes(name, shape):
   assert 0 < least < memory.estimate_bytes(recipe, problem)
 
 
+def test_another_picture_of_the_size_is_not_traced_again():
+  network = skip.Skip(down=(4,), up=(4,), skip=(2,))
+  found, missed = [], []
+  for steps, jitter in ((10, 0.1), (20, 0.2)):
+    fields = {'network': network, 'steps': steps, 'jitter': jitter}
+    found.append(memory.estimate_bytes(*_pose((18, 22, 3), **fields)))
+    missed.append(memory._measure_shapes.cache_info().misses)
+  assert found[0] == found[1] and missed[0] == missed[1]
+
+
 @pytest.mark.parametrize('side', [32, 512])
 def test_what_windows_take_at_least_is_less_than_they_take(side):
   recipe, problem = _pose(

@@ -22,3 +22,5 @@ def test_four_devices():
   )
   assert ran.returncode == 0, ran.stdout
   assert re.search(r'\n\d+ passed in ', ran.stdout), ran.stdout
+  # The programs that this run keeps are still there.
+  assert pathlib.Path(os.environ['DIPJAX_TEST_CACHE']).is_dir()

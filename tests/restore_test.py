@@ -22,16 +22,19 @@ from dipjax import (
 )
 from dipjax.conv import choose
 from dipjax.engine import fit, lanes
-from dipjax.networks import decoder, pixels, skip
+from dipjax.networks import decoder, dncnn, pixels, plain_unet, skip
 from tests import fits
 
+# Fits of one size, network and rule share a compiled program, whatever their
+# numbers of steps are.
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
-LAST = {'last': monitors.Last(steps=20)}
+TINY = dncnn.DnCNN(depth=2, channels=8)  # Compiles in half the time.
+LAST = {'last': monitors.Last()}
 OF_KNOWN_NOISE = (methods.Recorrupted, methods.Stein)
 STEPS = (300, 600, 1200)  # At which fits of the squared error are compared.
 
 
-def _make_noisy(height=16, width=20, channels=3, seed=0):
+def _make_noisy(height=24, width=30, channels=3, seed=0):
   """A smooth picture and the same with noise."""
   y, x = np.mgrid[:height, :width] / max(height, width)
   clean = 0.5 + 0.3 * np.sin(6 * x + 4 * y)[..., None] * np.ones(channels)
@@ -40,7 +43,7 @@ def _make_noisy(height=16, width=20, channels=3, seed=0):
 
 
 def _restore(measurement, operator=None, **changes):
-  arguments = {'network': NETWORK, 'monitors': LAST}
+  arguments = {'network': NETWORK, 'monitors': LAST, 'steps': 20}
   return fits.restore(measurement, operator, **{**arguments, **changes})
 
 
@@ -54,9 +57,8 @@ def _assert_same(a, b, **tolerance):
 
 
 def test_restored_image_is_closer_to_the_clean_one():
-  clean, noisy = _make_noisy(24, 30)
-  rule = {'last': monitors.Last(steps=300)}
-  result = _restore(noisy, monitors=rule, clean=clean, seeds=(0, 1))
+  clean, noisy = _make_noisy()
+  result = _restore(noisy, steps=300, seeds=(0, 1))
   before = metrics.psnr(noisy, clean)
   for image in result.images:
     assert metrics.psnr(image, clean) > before + 5
@@ -71,12 +73,12 @@ def test_restored_image_is_closer_to_the_clean_one():
 @functools.cache
 def _fit_plainly(damaged):
   """What the squared error gives of a damaged picture, after each of STEPS."""
-  clean, noisy = _make_noisy(24, 30)
+  clean, noisy = _make_noisy()
   if damaged:
     noisy = corruptions.add_impulse_noise(clean, 0.1, seed=0)
   ends = STEPS if damaged else STEPS[:2]
-  watched = {str(steps): monitors.Last(steps=steps) for steps in ends}
-  result = _restore(noisy, monitors=watched)
+  watched = {str(steps): monitors.Last(steps=steps) for steps in STEPS}
+  result = _restore(noisy, monitors=watched, steps=ends[-1])
   return {
     steps: np.clip(result.monitors[str(steps)].image[0], 0, 1) for steps in ends
   }
@@ -86,19 +88,17 @@ def _fit_plainly(damaged):
   'method, steps', [(methods.Absolute(), 300), (methods.Outliers(), 1200)]
 )
 def test_pixels_that_are_wrong_altogether_are_ignored(method, steps):
-  clean, _ = _make_noisy(24, 30)
+  clean, _ = _make_noisy()
   damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
-  rule = {'last': monitors.Last(steps=steps)}
-  result = _restore(damaged, monitors=rule, method=method)
+  result = _restore(damaged, steps=steps, method=method)
   plain = metrics.psnr(_fit_plainly(damaged=True)[steps], clean)
   assert metrics.psnr(result.image, clean) > plain + 3
 
 
 @pytest.mark.parametrize('method', OF_KNOWN_NOISE)
 def test_a_method_that_knows_the_noise_learns_less_of_it(method):
-  clean, noisy = _make_noisy(24, 30)
-  rule = {'last': monitors.Last(steps=600)}
-  result = _restore(noisy, monitors=rule, method=method(), sigma=0.1)
+  clean, noisy = _make_noisy()
+  result = _restore(noisy, steps=600, method=method(), sigma=0.1)
   plain = metrics.psnr(_fit_plainly(damaged=False)[600], clean)
   assert metrics.psnr(result.image, clean) > plain + 1
 
@@ -107,7 +107,7 @@ def test_a_method_that_knows_the_noise_learns_less_of_it(method):
 def test_the_jitter_of_such_a_method_is_its_ratio_times_the_noise(method):
   _, noisy = _make_noisy()
   run = lambda sigma, **fields: _restore(
-    noisy, method=method(**fields), sigma=sigma, steps=5, chunk=5
+    noisy, method=method(**fields), sigma=sigma, steps=5
   )
   default = run(0.1)
   _assert_same(default, run(0.1, ratio=1.5), rtol=0, atol=0)
@@ -117,13 +117,12 @@ def test_the_jitter_of_such_a_method_is_its_ratio_times_the_noise(method):
 
 def _find_biases(method, seed):
   """The bias near white where clipping is expected, and where it is not."""
-  clean, _ = _make_noisy(32, 40)
+  clean, _ = _make_noisy()
   clean = np.clip(clean + 0.4, 0, 1)  # Half of it near white.
   drawn = np.random.RandomState(0).normal(scale=0.1, size=clean.shape)
   noisy = np.float32(clean + drawn)
-  rule = {'last': monitors.Last(steps=300)}
   restore = lambda measurement: _restore(
-    measurement, monitors=rule, method=method(), sigma=0.1, seeds=(seed,)
+    measurement, steps=300, method=method(), sigma=0.1, seeds=(seed,)
   )
   bias = lambda image: np.mean((image - clean)[clean > 0.95])
   clipped = np.clip(noisy, 0, 1)
@@ -177,12 +176,12 @@ def test_same_seed_is_bit_equal_and_another_differs():
 
 
 def test_a_lane_alone_equals_the_same_among_four():
-  clean, noisy = _make_noisy()
+  _, noisy = _make_noisy()
   # A CPU runs lanes one after the other by one program: to the last bit.
   most = 0 if choose.runs_in_turn() else 1e-5
-  together = _restore(noisy, clean=clean, seeds=(3, 4, 5, 6))
+  together = _restore(noisy, seeds=(3, 4, 5, 6))
   for lane, seed in enumerate((3, 4, 5, 6)):
-    alone = _restore(noisy, clean=clean, seeds=(seed,))
+    alone = _restore(noisy, seeds=(seed,))
     np.testing.assert_allclose(
       together.images[lane], alone.images[0], rtol=0, atol=most
     )
@@ -194,9 +193,7 @@ def test_a_lane_alone_equals_the_same_among_four():
 def test_lanes_at_once_equal_one_after_the_other():
   """The rule of a GPU or TPU and that of the CPU; rounding may differ."""
   _, noisy = _make_noisy()
-  run = lambda: _restore(
-    noisy, seeds=(0, 1), monitors={'last': monitors.Last(steps=3)}, chunk=3
-  )
+  run = lambda: _restore(noisy, seeds=(0, 1), steps=3)
   with choose.aim(choose.Target('cpu', lanes='in_turn')):
     one_by_one = run()
   with choose.aim(choose.Target('cpu', lanes='at_once')):
@@ -209,31 +206,34 @@ def test_lanes_at_once_equal_one_after_the_other():
 
 @pytest.mark.parametrize('chunk', [1, 10])
 def test_chunks_give_the_same_result(chunk):
-  clean, noisy = _make_noisy()
-  rule = {'last': monitors.Last(steps=100)}
-  whole = _restore(noisy, clean=clean, monitors=rule, chunk=100)
-  parts = _restore(noisy, clean=clean, monitors=rule, chunk=chunk)
+  _, noisy = _make_noisy()
+  whole = _restore(noisy, steps=100, chunk=100)
+  parts = _restore(noisy, steps=100, chunk=chunk)
   _assert_same(whole, parts, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(whole.trace.loss, parts.trace.loss, rtol=1e-5)
 
 
 def test_finished_lanes_stay_as_they_are():
   _, noisy = _make_noisy()
-  exact = _restore(noisy, chunk=20)
-  beyond = _restore(noisy, chunk=32)
+  exact = _restore(noisy, chunk=10)
+  beyond = _restore(noisy, chunk=100)
   assert beyond.trace.loss.shape == (1, 20) and beyond.trace.active.all()
   _assert_same(exact, beyond, rtol=1e-5, atol=1e-6)
 
 
 def test_steps_is_an_upper_limit():
   _, noisy = _make_noisy()
-  assert _restore(noisy, steps=7).stopped.tolist() == [7]
+  later = {'last': monitors.Last(steps=20)}
+  result = _restore(noisy, network=pixels.Pixels(), monitors=later, steps=7)
+  assert result.stopped.tolist() == [7]
 
 
 def test_lanes_stop_each_at_its_own_step():
   clean, noisy = _make_noisy()
   rule = {'wmv': monitors.WMV(window=5, patience=10)}
-  result = _restore(noisy, monitors=rule, seeds=(0, 1, 2, 3))
+  result = _restore(
+    noisy, network=TINY, monitors=rule, seeds=(0, 1, 2, 3), steps=500
+  )
   assert len(set(result.stopped.tolist())) > 1
   np.testing.assert_array_equal(result.stopped, result.selected + 11)
   np.testing.assert_array_equal(result.trace.active.sum(axis=1), result.stopped)
@@ -242,21 +242,46 @@ def test_lanes_stop_each_at_its_own_step():
 def test_the_clean_image_never_steers():
   clean, noisy = _make_noisy()
   rule = {'wmv': monitors.WMV(window=5, patience=10)}
-  run = lambda clean: _restore(noisy, clean=clean, monitors=rule)
+  run = lambda clean: _restore(
+    noisy, clean=clean, network=TINY, monitors=rule, steps=500
+  )
   without = run(None)
   for other in (clean, 1 - clean):
     _assert_same(without, run(other), rtol=1e-5, atol=1e-6)
   assert 'oracle' not in without.monitors
 
 
+def _count_programs():
+  programs = lanes.advance, lanes._draw, lanes._start
+  return [program._cache_size() for program in programs]
+
+
 def test_a_new_image_does_not_recompile():
-  lanes.forget_programs()
   for seed in range(3):
     clean, noisy = _make_noisy(12, 12, seed=seed)
-    _restore(noisy, clean=clean, seeds=(seed,), jitter=0.01 * seed, steps=5)
+    _restore(
+      noisy,
+      clean=clean,
+      network=pixels.Pixels(),
+      seeds=(seed,),
+      jitter=0.01 * seed,
+      steps=5,
+    )
     if seed == 0:
-      compiled = lanes.advance._cache_size(), lanes.init._cache_size()
-  assert (lanes.advance._cache_size(), lanes.init._cache_size()) == compiled
+      compiled = _count_programs()
+  assert _count_programs() == compiled
+
+
+def test_one_program_draws_for_all_rules_and_numbers_of_lanes():
+  _, noisy = _make_noisy(8, 8)
+  lanes.forget_programs()
+  for rule, seeds in ((monitors.Last(), (0,)), (monitors.EMV(), (1, 2))):
+    watched = {'rule': rule}
+    _restore(
+      noisy, network=pixels.Pixels(), monitors=watched, seeds=seeds, steps=1
+    )
+  assert lanes.advance._cache_size() == 2
+  assert lanes._draw._cache_size() == 1
 
 
 @pytest.mark.parametrize(
@@ -264,7 +289,7 @@ def test_a_new_image_does_not_recompile():
 )
 def test_any_size_restores_to_its_own(shape):
   _, noisy = _make_noisy(*shape)
-  network = NETWORK.clone(outputs=shape[-1])
+  network = skip.Skip(down=(4,), up=(4,), skip=(2,), outputs=shape[-1])
   result = _restore(noisy, network=network, steps=2)
   assert result.image.shape == result.deviation.shape == shape
   assert np.all((result.image >= 0) & (result.image <= 1))
@@ -282,7 +307,9 @@ def test_only_real_pixels_enter_the_loss():
   jittered = code + 1 / 30 * jax.random.normal(
     jax.random.fold_in(problem_key, 0), code.shape
   )
-  image = NETWORK.apply(NETWORK.init(params_key, code), jittered)[1:11, 1:11]
+  # Compiled as a whole: one by one their operations take ten seconds.
+  params = jax.jit(NETWORK.init)(params_key, code)
+  image = jax.jit(NETWORK.apply)(params, jittered)[1:11, 1:11]
   loss = np.mean(np.square(image - noisy))
   np.testing.assert_allclose(result.trace.loss[0, 0], loss, rtol=1e-5)
 
@@ -291,8 +318,7 @@ def test_operator_of_the_users_own():
   """Every second pixel is missing; the others are fitted."""
   clean, _ = _make_noisy(16, 16)
   keep = lambda image: image[::2, ::2]
-  rule = {'last': monitors.Last(steps=300)}
-  result = _restore(keep(clean), keep, size=clean.shape, monitors=rule)
+  result = _restore(keep(clean), keep, size=clean.shape, steps=300)
   assert metrics.psnr(result.image, clean) > 25
 
 
@@ -324,9 +350,8 @@ def test_the_image_behind_any_operator_is_found(operator, channels):
     operator,
     size=clean.shape,
     network=skip.Skip(outputs=channels, down=(8,), up=(8,), skip=(4,)),
-    monitors={'last': monitors.Last(steps=60)},
+    steps=60,
     decay=0.9,
-    chunk=20,
   )
   assert result.image.shape == clean.shape
   # The first loss is that of an image that knows nothing of the clean one.
@@ -351,8 +376,8 @@ def test_another_mask_or_weight_does_not_recompile():
       chunk=2,
     )
     if seed == 0:
-      compiled = lanes.advance._cache_size(), lanes.init._cache_size()
-  assert (lanes.advance._cache_size(), lanes.init._cache_size()) == compiled
+      compiled = _count_programs()
+  assert _count_programs() == compiled
 
 
 def test_pixels_alone_become_the_measurement_and_penalties_smooth_them():
@@ -362,9 +387,8 @@ def test_pixels_alone_become_the_measurement_and_penalties_smooth_them():
       noisy,
       network=pixels.Pixels(),
       penalties=[(methods.total_variation, weight)],
-      monitors={'last': monitors.Last(steps=400)},
+      steps=400,
       decay=0,
-      chunk=100,
     ).image
   )
   rough, smooth = run(0), run(1e-3)
@@ -386,9 +410,8 @@ def test_the_perceptual_loss_is_added_in_every_lane():
     noisy,
     network=pixels.Pixels(),
     perceptual=(VGG, weight),
-    monitors={'last': monitors.Last(steps=40)},
+    steps=40,
     decay=0,
-    chunk=40,
     seeds=seeds,
     precision=precision,
   )
@@ -405,7 +428,7 @@ def test_the_perceptual_loss_is_added_in_every_lane():
 
 
 def test_the_examples_of_the_documentation_run():
-  """Two steps on a small picture, and no network, which is slow to compile."""
+  """Two steps on a small picture, and no network or a small one."""
   default = dipjax.Recipe()
 
   def restore(
@@ -413,6 +436,8 @@ def test_the_examples_of_the_documentation_run():
   ):
     outputs = (size or measurement.shape)[-1]
     network = recipe.network or pixels.Pixels(outputs=outputs)
+    if isinstance(network, plain_unet.PlainUNet):
+      network = network.clone(channels=(4,))
     quick = recipe.replace(network=network, steps=2)
     return dipjax.restore(
       measurement, operator, quick, size=size, chunk=2, **changes

@@ -69,7 +69,7 @@ def test_each_picture_gives_what_it_gives_alone(network, count):
     found[index] = restoration
   # One program for all of them.
   assert lanes.advance._cache_size() == 1
-  assert lanes.init._cache_size() == 1
+  assert lanes._draw._cache_size() == lanes._start._cache_size() == 1
   for index in range(5):
     _assert_same(found[index], alone[index])
 

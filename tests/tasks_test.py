@@ -70,7 +70,8 @@ def test_super_resolution(photograph, tmp_path):
 
 
 def test_super_resolution_of_a_small_picture(photograph, tmp_path):
-  config = _make_config(req3, photograph, reduce=False, factor=2)
+  words, data = 'smoke,network=pixels', {'reduce': False, 'factor': 2}
+  config = _make_config(req3, photograph, words, **data)
   config.fit.steps = 20
   result = _run(super_resolution, config, tmp_path)
   assert 'psnr' not in result['restored'] and not result['measurement']
@@ -115,6 +116,7 @@ def test_inpainting_keeps_seen_pixels_to_the_bit(photograph, tmp_path, capsys):
   config = _make_config(
     inpaint_config,
     str(tmp_path / 'picture.png'),
+    'smoke,network=pixels',
     mask=str(tmp_path / 'mask.png'),
   )
   config.data.crop = (0, 0, 32, 32)
@@ -210,7 +212,8 @@ def test_a_code_smaller_than_the_flash_picture_is_refused():
 
 
 def test_removal_of_jpeg_artefacts(photograph, tmp_path):
-  result = _run(denoise, _make_config(jpeg_config, photograph), tmp_path)
+  config = _make_config(jpeg_config, photograph, 'smoke,network=pixels')
+  result = _run(denoise, config, tmp_path)
   assert result['stop'] == {'rule': 'last'}
   assert result['steps'] == 60
 

@@ -16,7 +16,7 @@ from flax import struct
 from dipjax import metrics, monitors
 from dipjax.device import in_place, packing
 from dipjax.engine import guard
-from dipjax.engine.problem import Problem, draw_window
+from dipjax.engine.problem import Problem, draw_window, find_output
 from dipjax.methods import Objective
 from dipjax.recipe import PRECISIONS, Recipe
 
@@ -68,29 +68,22 @@ class Fit:
       problem: the lane's problem.
       clean: [H, W, C], for monitors named oracle, or None.
     """
-    key, params_key = jax.random.split(key)
-    network: Any = self.recipe.network
-    output, variables = network.init_with_output(params_key, problem.code)
-    return self.start(key, problem, output, variables['params'], clean)
+    params = draw_params(self.recipe.network, key, problem.code)
+    return self.start(key, problem, params, clean)
 
   def start(
-    self,
-    key: Array,
-    problem: Problem,
-    output: Array,
-    params: Any,
-    clean: Array | None = None,
+    self, key: Array, problem: Problem, params: Any, clean: Array | None = None
   ) -> FitState:
     """Returns the state before the first step, from the network's parameters.
 
     Args:
-      key: what the steps draw from.
-      problem, clean: see `init`.
-      output: the network's first output; its shape is enough.
-      params: the parameters, as the network names them.
+      key, problem, clean: see `init`.
+      params: what `draw_params` returned.
     """
+    network: Any = self.recipe.network
     params = packing.pack(params)
-    image = jnp.zeros_like(problem.crop(output))
+    image = problem.crop(jnp.zeros(find_output(network, problem.code.shape)))
+    key, _ = jax.random.split(key)
     state = FitState(
       # Not a weak type: the step would compile again for the type that it
       # returns.
@@ -122,6 +115,18 @@ class Fit:
       lambda carry: _advance(self.recipe, carry[0], problem),
       (state, _trace_nothing(state)),
     )
+
+
+def draw_params(network: Any, key: Array, code: Array) -> Any:
+  """Returns the first parameters of a network, as the network names them.
+
+  Args:
+    network: the network that is fitted.
+    key: the lane's key; the parameters are drawn from a stream of their own.
+    code: the network's input.
+  """
+  _, params_key = jax.random.split(key)
+  return network.init(params_key, code)['params']
 
 
 def make_fit(recipe: Recipe) -> Fit:

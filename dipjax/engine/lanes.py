@@ -17,7 +17,7 @@ from dipjax.conv import choose
 from dipjax.engine import fit as fit_lib
 from dipjax.engine import mesh
 from dipjax.engine.mesh import is_shared
-from dipjax.engine.problem import Picture, Problem, make_problem
+from dipjax.engine.problem import Picture, Problem, find_shapes, make_problem
 from dipjax.methods import perceptual as perceptual_lib
 from dipjax.recipe import Recipe
 
@@ -216,12 +216,6 @@ def _map_at_once(function: Callable) -> Callable:
   return mapped
 
 
-# `init` runs once: LLVM's optimisations would take longer than they save.
-@functools.partial(
-  jax.jit,
-  static_argnums=0,
-  compiler_options={'xla_backend_optimization_level': 0},
-)
 def init(
   fit: fit_lib.Fit,
   keys: Array,
@@ -237,7 +231,36 @@ def init(
       `operators.Shared`.
     cleans: [lanes, H, W, C], for monitors named oracle, or None.
   """
-  return _map_at_once(fit.init)(keys, problems, cleans)
+  # Most of what has to be compiled is the same for any number of lanes, and
+  # whatever is minimised and watched.
+  draw = functools.partial(_draw, fit.recipe.network)
+  params = [draw(key, code) for key, code in zip(keys, problems.code)]
+  return _start(fit, keys, problems, params, cleans)
+
+
+def shape(
+  fit: fit_lib.Fit,
+  keys: Array,
+  problems: Problem,
+  cleans: Array | None = None,
+) -> fit_lib.FitState:
+  """Returns the shapes of what `init` returns; shapes are enough."""
+  drawn = find_shapes(fit.recipe.network, problems.code.shape[1:]).params
+  return _start.eval_shape(fit, keys, problems, [drawn] * len(keys), cleans)
+
+
+# What runs once: LLVM's optimisations would take longer than they save.
+_QUICKLY = {'xla_backend_optimization_level': 0}
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=_QUICKLY)
+def _draw(network, key, code):
+  return fit_lib.draw_params(network, key, code)
+
+
+@functools.partial(jax.jit, static_argnums=0, compiler_options=_QUICKLY)
+def _start(fit, keys, problems, params, cleans):
+  return _map_at_once(fit.start)(keys, problems, stack_lanes(params), cleans)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=2)
@@ -304,7 +327,7 @@ def make_room(fit: fit_lib.Fit, steps: int, problems: Problem) -> None:
 
 def forget_programs() -> None:
   """Frees all compiled programs of this module."""
-  functions: Any = init, advance, find_finished, _repeat, _put, _take
+  functions: Any = _draw, _start, advance, find_finished, _repeat, _put, _take
   for function in functions:
     function.clear_cache()
   _programs.clear()

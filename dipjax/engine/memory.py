@@ -1,5 +1,6 @@
 """How much memory a fit takes, estimated before the fit takes the memory."""
 
+import functools
 from typing import Any
 
 import jax
@@ -85,8 +86,18 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
   """The bytes of one lane's state and gradient, and those of its activations.
 
   Every lane holds its state all the time; activations exist only for the lanes
-  that run at once.
+  that run at once. Pictures of one program and size are traced once.
   """
+  shapes = jax.eval_shape(lambda problem: problem, problem)
+  leaves, structure = jax.tree.flatten(shapes)
+  program, target = recipe.find_program(), choose.find_target()
+  return _measure_shapes(program, structure, tuple(leaves), target)
+
+
+@functools.lru_cache(maxsize=16)
+def _measure_shapes(recipe, structure, leaves, target):
+  del target  # For which the program is traced: a part of the key.
+  problem: Any = jax.tree.unflatten(structure, leaves)
   # On a CPU the estimate must not promise what bfloat16 does not save.
   if not choose.halves_memory():
     recipe = recipe.replace(precision='float32')
@@ -97,8 +108,8 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
   # The pull-back of `jax.vjp` is a tree of the very arrays that the backward
   # pass needs, so that its leaves are what the gradient keeps. The tree itself
   # has the whole program, and JAX would never let go of it.
-  def keep(key, problem, output, drawn):
-    state = fit.start(key, problem, output, drawn)
+  def keep(key, problem, drawn):
+    state = fit.start(key, problem, drawn)
     params = packing.unpack(state.params)
     seen = problem.replace(code=problem.code.astype(dtype))
     lose = lambda params: objective(params, seen, key)[0]
@@ -107,8 +118,8 @@ def _measure(recipe: Recipe, problem: Problem) -> tuple[int, int]:
   # The network is traced once more for its gradient, and not for its start,
   # whose shapes are the same with and without remat.
   plain = _clone(recipe.network, False)
-  output, drawn, _ = find_shapes(plain, problem.code.shape)
-  shapes = jax.eval_shape(keep, jax.random.key(0), problem, output, drawn)
+  drawn = find_shapes(plain, problem.code.shape).params
+  shapes = jax.eval_shape(keep, jax.random.key(0), problem, drawn)
   state, gradient, kept = (
     [*map(_count_bytes, jax.tree.leaves(part))] for part in shapes
   )

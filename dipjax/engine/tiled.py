@@ -532,7 +532,7 @@ def _pose_batch(task, plan, batch, keys):
 
 def _start(plan, fit, keys, problems, seeds):
   """Returns the whole before the first tile, and a batch's states as shapes."""
-  shapes: Any = lanes.init.eval_shape(fit, keys, problems)
+  shapes: Any = lanes.shape(fit, keys, problems)
 
   def begin(leaf):
     if _is_image(plan, leaf):

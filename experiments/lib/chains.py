@@ -300,7 +300,7 @@ class _Chains:
     fit, key, problem = self._all[0].pose()
     clean = self._all[0].setup.data.clean
     cleans = None if clean is None else jnp.asarray(clean)[None]
-    states: Any = lanes.init.eval_shape(
+    states: Any = lanes.shape(
       fit, key[None], lanes.stack_lanes([problem]), cleans
     )
     return Progress(states, history.begin(states))
