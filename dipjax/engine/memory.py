@@ -102,7 +102,8 @@ def _measure_shapes(recipe, structure, leaves, target):
   if not choose.halves_memory():
     recipe = recipe.replace(precision='float32')
   dtype, _ = PRECISIONS[recipe.precision]
-  fit = fit_lib.make_fit(recipe)
+  # What a fit starts with is the same with and without remat, and traced once.
+  fit = fit_lib.make_fit(_set_remat(recipe, False))
   objective = fit_lib.make_objective(recipe)
 
   # The pull-back of `jax.vjp` is a tree of the very arrays that the backward
@@ -115,15 +116,13 @@ def _measure_shapes(recipe, structure, leaves, target):
     lose = lambda params: objective(params, seen, key)[0]
     return state, params, jax.tree.leaves(jax.vjp(lose, params)[1])
 
-  # The network is traced once more for its gradient, and not for its start,
-  # whose shapes are the same with and without remat.
-  plain = _clone(recipe.network, False)
-  drawn = find_shapes(plain, problem.code.shape).params
+  # The network is traced once more for its gradient, and not for its start.
+  drawn = find_shapes(fit.recipe.network, problem.code.shape).params
   shapes = jax.eval_shape(keep, jax.random.key(0), problem, drawn)
   state, gradient, kept = (
     [*map(_count_bytes, jax.tree.leaves(part))] for part in shapes
   )
-  working = choose.count_working(_set_remat(recipe, False) != recipe)
+  working = choose.count_working(fit.recipe != recipe)
   at_work = recipe.method.passes * working * max(kept)
   of_tile = _measure_tile(problem, working * max(kept))
   activations = max(sum(kept) + at_work, of_tile)
