@@ -104,6 +104,12 @@ def ssim(image: ArrayLike, reference: ArrayLike) -> Array:
       f'ssim needs sides of at least 11 pixels, got {jnp.shape(image)}'
     )
   _check_units(image, reference)
+  return _compare_windows(image, reference)
+
+
+# One program: one by one the operations take a second to compile.
+@jax.jit
+def _compare_windows(image, reference):
   # dm_pix keeps the windows inside the image: padding would count pixels that
   # do not exist.
   return dm_pix.ssim(jnp.clip(image, 0, 1), jnp.clip(reference, 0, 1))
