@@ -1,5 +1,7 @@
 """What a gradient computes again: the same values, in less memory."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -60,7 +62,7 @@ def test_lanes_are_the_same():
 
 def _plan(function, *arguments):
   """Bytes of the arrays that XLA plans beside arguments and results."""
-  compiled = jax.jit(function).lower(*arguments).compile()
+  compiled: Any = jax.jit(function).lower(*arguments).compile()
   return compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -96,7 +98,7 @@ def test_what_is_computed_apart_is_a_second_time():
       return jnp.sort(x, axis=0), jnp.sort(again, axis=0) + signal
 
     x = jnp.ones((32, 4))
-    compiled = jax.jit(function).lower(x, x).compile()
+    compiled: Any = jax.jit(function).lower(x, x).compile()
     return compiled.as_text().count(' sort(')
 
   assert compute(False) == 1
