@@ -92,7 +92,7 @@ def restore_many(
     perceptual, memory, chunk: see `dipjax.restore`.
     watch: called after each chunk of steps with the index of the picture in
       each slot and the traces; where it returns True, nothing more is yielded.
-    store: saves the progress of the pictures in the slots, and loads it by the
+    store: saves the progress of the pictures that began, and loads it by the
       index of a picture; see `engine.slots.Store`.
     tell: called with a line where less memory than `lanes` need makes them
       fewer, or makes tiles of a picture; None warns.

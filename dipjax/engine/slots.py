@@ -23,7 +23,7 @@ Array = jax.Array
 
 
 class Store(Protocol):
-  """Keeps the progress of the pictures that are in slots."""
+  """Keeps the progress of the pictures that began and are not finished."""
 
   def load(self, index: int, like: loop.Progress) -> loop.Progress | None:
     """Returns what was saved of a picture; None for nothing.
