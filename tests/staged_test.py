@@ -15,7 +15,14 @@ from configs import staged as staged_config
 from dipjax import codes, metrics, monitors, operators
 from dipjax.engine import lanes, slots, staged
 from experiments import staged as experiment
-from experiments.lib import build, chains, images, recorder, stages
+from experiments.lib import (
+  build,
+  chains,
+  checkpoints,
+  images,
+  recorder,
+  stages,
+)
 from experiments.lib import workdir as workdirs
 from experiments.lib.data import load_denoising
 
@@ -365,6 +372,16 @@ def test_a_stop_leaves_the_stages_that_all_seeds_have_finished(
       own = stopped[-1].images[seed]
       other = whole[len(stopped) - 1].images[seed]
       np.testing.assert_array_equal(own, other)
+
+
+def test_a_checkpoint_of_an_earlier_version_is_refused(
+  photograph, tmp_path, monkeypatch
+):
+  notes = {'label': 'stage-1'}  # What a checkpoint had of a chain before 0.2.
+  find = lambda self: notes
+  monkeypatch.setattr(checkpoints.Checkpoints, 'find_latest', find)
+  with pytest.raises(ValueError, match='another version: use another workdir'):
+    experiment.run(_make_config(photograph), str(tmp_path / 'run'))
 
 
 def test_stages_at_once_start_each_on_its_own(photograph):

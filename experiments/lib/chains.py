@@ -279,7 +279,13 @@ class _Chains:
   def _load(self):
     """Goes back to the last checkpoint."""
     notes, like = self._record.checkpoints.find_latest(), {}
-    self._record.label = notes['label'] if notes else {}
+    label = notes['label'] if notes else {}
+    if not isinstance(label, dict):
+      raise ValueError(
+        f'the checkpoint in {self._record.checkpoints.folder!r} is of another '
+        'version: use another workdir, or --overwrite'
+      )
+    self._record.label = label
     chains = {chain.name: chain for chain in self._all}
     # A checkpoint may have chains whose result somebody has by now.
     found = {n: v for n, v in self._record.label.items() if n in chains}
