@@ -16,7 +16,7 @@ from configs import ddpm as ddpm_config
 from configs import inpaint as inpaint_config
 from configs import req2, req3
 from configs import staged as staged_config
-from dipjax.engine import lanes, loop
+from dipjax.engine import lanes, loop, slots
 from experiments import ddpm, denoise, inpaint, staged, super_resolution
 from experiments.lib import chains, schema
 
@@ -65,14 +65,17 @@ def traced():
 def begin(monkeypatch, traced):
   """Ends a run at its first step, whose shapes are computed."""
 
-  def run_lanes(fit, keys, problems, cleans=None, *, chunk, **unused):
-    del chunk, unused
-    shapes = jax.eval_shape(lambda *arrays: arrays, keys, problems, cleans)
-    if (fit, str(shapes)) not in traced:
-      states = jax.eval_shape(lanes._map_at_once(fit.init), *shapes)
-      jax.eval_shape(lanes._map_at_once(fit.step), states, shapes[1])
-    traced.add((fit, str(shapes)))
-    raise BegunError
+  class TracedSlots(slots.Slots):
+    def fill(self, index, key, problem, clean=None, **unused):
+      del index, unused
+      fit, cleans = self._fit, None if clean is None else clean[None]
+      arrays = key[None], lanes.stack_lanes([problem]), cleans
+      shapes = jax.eval_shape(lambda *arrays: arrays, *arrays)
+      if (fit, str(shapes)) not in traced:
+        states = jax.eval_shape(lanes._map_at_once(fit.init), *shapes)
+        jax.eval_shape(lanes._map_at_once(fit.step), states, shapes[1])
+      traced.add((fit, str(shapes)))
+      raise BegunError
 
   def fit_model(config, model, data, workdir):
     training, key = model.training, jax.random.key(config.seed)
@@ -85,7 +88,7 @@ def begin(monkeypatch, traced):
 
   # `restore` has traced what it begins, for its estimate of the memory.
   monkeypatch.setattr(loop, 'run_lanes', run_traced_lanes)
-  monkeypatch.setattr(chains, 'run_lanes', run_lanes)
+  monkeypatch.setattr(chains, 'Slots', TracedSlots)
   monkeypatch.setattr(ddpm, 'fit_model', fit_model)
 
 
