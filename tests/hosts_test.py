@@ -16,7 +16,7 @@ from PIL import Image
 
 from configs import folder as folder_config
 from experiments.folder.__main__ import run
-from experiments.lib import folders, hosts, records, stopping
+from experiments.lib import hosts, records, stopping
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 WORDS = 'smoke,network=pixels,stop=last'
@@ -91,7 +91,6 @@ class Job:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        env={**os.environ, 'XDG_CACHE_HOME': folders.find_cache()},
       )
       for index in range(count)
     ]
