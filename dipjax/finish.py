@@ -9,9 +9,6 @@ import numpy as np
 
 from dipjax import detail, noise, operators, wiener
 
-# Share of the noise's variance by which the filtered image is worse than the
-# fit's where both have all detail (benchmarks/NOTES.md).
-_LEFT = 0.005
 _LEAST = 8  # Pixels a side that the filter needs.
 _IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.
@@ -24,13 +21,11 @@ def finish(
   """Returns a better image than the fit's, and where detail was given back.
 
   First the measurement is filtered with the image as the pilot
-  (`wiener.refine`). Where the filtered image differs from the fit's by no more
-  than the noise that a filter leaves, the fit's stays; where it differs by far,
-  it has found detail, and takes the fit's place (James and Stein, 1961). Then
-  what was removed is compared with the noise: where more was removed than noise
-  alone is, the rest is detail, and a share of it comes back
-  (`detail.return_detail`). A picture with little noise then loses nothing that
-  was not noise. A level that is not sure counts as the least that it may be.
+  (`wiener.refine`). Then what was removed is compared with the noise: where
+  more was removed than noise alone is, the rest is detail, and a share of it
+  comes back (`detail.return_detail`). A picture with little noise then loses
+  nothing that was not noise. A level that is not sure counts as the least that
+  it may be.
 
   Args:
     image: the restored image, [H, W, C].
@@ -86,21 +81,13 @@ def _find_deviation(images, image):
 def _finish(image, measurement, operator, correlation, least, *, points):
   image, measurement = jnp.asarray(image), jnp.asarray(measurement)
   if min(image.shape[:2]) >= _LEAST:
-    variance = operator.find_unclipped(image)
-    filtered = wiener.refine(
+    image = wiener.refine(
       measurement,
       image,
-      jnp.sqrt(variance),
+      jnp.sqrt(operator.find_unclipped(image)),
       correlation=correlation,
       clipped=operator.black or operator.white,
     )
-    change = filtered - image
-    variance = jnp.broadcast_to(variance, image.shape)
-    left, power = (
-      detail.average(jnp.mean(x, axis=2))
-      for x in (_LEFT * variance, jnp.square(change))
-    )
-    image = image + detail.find_share(power, left)[..., None] * change
   residual = measurement - operator(image)
   image, share = detail.return_detail(
     image,

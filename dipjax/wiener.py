@@ -1,12 +1,13 @@
-"""A collaborative Wiener filter, whose pilot is a restored image.
+"""A Wiener filter of similar patches, whose pilot is a restored image.
 
 A fit has seen the noise of the measurement, and keeps little of the fine
 texture. The filter goes back to the measurement: it takes groups of similar
-patches, transforms each group in three dimensions, and keeps of each
-coefficient of the measurement the share that is signal in the pilot (the second
-step of Dabov, Foi, Katkovnik and Egiazarian, Image denoising by sparse 3-D
-transform-domain collaborative filtering, 2007; and Lebrun, An analysis and
-implementation of the BM3D image denoising method, 2012).
+patches, and keeps of the measurement's what varies among the pilot's, all
+pixels and colours of a patch together. Groups and the pilot's part are those of
+Dabov, Foi, Katkovnik and Egiazarian, Image denoising by sparse 3-D
+transform-domain collaborative filtering, 2007; the covariance of a group in
+place of a transform is that of Lebrun, Buades and Morel, A nonlocal Bayesian
+image denoising algorithm, 2013.
 """
 
 import functools
@@ -17,18 +18,23 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from dipjax import noise
+from dipjax import detail, noise
 
 Array = jax.Array
 
 _SIDE = 8  # Of a patch; `_sum_side` doubles up to it.
-_STEP = 3  # Pixels between two patches that look for their like.
+_STEP = 4  # Pixels between two patches that look for their like.
 _REACH = 12  # How far they look, in pixels, along each axis.
-_SIMILAR = 16  # Patches in a group, the one that looks among them.
-# A fit is smoother than the image, and its p^2 too small: so much of the
-# variance stands against it.
+_SIMILAR = 32  # Patches in a group, the one that looks among them.
+# A fit is smoother than the image, and what varies in it too little: so much of
+# the noise's variance stands against it.
 _PART = 0.7
-_TINY = 1e-20  # A share of nothing in nothing is 1.
+# So few patches span few directions of all that a patch has. What they vary at
+# each frequency by itself, times this, is allowed in the others.
+_OTHER = 0.05
+# Share of the noise's variance that is chance in a colour of a group's mean.
+_CHANCE = 0.015
+_TINY = 1e-20  # Of nothing and no noise, the measurement is kept.
 _LEAST = 1e-12  # No weight is infinite where there is no noise.
 _EXTENT = 2 * _REACH + _SIDE  # Rows that the patches of one row may touch.
 
@@ -43,12 +49,14 @@ def refine(
 ) -> Array:
   """Returns the measurement filtered as the pilot says, float32 [H, W, C].
 
-  Each coefficient c of the measurement's groups becomes
-  c p^2 / (p^2 + 0.7 variance), where p is the pilot's coefficient and the
-  variance is the noise's; 0.7 because a fit is smoother than the image. Without
-  noise the result is the measurement. The result is not
-  clipped to [0, 1]. On a CPU the same arguments give the same bits; a GPU adds
-  overlapping patches in an order of its own, which changes the last bits.
+  A patch y of the measurement becomes m + S (S + 0.7 N)^-1 (y - m). The mean m
+  and the covariance S are those of similar patches of the pilot, and N is the
+  noise's variance; 0.7 because a fit is smoother than the image. Where the mean
+  of the measurement's patches differs from m by more than noise, it takes m's
+  place (James and Stein, 1961). Without noise the result is the measurement.
+  The result is not clipped to [0, 1]. On a CPU the same arguments give the same
+  bits; a GPU adds overlapping patches in an order of its own, which changes the
+  last bits.
 
   The filter keeps the mean of the measurement, and clipped noise has a mean of
   its own: 0.4 sigma above black, 0.4 sigma below white. With `clipped` that
@@ -56,7 +64,8 @@ def refine(
   of clipped noise; without it black and white come out grey by that much.
 
   The groups are found in the sum of the pilot's channels, and the noises of the
-  channels are taken as independent. Time and memory grow with the pixels;
+  channels are taken as independent. A group has one noise, the mean of its
+  patches'. Time and memory grow with the pixels;
   memory by about 25 bytes a channel of a pixel beside the arguments.
 
   Args:
@@ -258,6 +267,10 @@ def _make_cut(rows, columns):
 def _filter_groups(patches, variance, spectrum):
   """Returns the measurement's patches filtered, and their weights.
 
+  With D = E + N, where N is the noise and E a part of the patches' variance at
+  each frequency, and the pilot's centred patches as the rows of A, the inverse
+  of A^T A + D is that of a matrix of the size of a group (Woodbury).
+
   Args:
     patches: [groups, similar, 2 C, side, side], the pilot's colours, then the
       measurement's.
@@ -269,20 +282,50 @@ def _filter_groups(patches, variance, spectrum):
     noise that is left.
   """
   groups, similar, planes = patches.shape[:3]
-  across = _make_dct(similar)
-  found = _multiply('nb,ab->na', patches.reshape(-1, _SIDE**2), _PATCH).reshape(
-    groups, similar, -1
-  )
-  found = _multiply('lk,gkn->gln', across, found)
-  found = found.reshape(groups, similar, 2, planes // 2, _SIDE**2)
-  variance = _multiply('lk,gkc,f->glcf', np.square(across), variance, spectrum)
-  energy = jnp.square(found[:, :, 0])
-  share = (energy + _TINY) / (energy + _PART * variance + _TINY)
-  left = jnp.sum(variance * jnp.square(share), (1, 2, 3))
-  # A group of which nothing is kept would outweigh all others.
-  left = jnp.maximum(left, jnp.mean(variance, (1, 2, 3)))
-  found = (found[:, :, 1] * share).reshape(groups, similar, -1)
-  found = _multiply('lk,gln->gkn', across, found)
-  found = _multiply('na,ab->nb', found.reshape(-1, _SIDE**2), _PATCH)
+  found = patches.reshape(-1, _SIDE**2)
+  found = _multiply('nb,ab->na', found, _PATCH)
+  found = found.reshape(groups, similar, 2, -1)
+  variance = _multiply('gnc,f->gcf', variance / similar, spectrum)
+  variance = variance.reshape(groups, 1, -1)
+  pilot, measurement = found[:, :, 0], found[:, :, 1]
+  mean = jnp.mean(pilot, 1, keepdims=True)
+  rows = (pilot - mean) / max(similar - 1, 1) ** 0.5
+  against = _PART * variance
+  other = _OTHER * jnp.sum(jnp.square(rows), 1, keepdims=True)
+  total = other + against + _TINY
+  scaled = rows / total
+  inner = _multiply('gnf,gmf->gnm', scaled, rows)
+  inner = jnp.linalg.inv(inner + np.eye(similar, dtype=np.float32)[None])
+  # What the measurement has and the mean has not, less what is kept of it.
+  rest = measurement - mean
+  rest = rest - _correct_mean(mean, rest, variance)
+  among = _multiply('gnf,gmf->gnm', rest, scaled)
+  among = _multiply('gnm,gmk->gnk', among, inner)
+  rest = against / total * (rest - _multiply('gnm,gmf->gnf', among, rows))
+  # The directions in which the patches differ by more than noise, and the mean.
+  kept = 1 + similar - jnp.trace(inner, axis1=1, axis2=2)
+  left = kept * jnp.mean(variance, (1, 2))
+  found = (measurement - rest).reshape(-1, _SIDE**2)
+  found = _multiply('na,ab->nb', found, _PATCH)
   shape = groups, similar, planes // 2, _SIDE, _SIDE
   return found.reshape(shape), 1 / (left + _LEAST)
+
+
+def _correct_mean(mean, rest, variance):
+  """Returns what the pilot's mean lacks, 0 where that may be noise.
+
+  Args:
+    mean: of the pilot's patches, [groups, 1, frequencies of all colours].
+    rest: of the measurement's beside it, [groups, similar, frequencies].
+    variance: of the noise, [groups, 1, frequencies].
+  """
+  signal = rest.shape[1] * jnp.square(mean) + _TINY
+  lacks = jnp.mean(rest, 1, keepdims=True)
+  lacks *= signal / (signal + _PART * variance)
+  find_power = lambda x: jnp.mean(
+    x.reshape(len(x), -1, _SIDE**2), 2, keepdims=True
+  )
+  share = detail.find_share(
+    find_power(jnp.square(lacks)), _CHANCE * find_power(variance)
+  )
+  return lacks * jnp.repeat(share, _SIDE**2, 2).reshape(lacks.shape)

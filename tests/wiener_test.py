@@ -1,4 +1,4 @@
-"""The collaborative Wiener filter."""
+"""The Wiener filter of similar patches."""
 
 import jax
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 
 from dipjax import blurring, metrics, wiener
 
-_SHAPE = (38, 44, 3)  # Flipped, the patches lie where they were.
+_SHAPE = (40, 44, 3)  # Flipped, the patches lie where they were.
 _SIGMA = 25 / 255
 _refine = jax.jit(wiener.refine, static_argnames='clipped')
 
@@ -53,12 +53,49 @@ def test_where_all_is_kept_the_patches_add_up_to_the_measurement():
   np.testing.assert_allclose(image, measurement, atol=1e-4)
 
 
-def test_a_constant_picture_keeps_its_mean_alone():
+def test_where_the_pilot_does_not_vary_the_noise_is_gone():
+  pilot = np.full(_SHAPE, 0.4, np.float32)
+  image = _refine(_add_noise(pilot), pilot, _SIGMA)
+  assert _find_mean_square(image, pilot) < (_SIGMA / 50) ** 2
+
+
+def test_a_mean_that_the_pilot_has_wrong_is_the_measurements():
   clean = np.full(_SHAPE, 0.4, np.float32)
   measurement = _add_noise(clean)
-  image = np.asarray(_refine(measurement, clean, _SIGMA))
+  image = np.asarray(_refine(measurement, clean + 0.1, _SIGMA))
   assert np.std(image) < _SIGMA / 8
-  assert abs(np.mean(image) - np.mean(measurement)) < _SIGMA / 50
+  assert abs(np.mean(image) - np.mean(measurement)) < _SIGMA / 20
+
+
+def test_what_varies_in_a_group_is_filtered_as_its_covariance_says():
+  """All groups of a picture of 9x9 pixels are its four patches."""
+  pilot = _add_noise(np.zeros((9, 9, 2)), 0.1)
+  measurement = _add_noise(pilot, 0.05, seed=1)
+  take = lambda x: np.float64(
+    [x[i : i + 8, j : j + 8].ravel() for i in (0, 1) for j in (0, 1)]
+  )
+  patches, noisy = take(pilot), take(measurement)
+  # The frequencies of both colours, and of their sum and difference.
+  basis = np.kron(wiener._PATCH, wiener._make_dct(2)).astype(np.float64)
+  patches, noisy = patches @ basis.T, noisy @ basis.T
+  mean, variance = patches.mean(0), 0.05**2
+  lacks = (noisy - patches).mean(0)
+  lacks *= 4 * mean**2 / (4 * mean**2 + wiener._PART * variance)
+  power = np.square(lacks).reshape(64, 2).mean(0)
+  lacks *= np.tile(np.maximum(1 - wiener._CHANCE * variance / power, 0), 64)
+  covariance = np.cov(patches.T)
+  covariance += np.diag(wiener._OTHER * np.diag(covariance))
+  against = wiener._PART * variance * np.eye(128)
+  gain = np.linalg.solve(covariance + against, covariance)
+  mean += lacks
+  filtered = (mean + (noisy - mean) @ gain) @ basis
+  # Every group has the same patches and weights.
+  sums, counts = np.zeros((9, 9, 2)), np.zeros((9, 9, 1))
+  for (i, j), patch in zip(np.ndindex(2, 2), filtered):
+    sums[i : i + 8, j : j + 8] += patch.reshape(8, 8, 2)
+    counts[i : i + 8, j : j + 8] += 1
+  image = wiener.refine(measurement, pilot, 0.05)
+  np.testing.assert_allclose(image, sums / counts, atol=1e-5)
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -137,11 +174,11 @@ def test_what_clipping_did_to_the_mean_is_taken_back():
 def test_sigma_may_differ_between_pixels():
   clean = _make_picture(*_SHAPE)
   sigma = np.full(_SHAPE, 0.01, np.float32)
-  sigma[:, 22:] = 0.2
+  sigma[:, :22] = 0.2
   measurement = _add_noise(clean, sigma)
   pilot = _blur(clean, 1.5)
   quiet, loud = (
-    _find_mean_square(_refine(measurement, pilot, each)[:, :14], clean[:, :14])
+    _find_mean_square(_refine(measurement, pilot, each)[:, 30:], clean[:, 30:])
     for each in (sigma, np.full(_SHAPE, 0.2))
   )
   assert quiet < loud / 3
@@ -154,8 +191,8 @@ def test_sigma_may_differ_between_pixels():
 
 def test_noise_that_neighbours_share():
   clean = _make_picture(*_SHAPE)
-  white = np.random.RandomState(0).normal(size=(40, 46, 3))
-  around = [white[i : i + 38, j : j + 44] for i in range(3) for j in range(3)]
+  white = np.random.RandomState(0).normal(size=(42, 46, 3))
+  around = [white[i : i + 40, j : j + 44] for i in range(3) for j in range(3)]
   measurement = np.float32(clean + _SIGMA * sum(around) / 3)
   triangle = np.array([1, 2, 3, 2, 1]) / 3
   correlation = np.outer(triangle, triangle)
