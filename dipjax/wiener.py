@@ -51,7 +51,8 @@ def refine(
 
   A patch y of the measurement becomes m + S (S + 0.7 N)^-1 (y - m). The mean m
   and the covariance S are those of similar patches of the pilot, and N is the
-  noise's variance; 0.7 because a fit is smoother than the image. Where the mean
+  noise's variance, of correlated noise that of its strongest frequency, of which
+  a fit learns most; 0.7 because a fit is smoother than the image. Where the mean
   of the measurement's patches differs from m by more than noise, it takes m's
   place (James and Stein, 1961). Without noise the result is the measurement.
   The result is not clipped to [0, 1]. On a CPU the same arguments give the same
@@ -66,7 +67,7 @@ def refine(
   The groups are found in the sum of the pilot's channels, and the noises of the
   channels are taken as independent. A group has one noise, the mean of its
   patches'. Time and memory grow with the pixels;
-  memory by about 25 bytes a channel of a pixel beside the arguments.
+  memory by about 40 bytes a channel of a pixel beside the arguments.
 
   Args:
     measurement: [H, W, C], of any number of channels, sides of at least 8
@@ -120,16 +121,15 @@ def _make_dct(size):
 _PATCH = np.kron(_make_dct(_SIDE), _make_dct(_SIDE))  # Of a patch's pixels.
 
 
-def _find_spectrum(correlation):
-  """Returns the variance of each frequency of a patch of such noise, [64]."""
+def _find_strongest(correlation):
+  """Returns the largest variance of a frequency of a patch of such noise."""
   # Pixels of a patch are less than a side apart; what is not given is 0.
   table = jnp.pad(correlation, _SIDE)
   middle = [s // 2 + _SIDE for s in correlation.shape]
   y, x = np.divmod(np.arange(_SIDE**2), _SIDE)
   down, right = y[:, None] - y, x[:, None] - x
   pixels = table[middle[0] + down, middle[1] + right]
-  # A table of estimates may be no correlation: no variance is below 0.
-  return jnp.maximum(_multiply('ap,pq,aq->a', _PATCH, pixels, _PATCH), 0)
+  return jnp.max(_multiply('ap,pq,aq->a', _PATCH, pixels, _PATCH))
 
 
 def _multiply(subscripts, *factors):
@@ -150,9 +150,8 @@ def _refine(measurement, pilot, sigma, correlation, *, clipped):
     image, sigma = jnp.clip(pilot, 0, 1), jnp.maximum(sigma, _LEAST)
     measurement -= noise.expect_clipped(image, sigma) - image
     variance = noise.expect_variance(image, sigma)
-  spectrum = np.ones(_SIDE**2, np.float32)
   if correlation is not None:
-    spectrum = _find_spectrum(jnp.asarray(correlation, jnp.float32))
+    variance *= _find_strongest(jnp.asarray(correlation, jnp.float32))
   # The first of the new colours is the sum of the channels, which has most of
   # the signal; the others are differences.
   colours = _make_dct(channels)
@@ -176,7 +175,7 @@ def _refine(measurement, pilot, sigma, correlation, *, clipped):
     cut = _make_cut(rows, cols + columns[:, None])
     levels = lax.dynamic_slice_in_dim(variance, row, 2 * _REACH + 1, 1)
     patches, weights = _filter_groups(
-      cut(strip, _SIDE), cut(levels, 1)[..., 0, 0], spectrum
+      cut(strip, _SIDE), cut(levels, 1)[..., 0, 0]
     )
     # What takes patches out of a strip, transposed, adds patches to a strip.
     weights = weights[:, None, None, None, None]
@@ -264,7 +263,7 @@ def _make_cut(rows, columns):
   return cut
 
 
-def _filter_groups(patches, variance, spectrum):
+def _filter_groups(patches, variance):
   """Returns the measurement's patches filtered, and their weights.
 
   With D = E + N, where N is the noise and E a part of the patches' variance at
@@ -275,7 +274,6 @@ def _filter_groups(patches, variance, spectrum):
     patches: [groups, similar, 2 C, side, side], the pilot's colours, then the
       measurement's.
     variance: [groups, similar, C], the mean over each patch.
-    spectrum: [side^2], its share at each frequency.
 
   Returns:
     [groups, similar, C, side, side], and [groups]: one over the variance of the
@@ -285,8 +283,7 @@ def _filter_groups(patches, variance, spectrum):
   found = patches.reshape(-1, _SIDE**2)
   found = _multiply('nb,ab->na', found, _PATCH)
   found = found.reshape(groups, similar, 2, -1)
-  variance = _multiply('gnc,f->gcf', variance / similar, spectrum)
-  variance = variance.reshape(groups, 1, -1)
+  variance = jnp.repeat(jnp.mean(variance, 1)[:, None], _SIDE**2, 2)
   pilot, measurement = found[:, :, 0], found[:, :, 1]
   mean = jnp.mean(pilot, 1, keepdims=True)
   rows = (pilot - mean) / max(similar - 1, 1) ** 0.5
