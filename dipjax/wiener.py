@@ -51,10 +51,11 @@ def refine(
 
   A patch y of the measurement becomes m + S (S + 0.7 N)^-1 (y - m). The mean m
   and the covariance S are those of similar patches of the pilot, and N is the
-  noise's variance, of correlated noise that of its strongest frequency, of which
-  a fit learns most; 0.7 because a fit is smoother than the image. Where the mean
-  of the measurement's patches differs from m by more than noise, it takes m's
-  place (James and Stein, 1961). Without noise the result is the measurement.
+  noise's variance, of correlated noise that of its strongest frequency, of
+  which a fit learns most; 0.7 because a fit is smoother than the image. Where
+  the mean of the measurement's patches differs from m by more than noise, it
+  takes m's place (James and Stein, 1961). Without noise the result is the
+  measurement.
   The result is not clipped to [0, 1]. On a CPU the same arguments give the same
   bits; a GPU adds overlapping patches in an order of its own, which changes the
   last bits.
