@@ -9,6 +9,8 @@ import numpy as np
 
 from dipjax import detail, noise, operators, wiener
 
+# A fit is smoother than the image: the `part` of `wiener.refine`.
+_SMOOTH = 0.7
 _LEAST = 8  # Pixels a side that the filter needs.
 _IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.
@@ -16,21 +18,23 @@ _NEAR = 2  # Pixels to each side that tell a deviation together.
 
 
 def finish(
-  image: Any, measurement: Any, model: noise.Model
+  image: Any, measurement: Any, model: noise.Model, *, passes: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns a better image than the fit's, and where detail was given back.
 
   First the measurement is filtered with the image as the pilot
-  (`wiener.refine`). Then what was removed is compared with the noise: where
-  more was removed than noise alone is, the rest is detail, and a share of it
-  comes back (`detail.return_detail`). A picture with little noise then loses
-  nothing that was not noise. A level that is not sure counts as the least that
-  it may be.
+  (`wiener.refine`), in a further pass with what was filtered. Then what was
+  removed is compared with the noise: where more was removed than noise alone
+  is, the rest is detail, and a share of it comes back
+  (`detail.return_detail`). A picture with little noise then loses nothing that
+  was not noise. A level that is not sure counts as the least that it may be.
 
   Args:
     image: the restored image, [H, W, C].
     measurement: the noisy image, of the same shape.
     model: the noise of the measurement.
+    passes: of the filter. A fit with windows has not learned all of the picture
+      and is a better pilot once filtered; others lose by a second pass.
 
   Returns:
     The image, [H, W, C] in [0, 1] where the noise was clipped, and the share
@@ -48,6 +52,7 @@ def finish(
     correlation,
     jnp.float32(least),
     points=model.impulses < _IMPULSES,
+    passes=passes,
   )
   return np.asarray(found[0]), np.asarray(found[1])
 
@@ -77,16 +82,27 @@ def _find_deviation(images, image):
   return jnp.broadcast_to(deviation[..., None], image.shape)
 
 
-@functools.partial(jax.jit, static_argnames='points')
-def _finish(image, measurement, operator, correlation, least, *, points):
-  image, measurement = jnp.asarray(image), jnp.asarray(measurement)
+@functools.partial(jax.jit, static_argnames=('points', 'passes'))
+def _finish(
+  image, measurement, operator, correlation, least, *, points, passes
+):
+  image, measurement = (
+    jnp.asarray(x, jnp.float32) for x in (image, measurement)
+  )
+  parts = np.ones(passes, np.float32)
+  parts[:1] = _SMOOTH
   if min(image.shape[:2]) >= _LEAST:
-    image = wiener.refine(
+    # One program of the filter serves all passes.
+    refine = lambda image, part: wiener.refine(
       measurement,
       image,
       jnp.sqrt(operator.find_unclipped(image)),
       correlation=correlation,
       clipped=operator.black or operator.white,
+      part=part,
+    )
+    image, _ = jax.lax.scan(
+      lambda image, part: (refine(image, part), None), image, parts
     )
   residual = measurement - operator(image)
   image, share = detail.return_detail(

@@ -26,9 +26,6 @@ _SIDE = 8  # Of a patch; `_sum_side` doubles up to it.
 _STEP = 4  # Pixels between two patches that look for their like.
 _REACH = 12  # How far they look, in pixels, along each axis.
 _SIMILAR = 32  # Patches in a group, the one that looks among them.
-# A fit is smoother than the image, and what varies in it too little: so much of
-# the noise's variance stands against it.
-_PART = 0.7
 # So few patches span few directions of all that a patch has. What they vary at
 # each frequency by itself, times this, is allowed in the others.
 _OTHER = 0.05
@@ -46,16 +43,16 @@ def refine(
   *,
   correlation: ArrayLike | None = None,
   clipped: bool = False,
+  part: ArrayLike = 0.7,
 ) -> Array:
   """Returns the measurement filtered as the pilot says, float32 [H, W, C].
 
-  A patch y of the measurement becomes m + S (S + 0.7 N)^-1 (y - m). The mean m
+  A patch y of the measurement becomes m + S (S + part N)^-1 (y - m). The mean m
   and the covariance S are those of similar patches of the pilot, and N is the
   noise's variance, of correlated noise that of its strongest frequency, of
-  which a fit learns most; 0.7 because a fit is smoother than the image. Where
-  the mean of the measurement's patches differs from m by more than noise, it
-  takes m's place (James and Stein, 1961). Without noise the result is the
-  measurement.
+  which a fit learns most. Where the mean of the measurement's patches differs
+  from m by more than noise, it takes m's place (James and Stein, 1961). Without
+  noise the result is the measurement.
   The result is not clipped to [0, 1]. On a CPU the same arguments give the same
   bits; a GPU adds overlapping patches in an order of its own, which changes the
   last bits.
@@ -79,6 +76,9 @@ def refine(
     correlation: [h, w], h and w odd; the correlation between the noise of two
       pixels so many rows and columns apart, 1 in the middle. None: white noise.
     clipped: whether the noisy measurement was clipped to [0, 1].
+    part: of the noise's variance that stands against what varies in the pilot;
+      0.7 for a fit, which is smoother than the image, 1 for an image that was
+      filtered already.
 
   Raises:
     ValueError: shapes that do not fit.
@@ -102,7 +102,7 @@ def refine(
     table = jnp.shape(correlation)
     if len(table) != 2 or not all(side % 2 for side in table):
       raise ValueError(f'correlation must be [h, w], h and w odd, got {table}')
-  return _refine(measurement, pilot, sigma, correlation, clipped=clipped)
+  return _refine(measurement, pilot, sigma, correlation, part, clipped=clipped)
 
 
 def _is_broadcast(shape, target):
@@ -139,11 +139,11 @@ def _multiply(subscripts, *factors):
 
 
 @functools.partial(jax.jit, static_argnames='clipped')
-def _refine(measurement, pilot, sigma, correlation, *, clipped):
+def _refine(measurement, pilot, sigma, correlation, part, *, clipped):
   height, width, channels = measurement.shape
   # Whatever the defaults of the process are, all is float32.
-  measurement, pilot, sigma = (
-    jnp.asarray(x, jnp.float32) for x in (measurement, pilot, sigma)
+  measurement, pilot, sigma, part = (
+    jnp.asarray(x, jnp.float32) for x in (measurement, pilot, sigma, part)
   )
   sigma = jnp.broadcast_to(sigma, measurement.shape)
   variance = jnp.square(sigma)
@@ -176,7 +176,7 @@ def _refine(measurement, pilot, sigma, correlation, *, clipped):
     cut = _make_cut(rows, cols + columns[:, None])
     levels = lax.dynamic_slice_in_dim(variance, row, 2 * _REACH + 1, 1)
     patches, weights = _filter_groups(
-      cut(strip, _SIDE), cut(levels, 1)[..., 0, 0]
+      cut(strip, _SIDE), cut(levels, 1)[..., 0, 0], part
     )
     # What takes patches out of a strip, transposed, adds patches to a strip.
     weights = weights[:, None, None, None, None]
@@ -264,7 +264,7 @@ def _make_cut(rows, columns):
   return cut
 
 
-def _filter_groups(patches, variance):
+def _filter_groups(patches, variance, part):
   """Returns the measurement's patches filtered, and their weights.
 
   With D = E + N, where N is the noise and E a part of the patches' variance at
@@ -275,6 +275,7 @@ def _filter_groups(patches, variance):
     patches: [groups, similar, 2 C, side, side], the pilot's colours, then the
       measurement's.
     variance: [groups, similar, C], the mean over each patch.
+    part: of it, see `refine`.
 
   Returns:
     [groups, similar, C, side, side], and [groups]: one over the variance of the
@@ -288,7 +289,7 @@ def _filter_groups(patches, variance):
   pilot, measurement = found[:, :, 0], found[:, :, 1]
   mean = jnp.mean(pilot, 1, keepdims=True)
   rows = (pilot - mean) / max(similar - 1, 1) ** 0.5
-  against = _PART * variance
+  against = part * variance
   other = _OTHER * jnp.sum(jnp.square(rows), 1, keepdims=True)
   total = other + against + _TINY
   scaled = rows / total
@@ -296,7 +297,7 @@ def _filter_groups(patches, variance):
   inner = jnp.linalg.inv(inner + np.eye(similar, dtype=np.float32)[None])
   # What the measurement has and the mean has not, less what is kept of it.
   rest = measurement - mean
-  rest = rest - _correct_mean(mean, rest, variance)
+  rest = rest - _correct_mean(mean, rest, variance, part)
   among = _multiply('gnf,gmf->gnm', rest, scaled)
   among = _multiply('gnm,gmk->gnk', among, inner)
   rest = against / total * (rest - _multiply('gnm,gmf->gnf', among, rows))
@@ -309,17 +310,18 @@ def _filter_groups(patches, variance):
   return found.reshape(shape), 1 / (left + _LEAST)
 
 
-def _correct_mean(mean, rest, variance):
+def _correct_mean(mean, rest, variance, part):
   """Returns what the pilot's mean lacks, 0 where that may be noise.
 
   Args:
     mean: of the pilot's patches, [groups, 1, frequencies of all colours].
     rest: of the measurement's beside it, [groups, similar, frequencies].
     variance: of the noise, [groups, 1, frequencies].
+    part: of it, see `refine`.
   """
   signal = rest.shape[1] * jnp.square(mean) + _TINY
   lacks = jnp.mean(rest, 1, keepdims=True)
-  lacks *= signal / (signal + _PART * variance)
+  lacks *= signal / (signal + part * variance)
   find_power = lambda x: jnp.mean(
     x.reshape(len(x), -1, _SIDE**2), 2, keepdims=True
   )

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from dipjax import finish, metrics, noise
+from dipjax import finish, metrics, noise, wiener
 
 _RNG = np.random.default_rng(0)
 
@@ -78,3 +78,15 @@ def test_the_deviation_of_a_point_is_shared_with_its_neighbours():
   expected = np.zeros((11, 11))
   expected[3:8, 3:8] = 0.2
   np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+def test_a_second_pass_has_the_filtered_image_as_its_pilot():
+  _, noisy, pilot = _make(size=32)
+  noisy, pilot = noisy + 0.5, pilot + 0.5  # Far from where it is clipped.
+  model = noise.Model.make_white(0.1)
+  once = wiener.refine(noisy, pilot, 0.1)
+  twice = wiener.refine(noisy, once, 0.1, part=1.0)
+  image, _ = finish.finish(pilot, noisy, model, passes=2)
+  expected, _ = finish.finish(twice, noisy, model, passes=0)
+  np.testing.assert_allclose(image, expected, atol=1e-5)
+  assert np.abs(image - finish.finish(pilot, noisy, model)[0]).max() > 0.01

@@ -80,12 +80,12 @@ def test_what_varies_in_a_group_is_filtered_as_its_covariance_says():
   patches, noisy = patches @ basis.T, noisy @ basis.T
   mean, variance = patches.mean(0), 0.05**2
   lacks = (noisy - patches).mean(0)
-  lacks *= 4 * mean**2 / (4 * mean**2 + wiener._PART * variance)
+  lacks *= 4 * mean**2 / (4 * mean**2 + 0.7 * variance)
   power = np.square(lacks).reshape(64, 2).mean(0)
   lacks *= np.tile(np.maximum(1 - wiener._CHANCE * variance / power, 0), 64)
   covariance = np.cov(patches.T)
   covariance += np.diag(wiener._OTHER * np.diag(covariance))
-  against = wiener._PART * variance * np.eye(128)
+  against = 0.7 * variance * np.eye(128)
   gain = np.linalg.solve(covariance + against, covariance)
   mean += lacks
   filtered = (mean + (noisy - mean) @ gain) @ basis

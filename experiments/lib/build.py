@@ -406,7 +406,11 @@ def finish_image(
   """
   if noisy.model is None or not config.fit.get('finish'):
     return image, 0.0
-  image, share = finish.finish(image, noisy.measurement, noisy.model)
+  # Windows have not learned all of the picture, see `finish.finish`.
+  passes = 2 if config.fit.get('window') else 1
+  image, share = finish.finish(
+    image, noisy.measurement, noisy.model, passes=passes
+  )
   return image, float(share.mean())
 
 
