@@ -8,6 +8,9 @@ A network is a linen module over one code [H, W, C] with the fields `outputs`,
 the channels of its image, and `remat`; all its fields have defaults. Its method
 `code_size(height, width)` returns the size of a code for an image of this
 height and width, large enough for every padding by reflection.
+
+The first parameters depend on the key and the shape of the code, never on its
+values: the engine draws them from zeros.
 """
 
 from collections.abc import Mapping
