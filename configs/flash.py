@@ -38,6 +38,6 @@ def _make_quick(config):
 def _make_smoke(config):
   """Changes the config for seconds, as the tests run it: a small network."""
   choices.shrink(config.network, 'smoke')
-  config.network.upsampling = ('nearest', 'bilinear')
+  config.network.upsampling = ('bilinear',)
   config.fit.steps = 60
   config.record.every = 20

@@ -47,8 +47,8 @@ def _make_quick(config):
 def _make_smoke(config):
   """Changes a config for seconds, as tests run it: thumbnail, few channels."""
   config.data.crop = (64, 192, 40, 56)
-  config.network.down = config.network.up = (8, 8)
-  config.network.skip = (0, 4)
+  config.network.down = config.network.up = (8,)
+  config.network.skip = (4,)
   config.fit.steps = 120
   config.snapshots = (20, 120)
   config.record.every = 20

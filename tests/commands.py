@@ -1,9 +1,9 @@
 """Parses commands as `python -m` does, and runs none of them.
 
-A line of standard input is a JSON list, a module of `experiments` or
-`benchmarks` and its arguments; a line of standard output is what the module
-said against them on standard error, '' where it would have run. Each command is
-parsed by the module's own flags and config, in a process forked from this one.
+A command is a module of `experiments` or `benchmarks` and its arguments. It
+ends with what the module said against them on standard error, '' where it would
+have run, see `forks`. Each is parsed by the flags and the config of the module,
+in a process forked from this one.
 """
 
 import argparse

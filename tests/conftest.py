@@ -18,10 +18,9 @@ import pytest
 from flax import traverse_util
 from jax._src import compilation_cache as private
 
-from dipjax import features
 from dipjax.conv import choose
 from experiments.lib import compiled, images, weights
-from tests import forks
+from tests import fits, forks
 
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 
@@ -125,8 +124,7 @@ def write_photograph(tmp_path_factory):
 @pytest.fixture(scope='session')
 def vgg16(tmp_path_factory) -> str:
   """A file with a feature network, random and small."""
-  draw = jax.jit(features.draw_params, static_argnums=1)
-  params = draw(jax.random.key(0), (4, 4, 4, 4, 4))
+  params = fits.draw_features(4, 4, 4, 4, 4)
   path = tmp_path_factory.mktemp('weights') / 'vgg16.npz'
   arrays = {
     f'{conv}/{name}': array
@@ -138,10 +136,10 @@ def vgg16(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope='session')
-def run_experiment():
+def run_experiment() -> Iterator[forks.Server]:
   """(name, *arguments) -> its exit status and what it said on stderr."""
-  with forks.ask('tests.launcher') as run:
-    yield run
+  with forks.ask('tests.launcher') as server:
+    yield server
 
 
 def pytest_sessionfinish():

@@ -57,6 +57,7 @@ def finished(photograph, tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run') / 'new' / 'folder'
   config = _make_config(photograph)
   config.lanes, config.seed = 2, 5
+  config.fit.steps = 700  # The rule stops both.
   config.record.tensorboard = True
   return workdir, denoise.run(config, str(workdir))
 

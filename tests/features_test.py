@@ -8,11 +8,10 @@ from flax import linen as nn
 
 from dipjax import features
 from experiments.lib import images
+from tests import fits
 
 LAYERS = features.LAYERS
-PARAMS = jax.jit(features.draw_params, static_argnums=1)(
-  jax.random.key(0), (2, 3, 2, 4, 3)
-)
+PARAMS = fits.draw_features(2, 3, 2, 4, 3)
 extract = jax.jit(features.extract, static_argnums=2)
 apply = jax.jit(lambda network, image: network(image))
 

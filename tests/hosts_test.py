@@ -6,8 +6,6 @@ import os
 import pathlib
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -18,12 +16,11 @@ from configs import folder as folder_config
 from experiments.folder.__main__ import run
 from experiments.lib import hosts, records, stopping
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 WORDS = 'smoke,network=pixels,stop=last'
 FIELDS = {
   'lanes': 2,
   'fit.steps': 3000,
-  'record.every': 10,
+  'record.every': 20,
   'checkpoint.every': '1000',
 }
 
@@ -70,29 +67,18 @@ def _read_all(workdir):
 class Job:
   """Processes on the loopback interface; as a context it leaves none."""
 
-  def __init__(self, pictures, workdir, count):
+  def __init__(self, server, pictures, workdir, count):
     with socket.socket() as free:
       free.bind(('127.0.0.1', 0))
       port = free.getsockname()[1]
-    command = [
-      sys.executable,
-      '-m',
-      'experiments.folder',
-      f'--workdir={workdir}',
-    ]
+    command = ['folder', f'--workdir={workdir}']
     command += [f'--config=configs/folder.py:{WORDS}', '--distributed']
     command += [f'--config.data.images={pictures}', f'--processes={count}']
     command += [f'--config.{name}={value}' for name, value in FIELDS.items()]
     command += [f'--coordinator=127.0.0.1:{port}']
+    self._server = server
     self.processes = [
-      subprocess.Popen(
-        [*command, f'--process={index}'],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-      )
-      for index in range(count)
+      server.start(*command, f'--process={index}') for index in range(count)
     ]
 
   def __enter__(self):
@@ -100,27 +86,30 @@ class Job:
 
   def __exit__(self, *exception):
     for process in self.processes:
-      process.kill()
-      process.wait()
-      assert process.stdout
-      process.stdout.close()
+      if self._server.find_end(process) is None:
+        os.kill(process, signal.SIGKILL)
+        self._server.wait(process)
 
   def wait(self) -> list[str]:
     """Returns what each process has said, at its end."""
-    return [process.communicate()[0] for process in self.processes]
+    return [self._server.wait(process)[1] for process in self.processes]
 
   def list_codes(self) -> list[int]:
-    return [process.returncode for process in self.processes]
+    return [self._server.wait(process)[0] for process in self.processes]
+
+  def has_ended(self) -> bool:
+    """Returns whether any process has."""
+    return any(map(self._server.find_end, self.processes))
 
 
 def _wait(job, is_there):
   while not is_there():
-    assert {process.poll() for process in job.processes} == {None}
+    assert not job.has_ended()
     time.sleep(0.01)
 
 
 def test_a_job_that_was_stopped_and_killed_ends_as_one_process_does(
-  pictures, alone, tmp_path
+  run_experiment, pictures, alone, tmp_path
 ):
   own, rows = tmp_path / 'processes' / '1-of-2', {}
 
@@ -131,10 +120,10 @@ def test_a_job_that_was_stopped_and_killed_ends_as_one_process_does(
         assert rows.setdefault(row['file'], row) == row
 
   # A scheduler asks all processes to stop.
-  with Job(pictures, tmp_path, 2) as job:
+  with Job(run_experiment, pictures, tmp_path, 2) as job:
     _wait(job, (own / 'index.jsonl').exists)
     for process in job.processes:
-      process.send_signal(signal.SIGTERM)
+      os.kill(process, signal.SIGTERM)
     said = job.wait()
   assert job.list_codes() == [143, 143], said
   assert all('to go on: python -m experiments.folder' in one for one in said)
@@ -148,13 +137,13 @@ def test_a_job_that_was_stopped_and_killed_ends_as_one_process_does(
     path.name for path in (own / 'checkpoints').iterdir() if path.name.isdigit()
   }
   before = list_saved()
-  with Job(pictures, tmp_path, 2) as job:
+  with Job(run_experiment, pictures, tmp_path, 2) as job:
     _wait(job, lambda: not list_saved() <= before)
-    job.processes[1].kill()
+    os.kill(job.processes[1], signal.SIGKILL)
   keep_rows()
   assert len(rows) < 9
   # The same command.
-  with Job(pictures, tmp_path, 2) as job:
+  with Job(run_experiment, pictures, tmp_path, 2) as job:
     said = job.wait()
   assert job.list_codes() == [0, 0], said
   assert not any('warning' in one for one in said), said
@@ -163,8 +152,10 @@ def test_a_job_that_was_stopped_and_killed_ends_as_one_process_does(
   assert not (tmp_path / 'processes').exists()
 
 
-def test_four_processes_give_what_one_gives(pictures, alone, tmp_path):
-  with Job(pictures, tmp_path, 4) as job:
+def test_four_processes_give_what_one_gives(
+  run_experiment, pictures, alone, tmp_path
+):
+  with Job(run_experiment, pictures, tmp_path, 4) as job:
     said = job.wait()
   assert job.list_codes() == [0] * 4, said
   assert '8 of 9 restored, 1 failed' in said[0]
@@ -175,9 +166,11 @@ def test_four_processes_give_what_one_gives(pictures, alone, tmp_path):
   assert _read_all(tmp_path) == alone
 
 
-def test_an_error_of_one_process_ends_all_in_one_line(pictures, tmp_path):
+def test_an_error_of_one_process_ends_all_in_one_line(
+  run_experiment, pictures, tmp_path
+):
   (tmp_path / 'config.json').write_text('{}')
-  with Job(pictures, tmp_path, 2) as job:
+  with Job(run_experiment, pictures, tmp_path, 2) as job:
     said = job.wait()
   assert job.list_codes() == [2, 2], said
   errors = [one.splitlines()[-1] for one in said]

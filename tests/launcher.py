@@ -1,14 +1,16 @@
 """Runs experiments as `python -m` does, without importing JAX for each of them.
 
-A line of standard input is a JSON list, the experiment and its arguments; a
-line of standard output is [exit status, standard error]. Each runs in a process
-forked from this one, which has imported all that is large and has used none.
+A command is the experiment and its arguments, its end [exit status, what was
+said], see `forks`. Each runs in a process forked from this one, which has
+imported all that is large and has not used JAX.
 """
 
+import atexit
 import importlib
 import os
 import sys
 
+from benchmarks import fault_list
 from experiments import denoise  # noqa: F401  Imported before the fork.
 from experiments.lib import cli
 from tests import forks
@@ -30,10 +32,12 @@ def _run(name: str, *arguments: str) -> None:
   except SystemExit as end:
     status = end.code or 0 if isinstance(end.code, int | None) else 1
   finally:
+    atexit._run_exitfuncs()  # A process of a job takes leave of the others.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 
 
 if __name__ == '__main__':
-  forks.serve(_run, lambda status, errors: [status, errors])
+  fault_list.get_ready()
+  forks.serve(_run, lambda status, said: [status, said])

@@ -24,6 +24,7 @@ from dipjax.engine import lanes, memory
 from dipjax.engine.problem import Problem, make_problem
 from dipjax.methods import base, known_noise, outliers, perceptual
 from dipjax.networks import pixels, skip
+from tests import fits
 
 
 def _draw(*shape, seed=0):
@@ -320,10 +321,7 @@ def test_no_code_is_mirrored_where_that_is_not_asked_for():
 # --- The perceptual error.
 
 VGG = features.Features(
-  jax.jit(features.draw_params, static_argnums=1)(
-    jax.random.key(0), (2, 3, 1, 1, 1)
-  ),
-  ('relu1_2', 'relu2_1'),
+  fits.draw_features(2, 3, 1, 1, 1), ('relu1_2', 'relu2_1')
 )
 evaluate = jax.jit(lambda problem: _evaluate(problem, ()))
 

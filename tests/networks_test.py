@@ -83,6 +83,11 @@ def _infer(network, size, inputs, dtype=jnp.float32) -> Any:
   return image, _flatten(variables['params'])
 
 
+def _draw(network, code) -> Any:
+  """Returns the first image and the variables, by one program."""
+  return jax.jit(network.init_with_output)(jax.random.key(0), code)
+
+
 def _flatten(tree) -> dict[str, Any]:
   return traverse_util.flatten_dict(tree, sep='/')
 
@@ -146,7 +151,13 @@ def computed(request):
   keys = jax.random.split(jax.random.key(0))
   draw = lambda key: jax.random.uniform(key, (*size, case.inputs))
   drawn = jax.vmap(draw)(keys)
-  params = jax.vmap(network.init)(keys, drawn)['params']
+  # By one program: one by one their operations take longer than all the rest.
+  params = jax.jit(jax.vmap(network.init))(keys, drawn)['params']
+  # The engine draws them from the smallest code.
+  least = lanes._find_least_code(network, drawn.shape[1:])
+  assert least.size < drawn[0].size
+  again = jax.jit(jax.vmap(network.init, (0, None)))(keys, least)['params']
+  jax.tree.map(np.testing.assert_array_equal, again, params)
   # None is at its first value, where some have no effect yet.
   rng = np.random.default_rng(0)
   disturb = lambda leaf: leaf + np.float32(0.3) * rng.normal(size=leaf.shape)
@@ -274,7 +285,7 @@ def test_a_transposed_convolution_is_the_transpose_of_a_strided_one():
   """Against its definition: each pixel adds a patch of 4x4, two apart."""
   x = np.random.default_rng(0).normal(size=(3, 5, 2)).astype(np.float32)
   layer = unet.Transposed(4)
-  y, variables = layer.init_with_output(jax.random.key(0), x)
+  y, variables = _draw(layer, x)
   params = variables['params']
   kernel, bias = np.asarray(params['kernel']), np.asarray(params['bias'])
   expected = np.zeros((2 * 3 + 2, 2 * 5 + 2, 4))
@@ -288,8 +299,9 @@ def test_a_residual_dncnn_takes_what_it_predicts_from_its_code():
   fields: dict[str, Any] = {'depth': 2, 'channels': 4}
   direct = dncnn.DnCNN(**fields, sigmoid=False)
   code = jax.random.normal(jax.random.key(1), (6, 7, 3))
-  noise, variables = direct.init_with_output(jax.random.key(0), code)
-  image = dncnn.DnCNN(**fields, residual=True).apply(variables, code)
+  noise, variables = _draw(direct, code)
+  residual = dncnn.DnCNN(**fields, residual=True)
+  image = jax.jit(residual.apply)(variables, code)
   np.testing.assert_allclose(image, code - noise, atol=1e-6)
 
 
@@ -301,11 +313,11 @@ def test_a_residual_dncnn_refuses_a_code_of_other_channels():
 def test_a_residual_plain_unet_begins_as_its_code():
   network = plain_unet.PlainUNet(channels=(4, 4), residual=True)
   code = jax.random.normal(jax.random.key(1), (6, 8, 3))
-  image, variables = network.init_with_output(jax.random.key(0), code)
+  image, variables = _draw(network, code)
   np.testing.assert_array_equal(image, code)
   direct = network.clone(residual=False, sigmoid=False)
   moved = jax.tree.map(lambda leaf: leaf + 0.1, variables)
-  image, added = (net.apply(moved, code) for net in (network, direct))
+  image, added = (jax.jit(net.apply)(moved, code) for net in (network, direct))
   np.testing.assert_allclose(image, code + added, atol=1e-5)
   with pytest.raises(ValueError, match='the 3 channels of the image, got 4'):
     _infer(network, (8, 8), 4)
@@ -316,15 +328,15 @@ def test_brightness_passes_a_plain_unet():
   network = plain_unet.PlainUNet(channels=(4, 4), sigmoid=False)
   code = jax.random.uniform(jax.random.key(1), (48, 48, 3))
   code = code.at[:, 24:].add(5.0)
-  whole, variables = network.init_with_output(jax.random.key(0), code)
-  part = network.apply(variables, code[:24, :24])
+  whole, variables = _draw(network, code)
+  part = jax.jit(network.apply)(variables, code[:24, :24])
   np.testing.assert_allclose(part[:15, :15], whole[:15, :15], atol=1e-5)
 
 
 def test_pixels_of_a_decoder_meet_by_the_upsampling_alone():
   network = decoder.Decoder(width=4, doublings=1)
   code = np.random.default_rng(0).random((6, 5, 4), np.float32)
-  image, variables = network.init_with_output(jax.random.key(0), code)
+  image, variables = _draw(network, code)
   params = variables['params']
 
   def mix(x, i):

@@ -19,7 +19,7 @@ PIXELS = pixels.Pixels()
 RECIPE = dipjax.Recipe(
   network=PIXELS, monitors={'last': monitors.Last()}, steps=25
 )
-NETWORK = skip.Skip(down=(4,), up=(4,), skip=(2,), outputs=3, remat=True)
+NETWORK = skip.Skip(down=(4,), up=(4,), skip=(0,), outputs=3, remat=True)
 STEPS = (26, 9, 40, 14, 26)  # Of each picture.
 
 

@@ -28,10 +28,11 @@ from tests import fits
 # Fits of one size, network and rule share a compiled program, whatever their
 # numbers of steps are.
 NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 0))
+LEAST = skip.Skip(down=(4,), up=(4,), skip=(0,))  # Of two scales.
 TINY = dncnn.DnCNN(depth=2, channels=8)  # Compiles in half the time.
 LAST = {'last': monitors.Last()}
+RULE = {'wmv': monitors.WMV(window=5, patience=10)}
 OF_KNOWN_NOISE = (methods.Recorrupted, methods.Stein)
-STEPS = (300, 600, 1200)  # At which fits of the squared error are compared.
 
 
 def _make_noisy(height=24, width=30, channels=3, seed=0):
@@ -71,17 +72,12 @@ def test_restored_image_is_closer_to_the_clean_one():
 
 
 @functools.cache
-def _fit_plainly(damaged):
-  """What the squared error gives of a damaged picture, after each of STEPS."""
+def _fit_plainly(damaged, steps):
+  """What the squared error gives, also of a damaged picture."""
   clean, noisy = _make_noisy()
   if damaged:
     noisy = corruptions.add_impulse_noise(clean, 0.1, seed=0)
-  ends = STEPS if damaged else STEPS[:2]
-  watched = {str(steps): monitors.Last(steps=steps) for steps in STEPS}
-  result = _restore(noisy, monitors=watched, steps=ends[-1])
-  return {
-    steps: np.clip(result.monitors[str(steps)].image[0], 0, 1) for steps in ends
-  }
+  return _restore(noisy, steps=steps).image
 
 
 @pytest.mark.parametrize(
@@ -91,7 +87,7 @@ def test_pixels_that_are_wrong_altogether_are_ignored(method, steps):
   clean, _ = _make_noisy()
   damaged = corruptions.add_impulse_noise(clean, 0.1, seed=0)
   result = _restore(damaged, steps=steps, method=method)
-  plain = metrics.psnr(_fit_plainly(damaged=True)[steps], clean)
+  plain = metrics.psnr(_fit_plainly(True, steps), clean)
   assert metrics.psnr(result.image, clean) > plain + 3
 
 
@@ -99,7 +95,7 @@ def test_pixels_that_are_wrong_altogether_are_ignored(method, steps):
 def test_a_method_that_knows_the_noise_learns_less_of_it(method):
   clean, noisy = _make_noisy()
   result = _restore(noisy, steps=600, method=method(), sigma=0.1)
-  plain = metrics.psnr(_fit_plainly(damaged=False)[600], clean)
+  plain = metrics.psnr(_fit_plainly(False, 600), clean)
   assert metrics.psnr(result.image, clean) > plain + 1
 
 
@@ -179,9 +175,10 @@ def test_a_lane_alone_equals_the_same_among_four():
   _, noisy = _make_noisy()
   # A CPU runs lanes one after the other by one program: to the last bit.
   most = 0 if choose.runs_in_turn() else 1e-5
-  together = _restore(noisy, seeds=(3, 4, 5, 6))
+  run = lambda *seeds: _restore(noisy, network=TINY, monitors=RULE, seeds=seeds)
+  together = run(3, 4, 5, 6)
   for lane, seed in enumerate((3, 4, 5, 6)):
-    alone = _restore(noisy, seeds=(seed,))
+    alone = run(seed)
     np.testing.assert_allclose(
       together.images[lane], alone.images[0], rtol=0, atol=most
     )
@@ -193,7 +190,7 @@ def test_a_lane_alone_equals_the_same_among_four():
 def test_lanes_at_once_equal_one_after_the_other():
   """The rule of a GPU or TPU and that of the CPU; rounding may differ."""
   _, noisy = _make_noisy()
-  run = lambda: _restore(noisy, seeds=(0, 1), steps=3)
+  run = lambda: _restore(noisy, network=TINY, seeds=(0, 1), steps=3)
   with choose.aim(choose.Target('cpu', lanes='in_turn')):
     one_by_one = run()
   with choose.aim(choose.Target('cpu', lanes='at_once')):
@@ -207,16 +204,16 @@ def test_lanes_at_once_equal_one_after_the_other():
 @pytest.mark.parametrize('chunk', [1, 10])
 def test_chunks_give_the_same_result(chunk):
   _, noisy = _make_noisy()
-  whole = _restore(noisy, steps=100, chunk=100)
-  parts = _restore(noisy, steps=100, chunk=chunk)
+  run = lambda chunk: _restore(noisy, network=TINY, steps=100, chunk=chunk)
+  whole, parts = run(100), run(chunk)
   _assert_same(whole, parts, rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(whole.trace.loss, parts.trace.loss, rtol=1e-5)
 
 
 def test_finished_lanes_stay_as_they_are():
   _, noisy = _make_noisy()
-  exact = _restore(noisy, chunk=10)
-  beyond = _restore(noisy, chunk=100)
+  exact = _restore(noisy, network=TINY, chunk=10)
+  beyond = _restore(noisy, network=TINY, chunk=100)
   assert beyond.trace.loss.shape == (1, 20) and beyond.trace.active.all()
   _assert_same(exact, beyond, rtol=1e-5, atol=1e-6)
 
@@ -230,9 +227,8 @@ def test_steps_is_an_upper_limit():
 
 def test_lanes_stop_each_at_its_own_step():
   clean, noisy = _make_noisy()
-  rule = {'wmv': monitors.WMV(window=5, patience=10)}
   result = _restore(
-    noisy, network=TINY, monitors=rule, seeds=(0, 1, 2, 3), steps=500
+    noisy, network=TINY, monitors=RULE, seeds=(0, 1, 2, 3), steps=500
   )
   assert len(set(result.stopped.tolist())) > 1
   np.testing.assert_array_equal(result.stopped, result.selected + 11)
@@ -241,9 +237,8 @@ def test_lanes_stop_each_at_its_own_step():
 
 def test_the_clean_image_never_steers():
   clean, noisy = _make_noisy()
-  rule = {'wmv': monitors.WMV(window=5, patience=10)}
   run = lambda clean: _restore(
-    noisy, clean=clean, network=TINY, monitors=rule, steps=500
+    noisy, clean=clean, network=TINY, monitors=RULE, steps=500
   )
   without = run(None)
   for other in (clean, 1 - clean):
@@ -289,7 +284,7 @@ def test_one_program_draws_for_all_rules_and_numbers_of_lanes():
 )
 def test_any_size_restores_to_its_own(shape):
   _, noisy = _make_noisy(*shape)
-  network = skip.Skip(down=(4,), up=(4,), skip=(2,), outputs=shape[-1])
+  network = LEAST.clone(outputs=shape[-1])
   result = _restore(noisy, network=network, steps=2)
   assert result.image.shape == result.deviation.shape == shape
   assert np.all((result.image >= 0) & (result.image <= 1))
@@ -349,7 +344,7 @@ def test_the_image_behind_any_operator_is_found(operator, channels):
     operator(clean),
     operator,
     size=clean.shape,
-    network=skip.Skip(outputs=channels, down=(8,), up=(8,), skip=(4,)),
+    network=skip.Skip(outputs=channels, down=(8,), up=(8,), skip=(0,)),
     steps=60,
     decay=0.9,
   )
@@ -397,11 +392,7 @@ def test_pixels_alone_become_the_measurement_and_penalties_smooth_them():
   assert variation(smooth) < variation(rough) / 2
 
 
-VGG = features.Features(
-  jax.jit(features.draw_params, static_argnums=1)(
-    jax.random.key(0), (4, 4, 4, 1, 1)
-  )
-)
+VGG = features.Features(fits.draw_features(4, 4, 4, 1, 1))
 
 
 def test_the_perceptual_loss_is_added_in_every_lane():

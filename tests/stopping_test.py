@@ -87,7 +87,7 @@ def test_other_noise_has_lines_of_its_own(kind, tmp_path, capsys):
   pytest.importorskip('skimage')
   path = tmp_path / 'rows.jsonl'
   arguments = [*SMOKE, '--kind', kind, '--damages', '--json', str(path)]
-  stopping.main([*arguments, '--steps', '40'])
+  stopping.main(arguments)
   (row,) = map(json.loads, path.read_text().splitlines())
   assert row['damage'] == kind and row['rules']['oracle']['psnr'] > 10
   assert f'{kind}, 1 fits' in capsys.readouterr().out

@@ -12,6 +12,7 @@ import pytest
 from dipjax import features
 from experiments.lib import folders, weights
 from experiments.lib.reading import pickles
+from tests import fits
 
 load = weights.load_weights.__wrapped__  # Not from memory.
 
@@ -39,8 +40,7 @@ HOSTILE = {
 @pytest.fixture(scope='module')
 def arrays() -> dict[str, np.ndarray]:
   """Small weights under our names, LPIPS among them."""
-  draw = jax.jit(features.draw_params, static_argnums=1)
-  params = draw(jax.random.key(0), (2, 3, 2, 4, 3))
+  params = fits.draw_features(2, 3, 2, 4, 3)
   named = {
     f'{conv}/{name}': np.asarray(array)
     for conv, both in params.items()

@@ -123,7 +123,7 @@ def draw_params(network: Any, key: Array, code: Array) -> Any:
   Args:
     network: the network that is fitted.
     key: the lane's key; the parameters are drawn from a stream of their own.
-    code: the network's input.
+    code: of the shape of the network's input, which is all that is used of it.
   """
   _, params_key = jax.random.split(key)
   return network.init(params_key, code)['params']

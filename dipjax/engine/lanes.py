@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dipjax import codes, operators, settings
 from dipjax.conv import choose
@@ -233,9 +234,23 @@ def init(
   """
   # Most of what has to be compiled is the same for any number of lanes, and
   # whatever is minimised and watched.
-  draw = functools.partial(_draw, fit.recipe.network)
-  params = [draw(key, code) for key, code in zip(keys, problems.code)]
+  network = fit.recipe.network
+  least = _find_least_code(network, problems.code.shape[1:])
+  params = [_draw(network, key, least) for key in keys]
   return _start(fit, keys, problems, params, cleans)
+
+
+def _find_least_code(network, code_shape):
+  """The smallest code from which the parameters of such a code are drawn.
+
+  The parameters depend on the shape of the code alone, and those of kernels not
+  on its size: all sizes of pictures have one program.
+  """
+  least = np.zeros((*network.code_size(1, 1), code_shape[-1]), np.float32)
+  drawn = _draw.eval_shape(network, jax.random.key(0), least)
+  if drawn == find_shapes(network, code_shape).params:
+    return least
+  return np.zeros(code_shape, np.float32)
 
 
 def shape(

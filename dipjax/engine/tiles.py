@@ -54,6 +54,7 @@ def finish_lanes(
   return states.replace(params=params, monitors=watched)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _average_params(states, decay):
   # A lane without a good step has no average; it keeps what it began with.
   steps = states.step

@@ -8,6 +8,9 @@ A network is a linen module over one code [H, W, C] with the fields `outputs`,
 the channels of its image, and `remat`; all its fields have defaults. Its method
 `code_size(height, width)` returns the size of a code for an image of this
 height and width, large enough for every padding by reflection.
+
+The first parameters depend on the key and the shape of the code, never on its
+values: the engine draws them from zeros.
 """
 
 from collections.abc import Mapping
@@ -42,12 +45,12 @@ NETWORKS = {
   'skip': Row(
     Skip,
     quick={'down': (64,) * 5, 'up': (64,) * 5},
-    smoke={'down': (8, 8), 'up': (8, 8), 'skip': (4, 4), 'code_channels': 4},
+    smoke={'down': (8,), 'up': (8,), 'skip': (4,), 'code_channels': 4},
   ),
   'unet': Row(
     UNet,
     quick={'channels': (8, 16, 32, 64, 128)},
-    smoke={'channels': (8, 8, 8), 'code_channels': 4},
+    smoke={'channels': (8, 8), 'code_channels': 4},
     learning_rate=0.001,
     patience=1000,
   ),
@@ -55,21 +58,21 @@ NETWORKS = {
   'dncnn': Row(
     DnCNN,
     quick={'depth': 9, 'channels': 32},
-    smoke={'depth': 4, 'channels': 8, 'code_channels': 4},
+    smoke={'depth': 3, 'channels': 8, 'code_channels': 4},
     learning_rate=0.001,
     patience=1000,
   ),
   'resnet': Row(
     ResNet,
     quick={'blocks': 5},
-    smoke={'blocks': 2, 'channels': 8, 'code_channels': 4},
+    smoke={'blocks': 1, 'channels': 8, 'code_channels': 4},
     learning_rate=0.001,
     patience=1000,
   ),
   'decoder': Row(
     Decoder,
     quick={'width': 64, 'code_channels': 64},
-    smoke={'width': 8, 'doublings': 3, 'code_channels': 8},
+    smoke={'width': 8, 'doublings': 2, 'code_channels': 8},
     code_channels=128,
     jitter=0.0,
   ),
@@ -77,7 +80,7 @@ NETWORKS = {
   'plain_unet': Row(
     PlainUNet,
     quick={'channels': (16, 16, 16, 16, 16)},
-    smoke={'channels': (8, 8, 8), 'code_channels': 4},
+    smoke={'channels': (8, 8), 'code_channels': 4},
     learning_rate=0.002,
     patience=1000,
   ),

@@ -7,6 +7,7 @@ import io
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -25,6 +26,10 @@ _STAGE_CURVES = (
   ('_target', "against the stage's target", 'tab:gray'),
   ('', 'against the clean image', 'tab:blue'),
 )
+
+# Where two axes are, in shares of a figure: matplotlib takes twice the time
+# where it finds the places itself.
+_PLACES = {'left': 0.08, 'right': 0.99, 'bottom': 0.11, 'top': 0.92}
 
 # Each kind of an ablation's arms has a colour.
 _ARM_COLOURS = {
@@ -62,7 +67,7 @@ def draw_curves(
   if figure is None:
     return False
   figure.suptitle(title)
-  left, right = figure.subplots(1, 2)
+  left, right = figure.subplots(1, 2, gridspec_kw=_PLACES)
   _draw_quantity(left, records, 'loss', 'loss', 'tab:gray')
   for quantity in _CURVES:
     _draw_quantity(right, records, *quantity)
@@ -93,7 +98,8 @@ def draw_losses(
   figure = _make_figure()
   if figure is None:
     return False
-  for axis, scale in zip(figure.subplots(1, 2), ('linear', 'log'), strict=True):
+  axes = figure.subplots(1, 2, gridspec_kw=_PLACES)
+  for axis, scale in zip(axes, ('linear', 'log'), strict=True):
     for name, loss in losses.items():
       axis.plot(steps + 1, loss, label=name, linewidth=1)
     axis.set(xlabel='step', ylabel='loss', xscale=scale, yscale='log')
@@ -125,9 +131,9 @@ def draw_stages(
     return False
   figure.suptitle(title)
   stages = sorted({record['stage'] for record in records})
-  for axis, key, label in zip(
-    figure.subplots(1, 2), ('psnr', 'ssim'), ('PSNR, dB', 'SSIM'), strict=True
-  ):
+  axes = figure.subplots(1, 2, gridspec_kw=_PLACES)
+  labels = 'PSNR, dB', 'SSIM'
+  for axis, key, label in zip(axes, ('psnr', 'ssim'), labels, strict=True):
     left = 0
     for stage in stages:
       own = [record for record in records if record['stage'] == stage]
@@ -158,7 +164,7 @@ def draw_arms(path: str | os.PathLike, lines: Sequence[Mapping]) -> bool:
     True; or False, with nothing written, where matplotlib is not installed.
   """
   shown = [line for line in lines if line['psnr'] is not None]
-  figure = _make_figure(height=1.8 + 0.2 * len(shown))
+  figure = _make_figure(height=1.8 + 0.2 * len(shown), layout='constrained')
   if figure is None:
     return False
   axis = figure.subplots()
@@ -207,7 +213,7 @@ def draw_settings(
   Returns:
     True; or False, with nothing written, where matplotlib is not installed.
   """
-  figure = _make_figure(height=1.8 + 0.2 * len(lines))
+  figure = _make_figure(height=1.8 + 0.2 * len(lines), layout='constrained')
   if figure is None:
     return False
   axis, places = figure.subplots(), range(len(lines))
@@ -230,7 +236,9 @@ def _find_kind(line):
   return 'staged' if line['method'] == 'staged' else 'not staged'
 
 
-def _make_figure(height: float = 4.2):
+def _make_figure(
+  height: float = 4.2, layout: Literal['constrained'] | None = None
+):
   """Returns a figure, or None where matplotlib is not installed.
 
   The figure draws off screen and leaves pyplot's state alone.
@@ -242,7 +250,7 @@ def _make_figure(height: float = 4.2):
     from matplotlib.figure import Figure
   except ImportError:
     return None
-  return Figure(figsize=(11, height), dpi=120, layout='constrained')
+  return Figure(figsize=(11, height), dpi=120, layout=layout)
 
 
 def _save_figure(path, figure):
