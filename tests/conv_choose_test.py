@@ -198,10 +198,21 @@ def test_an_old_gpu_is_not_fast_with_bfloat16(monkeypatch, capability, fast):
 
 
 def test_a_gpu_has_a_library_and_few_kernels():
-  asked = choose.prefers_library, choose.sums_once
+  asked = choose.prefers_library, choose.sums_once, choose.changes_layouts
   for target in (CPU, GPU, TPU):
     with choose.aim(target):
-      assert [ask() for ask in asked] == [target == GPU] * 2
+      assert [ask() for ask in asked] == [target == GPU] * 3
+
+
+@pytest.mark.parametrize('target', [CPU, GPU, TPU])
+def test_a_kernel_and_its_gradient_keep_their_layout_on_a_gpu(target):
+  shapes = _image(128, 128, 3), _kernel((3, 3), 3, 4)
+  convolve = lambda x, kernel: conv.convolve(x, kernel).sum()
+  with choose.aim(target):
+    both = jax.jit(jax.value_and_grad(convolve, argnums=1))
+    lowered = both.lower(*shapes)
+  told = 2 if target == GPU else 0
+  assert lowered.as_text().count('@LayoutConstraint') == told
 
 
 def test_lanes_share_a_product_but_on_the_cpu():

@@ -117,3 +117,58 @@ def test_the_gradient_of_packed_parameters_is_the_packed_gradient():
   packed_value, packed_gradient = compute(packing.pack(params), 2.0)
   _check_equal(packed_value, value)
   _check_equal(packed_gradient, packing.pack(gradient))
+
+
+# --- Numbers from turn to turn.
+
+
+def _count(state, _):
+  """A turn that reads and changes every leaf, and reports two of them."""
+  after = {
+    'key': jax.random.fold_in(state['key'], state['step']),
+    'step': state['step'] + 1,
+    'mean': 0.9 * state['mean'] + jax.random.uniform(state['key']),
+    'best': jnp.maximum(state['best'], state['mean']),
+    'done': state['mean'] > 3,
+    'image': state['image'] + state['mean'],
+    'none': None,
+  }
+  return after, (state['mean'], state['done'])
+
+
+def _start(seed):
+  return {
+    'key': jax.random.key(seed),
+    'step': jnp.int32(seed),
+    'mean': jnp.float32(0.5),
+    'best': jnp.float32(0),
+    'done': jnp.array(False),
+    'image': jnp.zeros((2, 3)),
+    'none': None,
+  }
+
+
+def _unwrap(tree):
+  keyed = lambda leaf: jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+  return jax.tree.map(
+    lambda leaf: jax.random.key_data(leaf) if keyed(leaf) else leaf, tree
+  )
+
+
+def test_joined_numbers_are_the_same_after_many_turns():
+  states = [_start(seed) for seed in range(3)]
+  stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+  run = lambda scan: jax.jit(
+    jax.vmap(lambda state: scan(_count, state, length=7))
+  )(stacked)
+  _check_equal(*map(_unwrap, map(run, (packing.scan_joined, jax.lax.scan))))
+
+
+def test_numbers_of_a_type_are_one_array_in_the_loop():
+  text = str(
+    jax.make_jaxpr(lambda s: packing.scan_joined(_count, s, length=2))(
+      _start(0)
+    )
+  )
+  # An image, a key, and the numbers of three types; two reports.
+  assert text.count('num_carry=5') == 1

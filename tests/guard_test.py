@@ -10,6 +10,7 @@ import pytest
 
 import dipjax
 from dipjax import methods, monitors, operators
+from dipjax.conv import choose
 from dipjax.engine import fit, guard, lanes
 from dipjax.engine.loop import run_lanes
 from dipjax.engine.problem import Problem
@@ -210,6 +211,24 @@ def test_a_jump_is_what_is_not_finite_or_five_decibels_worse():
   # A measurement that is fitted to the last bit is no reason to return.
   exact = state.replace(error=jnp.array(0.0))
   assert not guard.has_jumped(exact, good, gradient, jnp.array(1e-6))
+
+
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+def test_one_entry_that_is_not_finite_is_a_jump_wherever_it_is(platform):
+  state = guard.start({}).replace(error=jnp.array(0.01))
+  # Two arrays have one shape, as the kernels of two levels do.
+  shapes = {'a': (2, 3), 'b': (2, 3), 'c': (4,), 'd': ()}
+  gradient = {
+    name: np.ones(shape, np.float32) for name, shape in shapes.items()
+  }
+  good = jnp.array(0.01)
+  with choose.aim(choose.Target(platform)):
+    assert not guard.has_jumped(state, good, gradient, good)
+    for name, leaf in gradient.items():
+      for bad in (np.nan, np.inf, -np.inf):
+        damaged = leaf.copy()
+        damaged.flat[-1] = bad
+        assert guard.has_jumped(state, good, gradient | {name: damaged}, good)
 
 
 def test_a_learning_rate_of_one_ends_with_a_sensible_image():

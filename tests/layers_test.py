@@ -313,3 +313,12 @@ def test_activations_follow_their_formulas(name):
   x = np.linspace(-6, 6, 49)
   actual = layers.ACTIVATIONS[name](jnp.asarray(x, jnp.float32))
   np.testing.assert_allclose(actual, CURVES[name](x), atol=1e-6)
+
+
+def test_the_gradient_of_a_leaky_relu_is_that_of_jax():
+  x = jnp.array([-jnp.inf, -2.0, -0.0, 0.0, 1e-9, 3.0, jnp.inf])
+  differentiate = lambda function: jax.grad(lambda x: function(x).sum())(x)
+  np.testing.assert_array_equal(
+    differentiate(layers.ACTIVATIONS['leaky_relu']),
+    differentiate(lambda x: jax.nn.leaky_relu(x, 0.2)),
+  )

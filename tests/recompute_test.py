@@ -103,3 +103,14 @@ def test_what_is_computed_apart_is_a_second_time():
 
   assert compute(False) == 1
   assert compute(True) == 2
+
+
+@pytest.mark.parametrize('platform', choose.PLATFORMS)
+def test_what_is_hidden_is_the_same_and_merged_on_a_cpu_alone(platform):
+  hide = jax.jit(lambda x: recompute.hide((x, 2 * x)))
+  x = jnp.arange(3.0)
+  with choose.aim(choose.Target(platform)):
+    once, twice = hide(x)
+    barriers = hide.lower(x).as_text().count('optimization_barrier')
+  np.testing.assert_array_equal(twice, 2 * once)
+  assert barriers == (platform != 'cpu')

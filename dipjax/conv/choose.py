@@ -277,6 +277,14 @@ def sums_once() -> bool:
   return find_target().platform == 'gpu'
 
 
+def changes_layouts() -> bool:
+  """Returns whether XLA changes the order of arrays that a fit keeps.
+
+  That is on a GPU, see `device.layout`.
+  """
+  return find_target().platform == 'gpu'
+
+
 def runs_in_turn() -> bool:
   """Returns whether lanes run one after the other, each with all cores.
 

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dipjax.conv import grid, ways
+from dipjax.conv import choose, grid, ways
 
 Array = jax.Array
 
@@ -107,9 +107,13 @@ def _apply_taps(taps, kernel):
   inputs, outputs = kernel.shape[2:]
   matrix = np.einsum('atpk,bsql->tspqabkl', taps, taps)
   both = matrix.shape[:6]
-  product = jnp.matmul(
-    matrix.reshape(-1, 9), kernel.reshape(9, -1), precision='highest'
-  ).reshape(*both, inputs, outputs)
+  matrix, kernel = matrix.reshape(-1, 9), kernel.reshape(9, -1)
+  if choose.changes_layouts():
+    # Where the kernel keeps its layout, XLA finds no way to compute a product.
+    product = jnp.sum(matrix[:, :, None] * kernel, axis=1)
+  else:
+    product = jnp.matmul(matrix, kernel, precision='highest')
+  product = product.reshape(*both, inputs, outputs)
   # Inputs and outputs come last among the pixels of their blocks, as
   # `split_blocks` puts them.
   return product.transpose(0, 1, 2, 3, 6, 4, 5, 7).reshape(
@@ -127,18 +131,30 @@ def _make_border(edges, skip_edges, kernel, mode):
   # Each edge is treated as the one above: lines come outermost first, and the
   # kernel is mirrored or transposed with the image.
   turned = kernel.swapaxes(0, 1)
-  kernels = kernel, kernel[::-1], turned, turned[::-1]
   # Above and below, lines are extended by the pixels that they should have,
   # left and right by those that they had: so each corner counts once.
-  paddings = 'reflect', 'reflect', 'zero', 'zero'
-  above, below, left, right = (
-    _correct_edge(lines, skip_lines, kernel, mode, padding)
-    for lines, skip_lines, kernel, padding in zip(
-      edges, skip_edges, kernels, paddings
-    )
+  above, below = _correct_edges(
+    edges[:2], skip_edges[:2], (kernel, kernel[::-1]), mode, 'reflect'
+  )
+  left, right = _correct_edges(
+    edges[2:], skip_edges[2:], (turned, turned[::-1]), mode, 'zero'
   )
   left, right = left.swapaxes(1, 2), right.swapaxes(1, 2)
   return above, below[:, ::-1], left, right[:, :, ::-1]
+
+
+def _correct_edges(edges, skip_edges, kernels, mode, padding):
+  """What `_correct_edge` returns, for two edges of one length."""
+  correct = lambda lines, skip_lines, kernel: _correct_edge(
+    lines, skip_lines, kernel, mode, padding
+  )
+  if choose.unrolls_products():
+    return map(correct, edges, skip_edges, kernels)
+  stack = lambda *arrays: jnp.stack(arrays)
+  stacked = (
+    jax.tree.map(stack, *both) for both in (edges, skip_edges, kernels)
+  )
+  return jax.vmap(correct)(*stacked)
 
 
 def _correct_edge(lines, skip_lines, kernel, mode, padding):

@@ -10,6 +10,7 @@ import numpy as np
 from jax import lax
 
 from dipjax.conv import choose, windows
+from dipjax.device import recompute
 
 Array = jax.Array
 Pads = tuple[tuple[int, int], tuple[int, int]]
@@ -142,11 +143,32 @@ def sum_products(x: Array, y: Array) -> tuple[Array, Array]:
   """
   if not choose.sums_once():
     return jnp.sum(x, axis=(0, 1)), jnp.sum(x * y, axis=(0, 1))
+  return _sum_once(x, y)
+
+
+# JAX would differentiate a reduction of two arrays by a tree of slices.
+
+
+@jax.custom_vjp
+def _sum_once(x: Array, y: Array) -> tuple[Array, Array]:
   # One reduction of both, which is one kernel where two would be two.
   zero = jnp.zeros((), x.dtype)
   add = lambda sums, more: (sums[0] + more[0], sums[1] + more[1])
   total, products = lax.reduce((x, x * y), (zero, zero), add, (0, 1))
   return total, products
+
+
+def _sum_once_forward(x, y):
+  return _sum_once(x, y), (x, y)
+
+
+def _sum_once_backward(residuals, gradients):
+  x, y = residuals
+  total, products = (gradient[None, None] for gradient in gradients)
+  return total + products * y, products * x
+
+
+_sum_once.defvjp(_sum_once_forward, _sum_once_backward)
 
 
 def compute_doubled_variance(x: Array, mode: str) -> Array:
@@ -155,7 +177,7 @@ def compute_doubled_variance(x: Array, mode: str) -> Array:
   The mean of the doubled image equals the mean of x.
   """
   if mode == 'bilinear':
-    return _variance_bilinear(widen(x))
+    return _variance_bilinear(x)
   return compute_moments(x)[1]
 
 
@@ -170,17 +192,28 @@ def _variance_bilinear(x: Array) -> Array:
 
 
 def _variance_bilinear_forward(x):
-  # Centred first: the difference of two large numbers would lose digits.
-  centred = x - jnp.mean(x, axis=(0, 1), keepdims=True)
-  filtered = _filter(_filter(centred, 0), 1)
-  return jnp.mean(centred * filtered, axis=(0, 1)), filtered
+  mean = jnp.mean(widen(x), axis=(0, 1))
+  centred, filtered = _filter_centred(x, mean)
+  return jnp.mean(centred * filtered, axis=(0, 1)), (x, mean)
 
 
-def _variance_bilinear_backward(filtered, gradient):
+def _variance_bilinear_backward(residuals, gradient):
   # B is symmetric, so that the gradient is 2 B x. The mean of `filtered` is
   # zero, as the mean of `centred` is: centring adds nothing to the gradient.
-  pixels = filtered.shape[0] * filtered.shape[1]
-  return (filtered * (2 / pixels * gradient)[None, None],)
+  x, mean = residuals
+  # The filtered image is computed again, in place of being kept.
+  mean, gradient = recompute.hide((mean, gradient))
+  _, filtered = _filter_centred(x, mean)
+  pixels = x.shape[0] * x.shape[1]
+  x_gradient = filtered * (2 / pixels * gradient)[None, None]
+  return (x_gradient.astype(x.dtype),)
+
+
+def _filter_centred(x, mean):
+  """x less its mean, and B of that, in float32."""
+  # Centred first: the difference of two large numbers would lose digits.
+  centred = widen(x) - mean[None, None]
+  return centred, _filter(_filter(centred, 0), 1)
 
 
 _variance_bilinear.defvjp(

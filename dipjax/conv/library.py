@@ -14,6 +14,7 @@ import jax
 from jax import lax
 
 from dipjax.conv import grid, lanes
+from dipjax.device import layout
 
 Array = jax.Array
 
@@ -21,6 +22,7 @@ Array = jax.Array
 def convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
   """Returns y of `ways.convolve`."""
   pads = grid.halve(kernel)
+  kernel = layout.keep_rows(kernel)
   if padding == 'reflect':
     x, pads = grid.pad(x, pads, padding), ((0, 0), (0, 0))
   return _convolve(x, kernel, stride, pads)

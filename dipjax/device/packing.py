@@ -106,3 +106,61 @@ def value_and_grad(
     return value, pack(gradient)
 
   return compute
+
+
+def scan_joined(
+  turn: Callable[[Any, None], tuple[Any, Any]], state: Any, *, length: int
+) -> tuple[Any, Any]:
+  """Returns what `jax.lax.scan(turn, state, length=length)` returns.
+
+  From one turn to the next the single numbers of a type are one array. Where
+  lanes run at once, a device would write each number by itself.
+
+  Args:
+    turn: (state, None) -> the state of the next turn, and what is stacked.
+    state: a pytree of arrays.
+    length: how many turns.
+  """
+
+  def joined_turn(joined, _):
+    after, more = turn(_split_numbers(joined, state), None)
+    return _join_numbers(after), more
+
+  joined, more = jax.lax.scan(joined_turn, _join_numbers(state), length=length)
+  return _split_numbers(joined, state), more
+
+
+def _join_numbers(tree):
+  """The arrays that are not single numbers, and the numbers by their type."""
+  leaves = jax.tree.leaves(tree)
+  groups = _group_numbers(leaves)
+  numbers = {
+    dtype: jnp.stack([leaves[i] for i in places])
+    for dtype, places in groups.items()
+  }
+  return [leaf for leaf in leaves if not _is_number(leaf)], numbers
+
+
+def _split_numbers(joined, tree):
+  """The tree that was joined; of `tree` only types and structure matter."""
+  leaves, structure = jax.tree.flatten(tree)
+  others, numbers = joined
+  found = iter(others)
+  split = [None if _is_number(leaf) else next(found) for leaf in leaves]
+  for dtype, places in _group_numbers(leaves).items():
+    for place, number in zip(places, numbers[dtype]):
+      split[place] = number
+  return jax.tree.unflatten(structure, split)
+
+
+def _group_numbers(leaves):
+  groups: dict[str, list[int]] = {}
+  for place, leaf in enumerate(leaves):
+    if _is_number(leaf):
+      groups.setdefault(leaf.dtype.name, []).append(place)
+  return groups
+
+
+def _is_number(leaf):
+  # A key is an array, though it has no axis.
+  return leaf.ndim == 0 and not jnp.issubdtype(leaf.dtype, jax.dtypes.extended)

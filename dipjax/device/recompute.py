@@ -68,3 +68,19 @@ def compute_apart(signal: Any, tree: Any) -> Any:
   return jax.tree.map(
     lambda leaf: jnp.where(number == number, leaf, jnp.nan), tree
   )
+
+
+def hide(tree: Any) -> Any:
+  """Returns the tree; what is computed of it on a GPU shares nothing.
+
+  XLA does not see that the arrays were there before, and must know all of them
+  before it goes on. One array of what is computed again is enough. The arrays
+  should be small, since XLA may copy them. On a CPU, which would merge
+  everything, the function does nothing.
+
+  Args:
+    tree: a pytree of arrays.
+  """
+  if choose.merges_computations():
+    return tree
+  return jax.lax.optimization_barrier(tree)

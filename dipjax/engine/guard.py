@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import optax
 from flax import struct
 
+from dipjax.conv import choose
 from dipjax.device import in_place
 
 Array = jax.Array
@@ -54,12 +55,29 @@ def has_jumped(
     loss, gradient: the objective's value and gradient in the step.
     error: mean squared error of the prediction to the measurement.
   """
-  # One norm tells whether any entry of the gradient is not finite. The first
-  # snapshot has an infinite error, which allows every finite error.
-  finite = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(gradient))
+  # The first snapshot has an infinite error, which allows every finite error.
+  finite = jnp.isfinite(loss) & _is_finite(gradient)
   allowed = 10 ** (DROP / 10) * (state.error + _LEAST)
   # The comparison is not turned around, because NaN fails every comparison.
   return ~(finite & jnp.isfinite(error) & (error <= allowed))
+
+
+def _is_finite(gradient):
+  """Whether all entries are finite, of which one norm tells."""
+  if not choose.sums_once():
+    return jnp.isfinite(optax.tree.norm(gradient))
+  # The arrays of one shape are summed in one reduction, which is a kernel or
+  # two.
+  groups = {}
+  for leaf in jax.tree.leaves(gradient):
+    groups.setdefault(leaf.shape, []).append(jnp.square(leaf))
+  add = lambda sums, more: tuple(map(jnp.add, sums, more))
+  total = jnp.float32(0)
+  for shape, squares in groups.items():
+    zeros = (jnp.float32(0),) * len(squares)
+    axes = tuple(range(len(shape)))
+    total += sum(jax.lax.reduce(tuple(squares), zeros, add, axes))
+  return jnp.isfinite(total)
 
 
 def relate_error(error: Array, window: Array, deviation: Array) -> Array:

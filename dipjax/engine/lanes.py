@@ -15,6 +15,7 @@ import numpy as np
 
 from dipjax import codes, operators, settings
 from dipjax.conv import choose
+from dipjax.device import packing
 from dipjax.engine import fit as fit_lib
 from dipjax.engine import mesh
 from dipjax.engine.mesh import is_shared
@@ -291,9 +292,9 @@ def advance(
   """
 
   def advance_lane(state, problem):
-    return jax.lax.scan(
-      lambda state, _: fit.step(state, problem), state, length=steps
-    )
+    turn = lambda state, _: fit.step(state, problem)
+    scan = jax.lax.scan if choose.runs_in_turn() else packing.scan_joined
+    return scan(turn, state, length=steps)
 
   run = _run_in_turn if choose.runs_in_turn() else _run_at_once
   return mesh.share_out(functools.partial(run, advance_lane), states, problems)

@@ -11,12 +11,24 @@ from flax import linen as nn
 
 from dipjax import conv, resampling
 from dipjax.conv import choose
-from dipjax.device import recompute
+from dipjax.device import layout, recompute
 
 Array = jax.Array
 
+
+# Written as a choice by the sign, XLA would keep the sign for the gradient.
+@jax.custom_vjp
+def _leaky_relu(x: Array) -> Array:
+  return jnp.maximum(x, 0.2 * x)
+
+
+_leaky_relu.defvjp(
+  lambda x: (_leaky_relu(x), x),
+  lambda x, gradient: (jnp.where(x >= 0, gradient, 0.2 * gradient),),
+)
+
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-  'leaky_relu': lambda x: jax.nn.leaky_relu(x, 0.2),
+  'leaky_relu': _leaky_relu,
   'relu': jax.nn.relu,
   'swish': jax.nn.swish,
   'elu': jax.nn.elu,
@@ -119,7 +131,7 @@ def make_image(x: Array, sigmoid: bool) -> Array:
 
   It is the last layer of a network.
   """
-  x = conv.widen(x)
+  x = layout.keep_rows(conv.widen(x))
   return jax.nn.sigmoid(x) if sigmoid else x
 
 
@@ -149,24 +161,35 @@ def _whiten(residuals):
 
 def _normalize_backward(epsilon, activation, residuals, gradient):
   del epsilon
-  # The gradient goes back through the activation, in float32.
   x, mean, factor, scale, bias = residuals
   # The whitened image of the forward pass is not kept.
   mean, factor = recompute.compute_apart(gradient, (mean, factor))
-  residuals = x, mean, factor, scale, bias
-  whitened, affine = _whiten(residuals)
-  _, pull_back = jax.vjp(ACTIVATIONS[activation], affine)
-  (gradient,) = pull_back(conv.widen(gradient))
+  pull_back = lambda mean: _pull_back(
+    activation, (x, mean, factor, scale, bias), gradient
+  )
   # The two sums over the image are the gradients of the parameters. The sums
   # also give the gradient in x its dependence on mean and variance: neither a
   # constant nor a factor in x changes the result, so that the gradient in x is
   # centred and has no part along the whitened image.
-  bias_gradient, scale_gradient = conv.sum_products(gradient, whitened)
+  bias_gradient, scale_gradient = conv.sum_products(*pull_back(mean))
+  # What the sums were made of is computed again, in place of being kept.
+  mean, bias_gradient, scale_gradient = recompute.hide(
+    (mean, bias_gradient, scale_gradient)
+  )
+  given, whitened = pull_back(mean)
   pixels = x.shape[0] * x.shape[1]
-  centred = gradient - (bias_gradient / pixels)[None, None]
+  centred = given - (bias_gradient / pixels)[None, None]
   centred -= whitened * (scale_gradient / pixels)[None, None]
   x_gradient = centred * (factor * scale)[None, None]
   return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
+
+
+def _pull_back(activation, residuals, gradient):
+  """The gradient before the activation, in float32, and the whitened image."""
+  whitened, affine = _whiten(residuals)
+  _, pull_back = jax.vjp(ACTIVATIONS[activation], affine)
+  (gradient,) = pull_back(conv.widen(gradient))
+  return gradient, whitened
 
 
 _normalize.defvjp(_normalize_forward, _normalize_backward)
