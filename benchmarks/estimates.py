@@ -162,7 +162,9 @@ def restore(
     memory=machine.find_memory(),
     chunk=config.record.every,
   )
-  return build.finish_image(config, known, result.image)[0], result
+  finished = build.finish_image(config, known, result.image)
+  image, _ = build.rehearse_image(config, recipe, known, result, finished)
+  return image, result
 
 
 def _restore(cell, noisy, clean):

@@ -24,6 +24,7 @@ from dipjax import (
   monitors,
   noise,
   optimizers,
+  rehearsal,
 )
 from dipjax.conv import choose
 from dipjax.networks import NETWORKS
@@ -108,7 +109,7 @@ def make_recipe(
   if stops:
     read |= {'tile'}
   if stops and method.makes_code:
-    read |= {'window'}
+    read |= {'window', 'rehearsal'}
   if told and _needs_sigma(method, stopping['monitors']):
     read |= {'sigma', 'finish'}
   fields.refuse_unread(config.fit, read, 'fit')
@@ -408,6 +409,44 @@ def finish_image(
     return image, 0.0
   image, share = finish.finish(image, noisy.measurement, noisy.model)
   return image, float(share.mean())
+
+
+def rehearse_image(
+  config: ml_collections.ConfigDict,
+  recipe: Recipe,
+  noisy: Noisy,
+  restoration: Any,
+  finished: tuple[np.ndarray, float],
+  watch: Any = None,
+) -> tuple[np.ndarray, float]:
+  """Returns the image after `rehearsal`, where the config asks for it.
+
+  Args:
+    config: its field fit.rehearsal tells the steps; the image must be finished.
+    recipe: of the fit.
+    noisy: what was restored.
+    restoration: what the fit gave; its first good lane goes on.
+    finished: what `finish_image` returned.
+    watch: where it returns True, what was finished stays as it is.
+  """
+  steps = config.fit.get('rehearsal', 0)
+  if not (steps and recipe.window and noisy.model and config.fit.finish):
+    return finished
+  lane = int(np.argmin(restoration.diverged))
+  made = rehearsal.rehearse(
+    noisy.measurement,
+    finished[0],
+    jax.tree.map(lambda leaf: leaf[lane], restoration.params),
+    recipe,
+    noise=noisy.model,
+    steps=steps,
+    seed=config.seed + lane,
+    chunk=config.record.every,
+    watch=watch,
+  )
+  if made is None:
+    return finished
+  return finish_image(config, noisy, (made + finished[0]) / 2)
 
 
 def _needs_sigma(method, rules):

@@ -115,8 +115,15 @@ def run(
         error, restoration = diverged, diverged.restoration
         if not restoration.stopped.max():
           raise
-    unfinished = restoration.image
-    image, returned = build.finish_image(config, noisy, unfinished)
+      unfinished = restoration.image
+      image, returned = build.rehearse_image(
+        config,
+        recipe,
+        noisy,
+        restoration,
+        build.finish_image(config, noisy, unfinished),
+        lambda states, trace: bool(record.stop),
+      )
     restoration = restoration._replace(image=image)
     if len(restoration.images) > 1:
       good = loop.choose_good(restoration.images, restoration.diverged)
