@@ -430,7 +430,7 @@ def rehearse_image(
     watch: where it returns True, what was finished stays as it is.
   """
   steps = config.fit.get('rehearsal', 0)
-  if not (steps and recipe.window and noisy.model and config.fit.finish):
+  if not (steps and recipe.window and noisy.model and config.fit.get('finish')):
     return finished
   lane = int(np.argmin(restoration.diverged))
   made = rehearsal.rehearse(
