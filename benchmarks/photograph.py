@@ -96,9 +96,10 @@ def run_cell(cell: Mapping[str, Any]) -> dict[str, Any]:
   noisy = corruptions.add_gaussian_noise(clean, sigma, seed=0)
   begin, worked = time.perf_counter(), _count_seconds()
   if cell['method'] in estimates.PEERS:
-    image = earlier = estimates.PEERS[cell['method']](noisy, sigma)
+    image = estimates.PEERS[cell['method']](noisy, sigma)
     if image is None:
       raise ValueError(f'{cell["method"]}: try pip install -e ".[bench]"')
+    earlier = image
   else:
     image, earlier = _restore(cell, noisy)
   return {

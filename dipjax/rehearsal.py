@@ -72,12 +72,12 @@ def rehearse(
     steps=steps,
   ).prepare(image, noise=noise)
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
-  watch = _Watch(watch)
+  ending = _Watch(watch)
 
   def make(place: tiles.Place) -> np.ndarray:
     seen, noisy = image[place], measurement[place]
     # Nothing is made once somebody asked to stop.
-    if watch.stopped:
+    if ending.stopped:
       return noisy
     corner = place[0].start, place[1].start
     one = functools.reduce(jax.random.fold_in, corner, key)
@@ -90,7 +90,7 @@ def rehearse(
       lanes.stack_lanes([problem]),
       start=functools.partial(_begin, params),
       chunk=chunk,
-      watch=watch,
+      watch=ending,
     )
     learned = lanes.take_lane(tiles.average_params(states, own.decay), 0)
     picture: Any = Picture(jnp.asarray(noisy))
@@ -101,7 +101,7 @@ def rehearse(
     )
 
   made = tiles.blend(image.shape, find_side(image.shape), make)
-  return None if watch.stopped else np.clip(made, 0, 1)
+  return None if ending.stopped else np.clip(made, 0, 1)
 
 
 def find_side(shape: tuple[int, ...]) -> int:
