@@ -411,6 +411,20 @@ def finish_image(
   return image, float(share.mean())
 
 
+def find_rehearsal(
+  config: ml_collections.ConfigDict, recipe: Recipe, noisy: Noisy
+) -> int:
+  """Returns the steps for each part after a fit; 0 where no rehearsal follows.
+
+  It follows fits with windows alone, whose image is filtered.
+
+  Args:
+    config, recipe, noisy: see `rehearse_image`.
+  """
+  follows = recipe.window and noisy.model and config.fit.get('finish')
+  return config.fit.get('rehearsal', 0) if follows else 0
+
+
 def rehearse_image(
   config: ml_collections.ConfigDict,
   recipe: Recipe,
@@ -429,9 +443,10 @@ def rehearse_image(
     finished: what `finish_image` returned.
     watch: where it returns True, what was finished stays as it is.
   """
-  steps = config.fit.get('rehearsal', 0)
-  if not (steps and recipe.window and noisy.model and config.fit.get('finish')):
+  steps = find_rehearsal(config, recipe, noisy)
+  if not steps:
     return finished
+  assert noisy.model  # A rehearsal has it.
   lane = int(np.argmin(restoration.diverged))
   made = rehearsal.rehearse(
     noisy.measurement,
