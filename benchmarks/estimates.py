@@ -141,8 +141,11 @@ def restore(
   config: ml_collections.ConfigDict,
   noisy: np.ndarray,
   clean: np.ndarray | None = None,
-) -> tuple[np.ndarray, dipjax.Restoration]:
-  """Returns the finished image as an experiment makes it, and the restoration.
+) -> tuple[np.ndarray, np.ndarray, dipjax.Restoration]:
+  """Returns the image as an experiment makes it, and what it was made from.
+
+  These are the image before a rehearsal, the same where none follows, and the
+  restoration.
 
   Args:
     config: of configs/req2.py.
@@ -162,7 +165,9 @@ def restore(
     memory=machine.find_memory(),
     chunk=config.record.every,
   )
-  return build.finish_image(config, known, result.image)[0], result
+  finished = build.finish_image(config, known, result.image)
+  image, _ = build.rehearse_image(config, recipe, known, result, finished)
+  return image, finished[0], result
 
 
 def _restore(cell, noisy, clean):
@@ -170,7 +175,7 @@ def _restore(cell, noisy, clean):
   config = req2.get_config('' if variant == 'default' else variant)
   config.lanes = cell['lanes'] or config.lanes
   config.fit.steps = cell['steps'] or config.fit.steps
-  image, result = restore(config, noisy, clean)
+  image, _, result = restore(config, noisy, clean)
   lanes = range(1, len(result.images) + 1)
   correlate = lambda images: float(
     metrics.correlate_error(finish.find_deviation(images, image), image, clean)

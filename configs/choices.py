@@ -113,16 +113,16 @@ def drop_unread(config: ml_collections.ConfigDict) -> None:
   """Takes away, in place, the fields that the method and the rule do not read.
 
   A method that makes its own code reads neither code nor jitter; no other
-  method sees a picture in windows. A method that takes no terms reads no field
-  of TERMS. Only a method or a rule that needs the noise's sigma reads
-  fit.sigma. To set a field that was taken away is an error.
+  method sees a picture in windows and rehearses on it. A method that takes no
+  terms reads no field of TERMS. Only a method or a rule that needs the noise's
+  sigma reads fit.sigma. To set a field that was taken away is an error.
   """
   method, rule = METHODS[config.method.name], MONITORS[config.stop.name]
   if method.makes_code:
     drop(config.fit, 'jitter')
     drop(config.network, *CODE)
   else:
-    drop(config.fit, 'window')
+    drop(config.fit, 'window', 'rehearsal')
   if not method.takes_terms:
     drop(config.fit, *TERMS)
   if not reads_sigma(method, rule):

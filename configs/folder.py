@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from configs import inpaint, jpeg, req2, req3
+from configs import choices, inpaint, jpeg, req2, req3
 
 # By name: the task's own config, its words where none are given, and what tells
 # it that the pictures are what is restored.
@@ -58,4 +58,6 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   data.update(preset, crop=())
   data.page = -1  # Of each TIFF, from 0; -1: every page is a picture.
   del data.image, config.output, config.record.preview
+  # A picture among many gets no steps of its own after its fit.
+  choices.drop(config.fit, 'rehearsal')
   return config

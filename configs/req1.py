@@ -28,7 +28,9 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   common.apply_variant(config, variant, words, kinds=('network', 'method'))
   # All targets take all steps, and the pictures show the outputs themselves.
   choices.drop(config, 'lanes', 'stop', 'average')
-  choices.drop(config.fit, 'sigma', 'window', 'tile', *choices.TERMS)
+  choices.drop(
+    config.fit, 'sigma', 'window', 'rehearsal', 'tile', *choices.TERMS
+  )
   return config
 
 

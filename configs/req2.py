@@ -102,6 +102,7 @@ def _make_windows(config):
   config.fit.learning_rate = 0.01
   config.fit.schedule = 'cosine'
   config.fit.window = 128
+  config.fit.rehearsal = 200
 
 
 def _make_langevin(config):
@@ -122,4 +123,5 @@ def make_smoke(config: ml_collections.ConfigDict) -> None:
     config.stop.patience = 100
   if 'window' in config.fit and config.fit.window:
     config.fit.window = 32
+    config.fit.rehearsal = 20
   config.average.decay = 0.9

@@ -52,7 +52,7 @@ def get_config(variant: str = '') -> ml_collections.ConfigDict:
   }
   common.apply_variant(config, variant, words)
   # Each stage takes its noise from its target, see staged.sigma.
-  choices.drop(config.fit, 'sigma', 'window', 'tile')
+  choices.drop(config.fit, 'sigma', 'window', 'rehearsal', 'tile')
   return config
 
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from dipjax import detail, noise, operators, wiener
 
-# A fit is smoother than the image: the `part` of `wiener.refine`.
-_SMOOTH = 0.7
+FIT = (0.7,)  # The `parts` of a fit, which is smoother than the image.
+WINDOWS = (0.7, 1.0)  # Of one with windows, which is better once filtered.
+FILTERED = (1.0,)  # Of an image that was filtered.
 _LEAST = 8  # Pixels a side that the filter needs.
 _IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.
@@ -18,7 +19,11 @@ _NEAR = 2  # Pixels to each side that tell a deviation together.
 
 
 def finish(
-  image: Any, measurement: Any, model: noise.Model, *, passes: int = 1
+  image: Any,
+  measurement: Any,
+  model: noise.Model,
+  *,
+  parts: tuple[float, ...] = FIT,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns a better image than the fit's, and where detail was given back.
 
@@ -33,8 +38,9 @@ def finish(
     image: the restored image, [H, W, C].
     measurement: the noisy image, of the same shape.
     model: the noise of the measurement.
-    passes: of the filter. A fit with windows has not learned all of the picture
-      and is a better pilot once filtered; others lose by a second pass.
+    parts: of the noise's variance, one for each pass of the filter, see
+      `wiener.refine`. A fit with windows has not learned all of the picture and
+      gains by a second pass, others lose by it: FIT, WINDOWS, FILTERED.
 
   Returns:
     The image, [H, W, C] in [0, 1] where the noise was clipped, and the share
@@ -51,8 +57,8 @@ def finish(
     operator,
     correlation,
     jnp.float32(least),
+    np.float32(parts),
     points=model.impulses < _IMPULSES,
-    passes=passes,
   )
   return np.asarray(found[0]), np.asarray(found[1])
 
@@ -82,15 +88,11 @@ def _find_deviation(images, image):
   return jnp.broadcast_to(deviation[..., None], image.shape)
 
 
-@functools.partial(jax.jit, static_argnames=('points', 'passes'))
-def _finish(
-  image, measurement, operator, correlation, least, *, points, passes
-):
+@functools.partial(jax.jit, static_argnames='points')
+def _finish(image, measurement, operator, correlation, least, parts, *, points):
   image, measurement = (
     jnp.asarray(x, jnp.float32) for x in (image, measurement)
   )
-  parts = np.ones(passes, np.float32)
-  parts[:1] = _SMOOTH
   if min(image.shape[:2]) >= _LEAST:
     # One program of the filter serves all passes.
     refine = lambda image, part: wiener.refine(

@@ -86,7 +86,7 @@ def test_a_second_pass_has_the_filtered_image_as_its_pilot():
   model = noise.Model.make_white(0.1)
   once = wiener.refine(noisy, pilot, 0.1)
   twice = wiener.refine(noisy, once, 0.1, part=1.0)
-  image, _ = finish.finish(pilot, noisy, model, passes=2)
-  expected, _ = finish.finish(twice, noisy, model, passes=0)
+  image, _ = finish.finish(pilot, noisy, model, parts=(0.7, 1.0))
+  expected, _ = finish.finish(twice, noisy, model, parts=())
   np.testing.assert_allclose(image, expected, atol=1e-5)
   assert np.abs(image - finish.finish(pilot, noisy, model)[0]).max() > 0.01

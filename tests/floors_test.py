@@ -25,7 +25,7 @@ FLOORS = [
   ['recipe'],
   ['engine', 'diffusion'],
   ['api'],
-  ['many', 'shared'],
+  ['many', 'rehearsal', 'shared'],
   [''],
 ]
 HEIGHTS = {

@@ -31,14 +31,14 @@ def test_a_row_has_its_seconds_and_memory(tmp_path, write_photograph, capsys):
   path = tmp_path / 'rows.jsonl'
   image = write_photograph(24, 32, (5, 4, 3))
   arguments = ['--images', image, '--megapixels', '0.003', '--steps', '5']
-  arguments += ['--methods', 'smoke,windows', '--json', str(path)]
+  arguments += ['--methods', 'windows,smoke', '--json', str(path)]
   photograph.main(arguments)
   (row,) = map(json.loads, path.read_text().splitlines())
   assert (row['height'], row['width']) == (47, 63)
   assert row['psnr'] == row['psnr_part'] > 10 and row['seconds'] > 0
   assert 0.05 < row['peak_gb'] < 20
   shown = capsys.readouterr().out
-  assert '63x47, smoke,windows: ' in shown and ' GB' in shown
+  assert '63x47, windows,smoke: ' in shown and ' GB' in shown
 
 
 def test_a_method_that_is_not_known_is_one_line(

@@ -9,6 +9,8 @@ that noise (benchmarks/NOTES.md).
 """
 
 import functools
+import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +25,7 @@ from dipjax.engine.problem import Problem, cut_window
 from dipjax.recipe import PRECISIONS, Recipe
 
 Array = jax.Array
+Place = tuple[slice, slice]  # The rows and columns of a tile.
 
 SIDE = 512  # The longest of a tile.
 OVERLAP = 48  # The least number of pixels that two neighbours share.
@@ -41,7 +44,7 @@ def finish_lanes(
   Returns:
     States whose monitor has images [lanes, H, W, C], NumPy arrays.
   """
-  params = _average_params(states, recipe.decay)
+  params = average_params(states, recipe.decay)
   images = []
   for lane in range(len(states.step)):
     problem = lanes.take_lane(problems, lane)
@@ -55,8 +58,15 @@ def finish_lanes(
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _average_params(states, decay):
-  # A lane without a good step has no average; it keeps what it began with.
+def average_params(states: FitState, decay: float) -> Any:
+  """Returns the averages of the parameters over the steps, as packed.
+
+  A lane without a good step has no average; it keeps what it began with.
+
+  Args:
+    states: of all lanes of a fit with windows.
+    decay: of the recipe.
+  """
   steps = states.step
 
   def unbias(mean, leaf):
@@ -76,29 +86,62 @@ def denoise(recipe: Recipe, params: Any, problem: Problem) -> np.ndarray:
     problem: of one lane; has a picture.
   """
   picture: Any = problem.picture
-  shape = picture.operator.pixels.shape
-  size = find_size(shape)
+
+  def denoise_place(place):
+    rows, columns = place
+    corner = np.array([rows.start, columns.start], np.int32)
+    size = rows.stop - rows.start, columns.stop - columns.start
+    return denoise_tile(recipe.find_program(), size, params, problem, corner)
+
+  return blend(picture.operator.pixels.shape, SIDE, denoise_place)
+
+
+def blend(
+  shape: tuple[int, ...], side: int, make: Callable[[Place], Any]
+) -> np.ndarray:
+  """Returns an image whose tiles are made one after the other, [H, W, C].
+
+  Args:
+    shape: of the image.
+    side: the longest of a tile.
+    make: returns the image of a tile.
+  """
+  size = find_size(shape, side)
   tops, lefts = (
-    cover.place(length, side, OVERLAP) for length, side in zip(shape, size)
+    cover.place(length, own, OVERLAP) for length, own in zip(shape, size)
   )
   rows, columns = (
-    cover.weigh(length, side, places, OVERLAP)
-    for length, side, places in zip(shape, size, (tops, lefts))
+    cover.weigh(length, own, places, OVERLAP)
+    for length, own, places in zip(shape, size, (tops, lefts))
   )
   total = np.zeros(shape, np.float32)
   for top, row in zip(tops, rows):
     for left, column in zip(lefts, columns):
-      corner = np.array([top, left], np.int32)
-      image = denoise_tile(recipe.find_program(), size, params, problem, corner)
       place = slice(top, top + size[0]), slice(left, left + size[1])
-      total[place] += np.outer(row, column)[..., None] * np.asarray(image)
+      total[place] += np.outer(row, column)[..., None] * np.asarray(make(place))
   return total
 
 
-def find_size(shape: tuple[int, ...]) -> tuple[int, int]:
-  """Returns (height, width) of the tiles of a picture [H, W, C]."""
+def count_tiles(shape: tuple[int, ...], side: int) -> int:
+  """Returns how many tiles cover a picture [H, W, C]; `side` as of `blend`."""
+  return math.prod(
+    len(cover.place(length, own, OVERLAP))
+    for length, own in zip(shape, find_size(shape, side))
+  )
+
+
+def find_size(
+  shape: tuple[int, ...], side: int | None = None
+) -> tuple[int, int]:
+  """Returns (height, width) of the tiles of a picture [H, W, C].
+
+  Args:
+    shape: of the picture.
+    side: the longest of a tile; None is SIDE.
+  """
+  side = side or SIDE
   height, width = (
-    cover.find_side(length, SIDE, OVERLAP, _MULTIPLE) for length in shape[:2]
+    cover.find_side(length, side, OVERLAP, _MULTIPLE) for length in shape[:2]
   )
   return height, width
 

@@ -14,6 +14,7 @@ from dipjax.methods.base import (
 from dipjax.methods.outliers import Outliers
 from dipjax.methods.plain import Absolute, Squared
 from dipjax.methods.recorrupted import Recorrupted
+from dipjax.methods.rehearsed import Rehearsed
 from dipjax.methods.stein import Stein
 
 METHODS: dict[str, type[Method]] = {
@@ -33,6 +34,7 @@ __all__ = [
   'Parts',
   'Penalty',
   'Recorrupted',
+  'Rehearsed',
   'Squared',
   'Stein',
   'total_variation',

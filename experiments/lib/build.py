@@ -24,6 +24,7 @@ from dipjax import (
   monitors,
   noise,
   optimizers,
+  rehearsal,
 )
 from dipjax.conv import choose
 from dipjax.networks import NETWORKS
@@ -108,7 +109,7 @@ def make_recipe(
   if stops:
     read |= {'tile'}
   if stops and method.makes_code:
-    read |= {'window'}
+    read |= {'window', 'rehearsal'}
   if told and _needs_sigma(method, stopping['monitors']):
     read |= {'sigma', 'finish'}
   fields.refuse_unread(config.fit, read, 'fit')
@@ -406,12 +407,68 @@ def finish_image(
   """
   if noisy.model is None or not config.fit.get('finish'):
     return image, 0.0
-  # Windows have not learned all of the picture, see `finish.finish`.
-  passes = 2 if config.fit.get('window') else 1
+  parts = finish.WINDOWS if config.fit.get('window') else finish.FIT
+  return _finish(noisy, image, parts)
+
+
+def _finish(noisy, image, parts):
   image, share = finish.finish(
-    image, noisy.measurement, noisy.model, passes=passes
+    image, noisy.measurement, noisy.model, parts=parts
   )
   return image, float(share.mean())
+
+
+def find_rehearsal(
+  config: ml_collections.ConfigDict, recipe: Recipe, noisy: Noisy
+) -> int:
+  """Returns the steps for each part after a fit; 0 where no rehearsal follows.
+
+  It follows fits with windows alone, whose image is filtered.
+
+  Args:
+    config, recipe, noisy: see `rehearse_image`.
+  """
+  follows = recipe.window and noisy.model and config.fit.get('finish')
+  return config.fit.get('rehearsal', 0) if follows else 0
+
+
+def rehearse_image(
+  config: ml_collections.ConfigDict,
+  recipe: Recipe,
+  noisy: Noisy,
+  restoration: Any,
+  finished: tuple[np.ndarray, float],
+  watch: Any = None,
+) -> tuple[np.ndarray, float]:
+  """Returns the image after `rehearsal`, where the config asks for it.
+
+  Args:
+    config: its field fit.rehearsal tells the steps; the image must be finished.
+    recipe: of the fit.
+    noisy: what was restored.
+    restoration: what the fit gave; its first good lane goes on.
+    finished: what `finish_image` returned.
+    watch: where it returns True, what was finished stays as it is.
+  """
+  steps = find_rehearsal(config, recipe, noisy)
+  if not steps:
+    return finished
+  assert noisy.model  # A rehearsal has it.
+  lane = int(np.argmin(restoration.diverged))
+  made = rehearsal.rehearse(
+    noisy.measurement,
+    finished[0],
+    jax.tree.map(lambda leaf: leaf[lane], restoration.params),
+    recipe,
+    noise=noisy.model,
+    steps=steps,
+    seed=config.seed + lane,
+    chunk=config.record.every,
+    watch=watch,
+  )
+  if made is None:
+    return finished
+  return _finish(noisy, (made + finished[0]) / 2, finish.FILTERED)
 
 
 def _needs_sigma(method, rules):

@@ -121,6 +121,7 @@ RANGES: dict[str, Range] = {
   'fit.schedule': Word(SCHEDULES),
   'fit.clip': Number(0, 10**9),
   'fit.window': Whole(0, 10**4),
+  'fit.rehearsal': Whole(0, 10**6),
   'fit.tile': Whole(0, 10**4),
   'fit.jitter': Number(0, 1000),
   'fit.precision': Word(('auto', *PRECISIONS)),

@@ -115,8 +115,20 @@ def run(
         error, restoration = diverged, diverged.restoration
         if not restoration.stopped.max():
           raise
-    unfinished = restoration.image
-    image, returned = build.finish_image(config, noisy, unfinished)
+      unfinished = restoration.image
+      image, returned = build.finish_image(config, noisy, unfinished)
+      steps = build.find_rehearsal(config, recipe, noisy)
+      # A fit that ended before its time is not gone on with.
+      if steps and not (error or record.stop):
+        print(f'{steps} further steps for each part of the picture', flush=True)
+        image, returned = build.rehearse_image(
+          config,
+          recipe,
+          noisy,
+          restoration,
+          (image, returned),
+          lambda states, trace: bool(record.stop),
+        )
     restoration = restoration._replace(image=image)
     if len(restoration.images) > 1:
       good = loop.choose_good(restoration.images, restoration.diverged)

@@ -1,0 +1,134 @@
+"""`rehearse` goes on with the network of a fit with windows, part by part.
+
+A restored image is a far better target than the noisy picture. From it, pairs
+are made (`methods.Rehearsed`), and the network of a large picture becomes one
+network for each of its parts.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dipjax import api, methods, operators, settings
+from dipjax import noise as noise_lib
+from dipjax.device import packing
+from dipjax.engine import lanes, loop, tiles
+from dipjax.engine.fit import make_fit
+from dipjax.engine.problem import Picture
+from dipjax.recipe import Recipe
+
+Array = jax.Array
+
+MOST = 16  # Parts of a picture, so that a large one takes no longer.
+_MORE = 128  # Pixels by which a part's side grows until there are as many.
+_RATE = 0.5  # Times the rate of the fit, which is over (benchmarks/NOTES.md).
+_STREAM = 4  # Of a seed's key; a fit and its stages have the others.
+
+
+@settings.pin()
+def rehearse(
+  measurement: Any,
+  image: Any,
+  params: Any,
+  recipe: Recipe,
+  *,
+  noise: noise_lib.Model,
+  steps: int,
+  seed: int = 0,
+  chunk: int = 10,
+  watch: loop.Watch | None = None,
+) -> np.ndarray | None:
+  """Returns the picture by networks that went on with its parts, [H, W, C].
+
+  There are at most 16 parts, of 512x512 pixels or as large as that needs. In
+  each the network begins with the parameters of the fit and takes steps on
+  windows of the image. Then it denoises the measurement there, and the parts
+  are blended. The result errs otherwise than the image: a filter whose pilot is
+  the mean of both gives more than either.
+
+  Args:
+    measurement: the noisy picture, [H, W, C].
+    image: restored from it, [H, W, C] in [0, 1].
+    params: of the network that restored it, of one lane.
+    recipe: of that fit, with a window.
+    noise: of the measurement.
+    steps: for each part.
+    seed: of the windows and the noise on them.
+    chunk, watch: see `dipjax.restore`. A trace is that of one part.
+
+  Returns:
+    The picture, or None where the watch ended it.
+  """
+  ready = api.prepare(measurement, None, recipe, noise=noise)
+  measurement = ready.task.measurement
+  image = api.check_array(image, 'the image', measurement.shape)
+  own, operator = recipe.replace(
+    network=ready.recipe.network,
+    method=methods.Rehearsed(),
+    rate=_RATE * (1.0 if recipe.rate is None else recipe.rate),
+    steps=steps,
+  ).prepare(image, noise=noise)
+  key = jax.random.fold_in(jax.random.key(seed), _STREAM)
+  ending = _Watch(watch)
+
+  def make(place: tiles.Place) -> np.ndarray:
+    seen, noisy = image[place], measurement[place]
+    # Nothing is made once somebody asked to stop.
+    if ending.stopped:
+      return noisy
+    corner = place[0].start, place[1].start
+    one = functools.reduce(jax.random.fold_in, corner, key)
+    problem = lanes.pose_problem(
+      own, one, seen, operator, seen.shape, sigma=noise.sigma
+    )
+    states, _ = loop.run_lanes(
+      make_fit(own),
+      one[None],
+      lanes.stack_lanes([problem]),
+      start=functools.partial(_begin, params),
+      chunk=chunk,
+      watch=ending,
+    )
+    learned = lanes.take_lane(tiles.average_params(states, own.decay), 0)
+    picture: Any = Picture(jnp.asarray(noisy))
+    return tiles.denoise(
+      ready.recipe,
+      packing.unpack(learned),
+      problem.replace(picture=operators.Shared(picture)),
+    )
+
+  made = tiles.blend(image.shape, find_side(image.shape), make)
+  return None if ending.stopped else np.clip(made, 0, 1)
+
+
+def find_side(shape: tuple[int, ...]) -> int:
+  """Returns the longest side of the parts of a picture [H, W, C]."""
+  side = tiles.SIDE
+  while tiles.count_tiles(shape, side) > MOST:
+    side += _MORE
+  return side
+
+
+class _Watch:
+  """A watch that remembers whether it ended a fit."""
+
+  def __init__(self, watch: loop.Watch | None):
+    self._watch, self.stopped = watch, False
+
+  def __call__(self, states, trace):
+    self.stopped = bool(self._watch and self._watch(states, trace))
+    return self.stopped
+
+
+def _begin(params, fresh):
+  """Returns the fresh state of one lane with a fit's parameters."""
+  packed = packing.pack(jax.tree.map(jnp.asarray, params))
+  begun = fresh.replace(
+    params=jax.tree.map(lambda leaf: leaf[None], packed), guard=None
+  )
+  # A jump leads back to where the lane began.
+  good = jax.tree.map(jnp.copy, begun)
+  return begun.replace(guard=fresh.guard.replace(good=good))

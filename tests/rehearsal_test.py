@@ -1,0 +1,209 @@
+"""Networks that go on with parts of a restored image, on noise put on it."""
+
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dipjax
+from configs import req2
+from dipjax import methods, metrics, monitors, noise, optimizers, rehearsal
+from dipjax.engine import fit, lanes, tiles
+from dipjax.networks import plain_unet
+from experiments import denoise
+
+NETWORK = plain_unet.PlainUNet(channels=(8, 8), residual=True)
+SIGMA = 0.1
+MODEL = noise.Model.make_white(SIGMA, clipped=True)
+RECIPE = dipjax.Recipe(
+  network=NETWORK,
+  method=methods.Recorrupted(ratio=1.0),
+  monitors={'last': monitors.Last()},
+  # Made once: an optimiser is equal only to itself.
+  optimizer=optimizers.make_optimizer('adam', 0.01, 0.0, 'cosine'),
+  window=16,
+  steps=40,
+  decay=0.9,
+)
+
+
+def _make_noisy(height, width):
+  """A smooth picture and the same with noise."""
+  y, x = np.mgrid[:height, :width] / max(height, width)
+  clean = 0.5 + 0.3 * np.sin(6 * x + 4 * y)[..., None] * np.ones(3)
+  drawn = np.random.RandomState(0).normal(scale=SIGMA, size=clean.shape)
+  return np.float32(clean), np.clip(np.float32(clean + drawn), 0, 1)
+
+
+@pytest.fixture(scope='module')
+def fitted():
+  """A picture, the same with noise, and its fit."""
+  clean, noisy = _make_noisy(40, 56)
+  return clean, noisy, dipjax.restore(noisy, recipe=RECIPE, noise=MODEL)
+
+
+def _rehearse(fitted, **changes):
+  _, noisy, result = fitted
+  params = jax.tree.map(lambda leaf: leaf[0], result.params)
+  arguments = {'image': result.image, 'noise': MODEL, 'steps': 20, **changes}
+  image = arguments.pop('image')
+  return rehearsal.rehearse(noisy, image, params, RECIPE, **arguments)
+
+
+# --- The method.
+
+
+@pytest.mark.parametrize('clipped', [False, True])
+@pytest.mark.parametrize('level', [0.0, 0.5, 1.0])
+def test_the_network_sees_the_image_with_noise_like_the_pictures(
+  level, clipped
+):
+  image = np.full((64, 64, 3), level, np.float32)
+  model = noise.Model.make_white(SIGMA, clipped=clipped)
+  recipe, operator = RECIPE.replace(
+    method=methods.Rehearsed(), window=64
+  ).prepare(image, noise=model)
+  problem = lanes.pose_problem(
+    recipe, jax.random.key(0), image, operator, image.shape, sigma=SIGMA
+  )
+  # A residual network begins as the identity: its image is what it sees.
+  params = fit.draw_params(NETWORK, jax.random.key(0), problem.code)
+  objective = jax.jit(fit.make_objective(recipe))
+  loss, seen = objective(params, problem, jax.random.key(1))
+  expected = (
+    noise.expect_square(jnp.asarray(image), jnp.float32(SIGMA))
+    if clipped
+    else SIGMA**2
+  )
+  np.testing.assert_allclose(loss, expected, rtol=0.05)
+  np.testing.assert_allclose(loss, np.mean((seen - image) ** 2), rtol=1e-5)
+  if clipped:
+    assert seen.min() >= 0 and seen.max() <= 1
+  _, other = objective(params, problem, jax.random.key(2))
+  assert np.abs(other - seen).max() > SIGMA
+
+
+# --- The parts of a picture.
+
+
+def test_a_network_that_learned_from_the_image_itself_denoises_better(fitted):
+  clean, _, result = fitted
+  made = _rehearse(fitted, image=clean, steps=200)
+  before, after = (metrics.psnr(x, clean) for x in (result.image, made))
+  assert after > before + 0.5
+
+
+def test_a_rehearsal_without_a_step_is_the_fit(fitted):
+  # Steps of a rate of 0 leave the parameters as they are.
+  _, noisy, result = fitted
+  params = jax.tree.map(lambda leaf: leaf[0], result.params)
+  made = rehearsal.rehearse(
+    noisy,
+    result.image,
+    params,
+    RECIPE.replace(rate=0.0),
+    noise=MODEL,
+    steps=10,
+  )
+  np.testing.assert_allclose(made, result.image, atol=1e-5)
+
+
+def test_the_same_call_gives_the_same_bits_in_any_chunks(fitted):
+  one = _rehearse(fitted)
+  np.testing.assert_array_equal(_rehearse(fitted, chunk=7), one)
+  assert np.abs(_rehearse(fitted, seed=1) - one).max() > 1e-5
+
+
+def test_each_part_has_a_network_of_its_own(fitted, monkeypatch):
+  monkeypatch.setattr(tiles, 'SIDE', 32)
+  monkeypatch.setattr(tiles, 'OVERLAP', 8)
+  seen = []
+  watch = lambda states, trace: seen.append(int(states.step[0]))
+  made = _rehearse(fitted, watch=watch, chunk=20)
+  count = tiles.count_tiles(made.shape, 32)
+  assert count == 4 and seen == [20] * count
+  # What is beyond a part and its neighbours' overlap changes nothing in it.
+  _, _, result = fitted
+  other = result.image.copy()
+  other[-4:, -4:] = 0
+  changed = np.abs(_rehearse(fitted, image=other) - made).max(axis=2)
+  assert changed[-12:, -12:].max() > 1e-5
+  np.testing.assert_array_equal(changed[:8, :16], 0)
+
+
+@pytest.mark.parametrize(
+  'shape', [(1, 1, 3), (512, 512, 3), (2828, 4243, 3), (1414, 8485, 1)]
+)
+def test_a_picture_has_at_most_sixteen_parts(shape):
+  side = rehearsal.find_side(shape)
+  assert side >= tiles.SIDE
+  assert tiles.count_tiles(shape, side) <= rehearsal.MOST
+  if side > tiles.SIDE:
+    assert tiles.count_tiles(shape, side - 128) > rehearsal.MOST
+
+
+def test_nothing_is_made_where_the_watch_ends_it(fitted):
+  calls = []
+  watch = lambda states, trace: calls.append(0) or True
+  assert _rehearse(fitted, watch=watch) is None
+  assert len(calls) == 1
+
+
+def test_steps_that_diverge_leave_a_picture(fitted):
+  _, noisy, result = fitted
+  params = jax.tree.map(lambda leaf: leaf[0], result.params)
+  wild = RECIPE.replace(rate=1e30)
+  made = rehearsal.rehearse(
+    noisy, result.image, params, wild, noise=MODEL, steps=20
+  )
+  assert np.all(np.isfinite(made))
+
+
+# --- In a run.
+
+
+def test_the_config_of_windows_asks_for_it_and_others_do_not_have_it():
+  assert req2.get_config('windows').fit.rehearsal == 200
+  assert req2.get_config('fast').fit.rehearsal == 0
+  assert 'rehearsal' not in req2.get_config().fit
+
+
+def _get_config():
+  config = req2.get_config('windows,smoke')
+  config.network.channels = (8, 8)
+  config.fit.steps = 20
+  config.fit.rehearsal = 10
+  config.data.crop = (64, 192, 40, 56)
+  return config
+
+
+def test_a_run_that_is_stopped_while_it_rehearses_goes_on_to_the_same_picture(
+  tmp_path, monkeypatch
+):
+  whole = denoise.run(_get_config(), str(tmp_path / 'whole'))
+  plain = _get_config()
+  plain.fit.rehearsal = 0
+  without = denoise.run(plain, str(tmp_path / 'without'))
+  image = whole.images['restored']
+  assert np.abs(image - without.images['restored']).max() > 1e-4
+
+  def stop(*arguments, **named):
+    # SIGTERM comes while the first part goes on.
+    os.kill(os.getpid(), signal.SIGTERM)
+    return rehearse(*arguments, **named)
+
+  rehearse = rehearsal.rehearse
+  folder = str(tmp_path / 'stopped')
+  with monkeypatch.context() as patched:
+    patched.setattr(rehearsal, 'rehearse', stop)
+    stopped = denoise.run(_get_config(), folder)
+  assert stopped.signal == signal.SIGTERM
+  np.testing.assert_array_equal(
+    stopped.images['restored'], without.images['restored']
+  )
+  again = denoise.run(_get_config(), folder)
+  assert not again.signal
+  np.testing.assert_array_equal(again.images['restored'], image)
