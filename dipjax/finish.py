@@ -57,7 +57,7 @@ def finish(
     operator,
     correlation,
     jnp.float32(least),
-    np.float32(parts),
+    np.asarray(parts, np.float32),
     points=model.impulses < _IMPULSES,
   )
   return np.asarray(found[0]), np.asarray(found[1])
