@@ -165,10 +165,11 @@ def _restore(cell, noisy):
 
 def print_row(row: Mapping[str, Any]) -> None:
   """Prints a row in one line."""
+  rehearsed = row['earlier'] != row['psnr']
+  before = f' ({row["earlier"]:.2f} before a rehearsal)' if rehearsed else ''
   print(
     f'{row["image"]}, {row["width"]}x{row["height"]}, {row["method"]}: '
-    f'{row["before"]:.2f} dB before, {row["psnr"]:.2f} after '
-    f'({row["earlier"]:.2f} before a rehearsal), '
+    f'{row["before"]:.2f} dB before, {row["psnr"]:.2f} after{before}, '
     f'{row["seconds"]:.0f} s, {row["seconds_of_cores"]:.0f} s of cores, '
     f'{row["peak_gb"]:.2f} GB',
     flush=True,

@@ -72,7 +72,7 @@ def rehearse(
     steps=steps,
   ).prepare(image, noise=noise)
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
-  ending = _Watch(watch)
+  fit, ending = make_fit(own), _Watch(watch)
 
   def make(place: tiles.Place) -> np.ndarray:
     seen, noisy = image[place], measurement[place]
@@ -85,7 +85,7 @@ def rehearse(
       own, one, seen, operator, seen.shape, sigma=noise.sigma
     )
     states, _ = loop.run_lanes(
-      make_fit(own),
+      fit,
       one[None],
       lanes.stack_lanes([problem]),
       start=functools.partial(_begin, params),

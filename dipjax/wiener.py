@@ -52,20 +52,19 @@ def refine(
   noise's variance, of correlated noise that of its strongest frequency, of
   which a fit learns most. Where the mean of the measurement's patches differs
   from m by more than noise, it takes m's place (James and Stein, 1961). Without
-  noise the result is the measurement.
-  The result is not clipped to [0, 1]. On a CPU the same arguments give the same
-  bits; a GPU adds overlapping patches in an order of its own, which changes the
-  last bits.
+  noise the result is the measurement. The result is not clipped to [0, 1]. On a
+  CPU the same arguments give the same bits; a GPU adds overlapping patches in
+  an order of its own, which changes the last bits.
 
-  The filter keeps the mean of the measurement, and clipped noise has a mean of
-  its own: 0.4 sigma above black, 0.4 sigma below white. With `clipped` that
-  mean, as expected for the pilot, is taken off first, and the variance is that
-  of clipped noise; without it black and white come out grey by that much.
+  Clipped noise has a mean of its own: 0.4 sigma above black, 0.4 sigma below
+  white. With `clipped` that mean, as expected for the pilot, is taken off the
+  measurement first, and the variance is that of clipped noise; without it what
+  is kept of the measurement is grey by that much.
 
   The groups are found in the sum of the pilot's channels, and the noises of the
   channels are taken as independent. A group has one noise, the mean of its
-  patches'. Time and memory grow with the pixels;
-  memory by about 40 bytes a channel of a pixel beside the arguments.
+  patches'. Time and memory grow with the pixels; memory by about 40 bytes a
+  channel of a pixel beside the arguments.
 
   Args:
     measurement: [H, W, C], of any number of channels, sides of at least 8

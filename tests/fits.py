@@ -7,9 +7,31 @@ import jax.numpy as jnp
 import numpy as np
 
 import dipjax
-from dipjax import features
+from dipjax import features, methods, monitors, optimizers
+from dipjax.networks import plain_unet
 
 _FIELDS = {field.name for field in dataclasses.fields(dipjax.Recipe)}
+
+SIGMA = 0.1  # Of the noise of `make_noisy`.
+
+# A fit with windows, of few steps.
+WINDOWS = dipjax.Recipe(
+  network=plain_unet.PlainUNet(channels=(8, 8), residual=True),
+  method=methods.Recorrupted(ratio=1.0),
+  monitors={'last': monitors.Last()},
+  # Made once: an optimiser is equal only to itself.
+  optimizer=optimizers.make_optimizer('adam', 0.01, 0.0, 'cosine'),
+  window=16,
+  steps=20,
+)
+
+
+def make_noisy(height, width, channels=3, seed=0):
+  """A smooth picture and the same with noise of SIGMA, clipped."""
+  y, x = np.mgrid[:height, :width] / max(height, width)
+  clean = 0.5 + 0.3 * np.sin(6 * x + 4 * y)[..., None] * np.ones(channels)
+  drawn = np.random.RandomState(seed).normal(scale=SIGMA, size=clean.shape)
+  return np.float32(clean), np.clip(np.float32(clean + drawn), 0, 1)
 
 
 def restore(measurement, operator=None, **arguments):

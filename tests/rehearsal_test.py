@@ -10,38 +10,20 @@ import pytest
 
 import dipjax
 from configs import req2
-from dipjax import methods, metrics, monitors, noise, optimizers, rehearsal
+from dipjax import methods, metrics, noise, rehearsal
 from dipjax.engine import fit, lanes, tiles
-from dipjax.networks import plain_unet
 from experiments import denoise
+from tests import fits
 
-NETWORK = plain_unet.PlainUNet(channels=(8, 8), residual=True)
-SIGMA = 0.1
+SIGMA = fits.SIGMA
 MODEL = noise.Model.make_white(SIGMA, clipped=True)
-RECIPE = dipjax.Recipe(
-  network=NETWORK,
-  method=methods.Recorrupted(ratio=1.0),
-  monitors={'last': monitors.Last()},
-  # Made once: an optimiser is equal only to itself.
-  optimizer=optimizers.make_optimizer('adam', 0.01, 0.0, 'cosine'),
-  window=16,
-  steps=40,
-  decay=0.9,
-)
-
-
-def _make_noisy(height, width):
-  """A smooth picture and the same with noise."""
-  y, x = np.mgrid[:height, :width] / max(height, width)
-  clean = 0.5 + 0.3 * np.sin(6 * x + 4 * y)[..., None] * np.ones(3)
-  drawn = np.random.RandomState(0).normal(scale=SIGMA, size=clean.shape)
-  return np.float32(clean), np.clip(np.float32(clean + drawn), 0, 1)
+RECIPE = fits.WINDOWS.replace(steps=40, decay=0.9)
 
 
 @pytest.fixture(scope='module')
 def fitted():
   """A picture, the same with noise, and its fit."""
-  clean, noisy = _make_noisy(40, 56)
+  clean, noisy = fits.make_noisy(40, 56)
   return clean, noisy, dipjax.restore(noisy, recipe=RECIPE, noise=MODEL)
 
 
@@ -70,7 +52,7 @@ def test_the_network_sees_the_image_with_noise_like_the_pictures(
     recipe, jax.random.key(0), image, operator, image.shape, sigma=SIGMA
   )
   # A residual network begins as the identity: its image is what it sees.
-  params = fit.draw_params(NETWORK, jax.random.key(0), problem.code)
+  params = fit.draw_params(RECIPE.network, jax.random.key(0), problem.code)
   objective = jax.jit(fit.make_objective(recipe))
   loss, seen = objective(params, problem, jax.random.key(1))
   expected = (

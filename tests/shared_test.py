@@ -8,22 +8,14 @@ import numpy as np
 import pytest
 
 import dipjax
-from dipjax import methods, metrics, monitors, optimizers, shared
+from dipjax import metrics, shared
 from dipjax.engine import lanes, tiles
 from dipjax.networks import plain_unet
 from tests import fits
 
-SIGMA = 0.1
+SIGMA = fits.SIGMA
 NETWORK = plain_unet.PlainUNet(channels=(8,), residual=True)
-RECIPE = dipjax.Recipe(
-  network=NETWORK,
-  method=methods.Recorrupted(ratio=1.0),
-  monitors={'last': monitors.Last()},
-  # Made once: an optimiser is equal only to itself.
-  optimizer=optimizers.make_optimizer('adam', 0.01, 0.0, 'cosine'),
-  window=16,
-  steps=20,
-)
+RECIPE = fits.WINDOWS.replace(network=NETWORK)
 SIZES = (24, 30), (24, 30), (30, 24)  # Of one program for all tests.
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-import dipjax
 from configs import req2
 from dipjax import methods, metrics, monitors, operators, optimizers
 from dipjax import noise as noise_lib
@@ -22,28 +21,19 @@ from experiments import denoise
 from experiments.lib import build, images
 from tests import fits
 
-NETWORK = plain_unet.PlainUNet(channels=(8, 8), residual=True)
+NETWORK = fits.WINDOWS.network
 TINY = NETWORK.clone(channels=(4,))  # Compiles in two thirds of the time.
-SIGMA = 0.1
+SIGMA = fits.SIGMA
 # Made once: an optimiser is equal only to itself.
-COSINE = optimizers.make_optimizer('adam', 0.01, 0.0, 'cosine')
 SLOW = optimizers.make_optimizer('adam', 0.002, 0.0, 'cosine')
-
-
-def _make_noisy(height, width, channels=3, seed=0):
-  """A smooth picture and the same with noise."""
-  y, x = np.mgrid[:height, :width] / max(height, width)
-  clean = 0.5 + 0.3 * np.sin(6 * x + 4 * y)[..., None] * np.ones(channels)
-  noise = np.random.RandomState(seed).normal(scale=SIGMA, size=clean.shape)
-  return np.float32(clean), np.clip(np.float32(clean + noise), 0, 1)
 
 
 def _restore(noisy, **changes):
   arguments = {
     'network': NETWORK.clone(outputs=noisy.shape[-1]),
-    'method': methods.Recorrupted(ratio=1.0),
-    'monitors': {'last': monitors.Last()},
-    'optimizer': COSINE,
+    'method': fits.WINDOWS.method,
+    'monitors': fits.WINDOWS.monitors,
+    'optimizer': fits.WINDOWS.optimizer,
     'window': 16,
     'steps': 20,
     'sigma': SIGMA,
@@ -53,12 +43,8 @@ def _restore(noisy, **changes):
 
 def _pose(noisy, window=16, network=NETWORK):
   """A prepared recipe, and the problem of one lane."""
-  recipe, operator = dipjax.Recipe(
-    network=network,
-    method=methods.Recorrupted(ratio=1.0),
-    monitors={'last': monitors.Last()},
-    optimizer=COSINE,
-    window=window,
+  recipe, operator = fits.WINDOWS.replace(
+    network=network, window=window
   ).prepare(noisy, noise=noise_lib.Model.make_white(SIGMA, clipped=True))
   key = jax.random.key(0)
   problem = lanes.pose_problem(
@@ -71,7 +57,7 @@ def _pose(noisy, window=16, network=NETWORK):
 
 
 def test_a_step_sees_one_window_and_nothing_else_of_the_picture():
-  _, noisy = _make_noisy(40, 50)
+  _, noisy = fits.make_noisy(40, 50)
   _, problem = _pose(noisy, window=12)
   network = plain_unet.PlainUNet(channels=(8, 8, 8), residual=True)
   drawn = jax.jit(lambda key: draw_window(problem, network, key))(
@@ -106,13 +92,13 @@ def test_windows_reach_every_pixel_alike():
 
 
 def test_a_problem_without_a_picture_stays_as_it_is():
-  _, noisy = _make_noisy(12, 12)
+  _, noisy = fits.make_noisy(12, 12)
   _, problem = _pose(noisy, window=None)
   assert draw_window(problem, NETWORK, jax.random.key(0)) is problem
 
 
 def test_one_window_of_the_whole_picture_is_the_plain_fit():
-  _, noisy = _make_noisy(14, 18)
+  _, noisy = fits.make_noisy(14, 18)
   plain = _restore(noisy, network=TINY, window=None)
   windows = _restore(noisy, network=TINY, window=64, decay=0.0)
   np.testing.assert_allclose(windows.trace.loss, plain.trace.loss, rtol=1e-5)
@@ -126,7 +112,7 @@ def test_one_window_of_the_whole_picture_is_the_plain_fit():
 
 
 def test_a_lane_alone_equals_the_same_among_three_in_any_chunks():
-  _, noisy = _make_noisy(30, 40)
+  _, noisy = fits.make_noisy(30, 40)
   most = 0 if choose.runs_in_turn() else 1e-5
   together = _restore(noisy, seeds=(3, 4, 5))
   alone = _restore(noisy, seeds=(4,), chunk=7)
@@ -137,7 +123,7 @@ def test_a_lane_alone_equals_the_same_among_three_in_any_chunks():
 
 
 def test_a_fit_that_goes_on_ends_equal_to_the_last_bit():
-  _, noisy = _make_noisy(30, 40)
+  _, noisy = fits.make_noisy(30, 40)
   whole = _restore(noisy)
   store = fits.Store()
   _restore(noisy, store=store, watch=lambda states, trace: True)
@@ -151,7 +137,7 @@ def test_another_picture_and_another_length_compile_nothing():
   lanes.forget_programs()
   tiles.denoise_tile.clear_cache()
   for seed in range(3):
-    _, noisy = _make_noisy(30, 40, seed=seed)
+    _, noisy = fits.make_noisy(30, 40, seed=seed)
     _restore(noisy, seeds=(seed,), sigma=0.1 + 0.01 * seed, steps=20 + seed)
   assert lanes.advance._cache_size() == 1
   assert tiles.denoise_tile._cache_size() == 1
@@ -161,7 +147,7 @@ def test_another_picture_and_another_length_compile_nothing():
 
 
 def test_a_picture_of_tiles_is_what_the_network_makes_of_the_whole(monkeypatch):
-  _, noisy = _make_noisy(68, 96)
+  _, noisy = fits.make_noisy(68, 96)
   recipe, problem = _pose(noisy)
   init = jax.jit(fit.make_fit(recipe).init)
   params = init(jax.random.key(0), problem).params
@@ -205,7 +191,7 @@ def test_tiles_cover_a_picture_and_overlap(length):
 
 def test_the_image_is_that_of_the_averaged_parameters():
   """Of the last ones alone for a decay of 0; and it denoises."""
-  clean, noisy = _make_noisy(30, 40)
+  clean, noisy = fits.make_noisy(30, 40)
   result = _restore(noisy, steps=300, clean=clean, seeds=(3, 4, 5))
   assert metrics.psnr(result.image, clean) > metrics.psnr(noisy, clean) + 4
   assert (
@@ -225,7 +211,7 @@ def test_the_image_is_that_of_the_averaged_parameters():
 
 @pytest.mark.parametrize('shape', [(17, 5, 3), (1, 1, 3), (1, 60, 1)], ids=str)
 def test_a_picture_smaller_than_a_window_is_the_window(shape):
-  _, noisy = _make_noisy(*shape)
+  _, noisy = fits.make_noisy(*shape)
   network = TINY.clone(outputs=shape[-1])
   result = _restore(noisy, network=network, window=32, steps=2)
   assert result.image.shape == shape
@@ -235,7 +221,7 @@ def test_a_picture_smaller_than_a_window_is_the_window(shape):
 @pytest.mark.parametrize('level', [0.0, 0.5])
 def test_large_areas_without_noise_are_no_jump(level):
   """Masked or clipped areas: their windows have no error at all."""
-  clean, noisy = _make_noisy(64, 64)
+  clean, noisy = fits.make_noisy(64, 64)
   noisy[:, :44] = level
   # A texture has a hundred times the variance of the noise.
   noisy[50:, 44:] = np.indices((14, 20)).sum(0)[..., None] % 2
@@ -259,7 +245,7 @@ def test_an_error_counts_beyond_what_the_window_itself_has():
 
 
 def test_a_fit_that_explodes_is_led_back():
-  _, noisy = _make_noisy(30, 40)
+  _, noisy = fits.make_noisy(30, 40)
   hot = optax.sgd(100.0)
   result = _restore(noisy, network=TINY, optimizer=hot, steps=100)
   assert result.trace.returned.max() >= 0
@@ -280,7 +266,7 @@ def test_a_fit_that_explodes_is_led_back():
   ],
 )
 def test_what_windows_cannot_have_is_refused(changes, message):
-  _, noisy = _make_noisy(12, 12)
+  _, noisy = fits.make_noisy(12, 12)
   with pytest.raises(ValueError, match=message):
     _restore(noisy, **changes)
 
