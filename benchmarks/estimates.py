@@ -145,7 +145,7 @@ def restore(
   """Returns the image as an experiment makes it, and what it was made from.
 
   These are the image before a rehearsal, the same where none follows, and the
-  restoration.
+  restoration with the deviation of the image.
 
   Args:
     config: of configs/req2.py.
@@ -167,7 +167,8 @@ def restore(
   )
   finished = build.finish_image(config, known, result.image)
   image, _ = build.rehearse_image(config, recipe, known, result, finished)
-  return image, finished[0], result
+  deviation = build.find_deviation(config, known, result, image)
+  return image, finished[0], result._replace(deviation=deviation)
 
 
 def _restore(cell, noisy, clean):
@@ -177,9 +178,13 @@ def _restore(cell, noisy, clean):
   config.fit.steps = cell['steps'] or config.fit.steps
   image, _, result = restore(config, noisy, clean)
   lanes = range(1, len(result.images) + 1)
-  correlate = lambda images: float(
-    metrics.correlate_error(finish.find_deviation(images, image), image, clean)
-  )
+  told = {}
+  if len(lanes) > 1:
+    power = lambda x: float(np.mean(np.square(x)))
+    told = {
+      'correlation': _correlate(result.deviation, image, clean),
+      'error_ratio': (power(image - clean) / power(result.deviation)) ** 0.5,
+    }
   score = lambda image: float(metrics.psnr(image, clean))
   return image, {
     'unfinished': score(result.image),
@@ -188,10 +193,16 @@ def _restore(cell, noisy, clean):
     'oracles': _list_oracles(result),
     'selected': result.selected.tolist(),
     'stopped': result.stopped.tolist(),
-    'correlation': correlate(result.images) if len(lanes) > 1 else None,
+    **told,
     # What it would be for who knows the error around each pixel.
-    'most_correlation': correlate(clean[None]),
+    'most_correlation': _correlate(
+      finish.find_deviation(clean[None], image), image, clean
+    ),
   }
+
+
+def _correlate(deviation, image, clean):
+  return float(metrics.correlate_error(deviation, image, clean))
 
 
 def _list_oracles(result):

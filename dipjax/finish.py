@@ -47,15 +47,13 @@ def finish(
     of what was removed that came back, [H, W, 1].
   """
   operator: Any = operators.make_noisy(model)
-  white = operator.spread is None
-  correlation = None if white else np.float32(model.correlation)
   # Where the level is not sure, there may be less noise, and more detail.
   least = 1 / (1 + max(model.error - _SURE, 0.0)) ** 2
   found = _finish(
     image,
     measurement,
     operator,
-    correlation,
+    _find_correlation(model, operator),
     jnp.float32(least),
     np.asarray(parts, np.float32),
     points=model.impulses < _IMPULSES,
@@ -63,29 +61,53 @@ def finish(
   return np.asarray(found[0]), np.asarray(found[1])
 
 
-def find_deviation(images: Any, image: Any) -> np.ndarray:
-  """Returns how far seeds are from the image made of them, where it may err.
+def find_deviation(
+  images: Any, image: Any, model: noise.Model | None = None
+) -> np.ndarray:
+  """Returns how far the image made of a few seeds may err, [H, W, C].
 
-  A few seeds tell a deviation badly for one value and well for a neighbourhood:
-  the deviation is the root of the mean square over the seeds, the channels and
-  5x5 pixels, and the same for all channels. What a filter changed after the fit
-  is a part of it.
+  The square is a sum. One part is how far the seeds are from the image, what a
+  filter changed after the fit too: the mean over the seeds and 5x5 pixels, as
+  a few seeds tell little of one value. The other, where the noise is known, is
+  what the filter leaves of it (`wiener.find_left`), which seeds have in common.
 
   Args:
     images: of the seeds, [lanes, H, W, C].
     image: made of them, [H, W, C].
+    model: the noise of what was restored, where `finish` followed.
 
   Returns:
-    [H, W, C], in the units of the image.
+    A standard deviation of each value, in the units of the image.
   """
-  return np.asarray(_find_deviation(images, image))
+  image = jnp.asarray(image, jnp.float32)
+  square = _average_seeds(images, image)
+  if model is not None and min(image.shape[:2]) >= _LEAST:
+    operator: Any = operators.make_noisy(model)
+    square += _find_left(image, operator, _find_correlation(model, operator))
+  return np.asarray(jnp.sqrt(square))
 
 
 @jax.jit
-def _find_deviation(images, image):
-  square = jnp.mean(jnp.square(images - image[None]), axis=(0, 3))
-  deviation = jnp.sqrt(detail.average(square, _NEAR))
-  return jnp.broadcast_to(deviation[..., None], image.shape)
+def _average_seeds(images, image):
+  square = jnp.mean(jnp.square(images - image[None]), axis=0)
+  return jax.vmap(
+    functools.partial(detail.average, radius=_NEAR), in_axes=2, out_axes=2
+  )(square)
+
+
+@jax.jit
+def _find_left(image, operator, correlation):
+  return wiener.find_left(
+    image,
+    jnp.sqrt(operator.find_unclipped(image)),
+    correlation=correlation,
+    clipped=operator.black or operator.white,
+  )
+
+
+def _find_correlation(model, operator):
+  white = operator.spread is None
+  return None if white else np.float32(model.correlation)
 
 
 @functools.partial(jax.jit, static_argnames='points')

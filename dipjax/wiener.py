@@ -82,16 +82,49 @@ def refine(
   Raises:
     ValueError: shapes that do not fit.
   """
-  shape = jnp.shape(measurement)
+  _check(measurement, sigma, correlation)
+  if jnp.shape(pilot) != jnp.shape(measurement):
+    raise ValueError(
+      'the pilot must have the shape of the measurement, '
+      f'{jnp.shape(measurement)}, got {jnp.shape(pilot)}'
+    )
+  return _refine(measurement, pilot, sigma, correlation, part, clipped=clipped)
+
+
+def find_left(
+  pilot: ArrayLike,
+  sigma: ArrayLike,
+  *,
+  correlation: ArrayLike | None = None,
+  clipped: bool = False,
+  part: ArrayLike = 0.7,
+) -> Array:
+  """Returns the variance of the error that `refine` leaves, float32 [H, W, C].
+
+  It is what the filter itself expects. The covariance of a patch's error is
+  N - N (S + N)^-1 N: all of N where the pilot's patches differ by more than
+  noise, and little where they are alike. That the mean of a group may be wrong
+  is not in it.
+
+  Args:
+    pilot: [H, W, C], best the restored image itself.
+    sigma, correlation, clipped, part: see `refine`.
+
+  Raises:
+    ValueError: shapes that do not fit.
+  """
+  _check(pilot, sigma, correlation)
+  return _refine(
+    pilot, pilot, sigma, correlation, part, clipped=clipped, left=True
+  )
+
+
+def _check(image, sigma, correlation):
+  shape = jnp.shape(image)
   if len(shape) != 3 or min(shape[:2]) < _SIDE:
     raise ValueError(
-      f'refine takes an image [H, W, C] of at least {_SIDE} pixels a side, got '
-      f'{shape}'
-    )
-  if jnp.shape(pilot) != shape:
-    raise ValueError(
-      f'the pilot must have the shape of the measurement, {shape}, got '
-      f'{jnp.shape(pilot)}'
+      f'the filter takes an image [H, W, C] of at least {_SIDE} pixels a side, '
+      f'got {shape}'
     )
   if not _is_broadcast(jnp.shape(sigma), shape):
     raise ValueError(
@@ -101,7 +134,6 @@ def refine(
     table = jnp.shape(correlation)
     if len(table) != 2 or not all(side % 2 for side in table):
       raise ValueError(f'correlation must be [h, w], h and w odd, got {table}')
-  return _refine(measurement, pilot, sigma, correlation, part, clipped=clipped)
 
 
 def _is_broadcast(shape, target):
@@ -137,8 +169,11 @@ def _multiply(subscripts, *factors):
   return jnp.einsum(subscripts, *factors, precision='highest')
 
 
-@functools.partial(jax.jit, static_argnames='clipped')
-def _refine(measurement, pilot, sigma, correlation, part, *, clipped):
+@functools.partial(jax.jit, static_argnames=('clipped', 'left'))
+def _refine(
+  measurement, pilot, sigma, correlation, part, *, clipped, left=False
+):
+  """Returns the filtered image, or with `left` the variance of its error."""
   height, width, channels = measurement.shape
   # Whatever the defaults of the process are, all is float32.
   measurement, pilot, sigma, part = (
@@ -175,7 +210,7 @@ def _refine(measurement, pilot, sigma, correlation, part, *, clipped):
     cut = _make_cut(rows, cols + columns[:, None])
     levels = lax.dynamic_slice_in_dim(variance, row, 2 * _REACH + 1, 1)
     patches, weights = _filter_groups(
-      cut(strip, _SIDE), cut(levels, 1)[..., 0, 0], part
+      cut(strip, _SIDE), cut(levels, 1)[..., 0, 0], part, left
     )
     # What takes patches out of a strip, transposed, adds patches to a strip.
     weights = weights[:, None, None, None, None]
@@ -191,7 +226,10 @@ def _refine(measurement, pilot, sigma, correlation, part, *, clipped):
   nothing = jnp.zeros_like(planes[: channels + 1])
   sums, _ = lax.scan(add_row, nothing, _place(height))
   sums = sums[:, _REACH : _REACH + height, _REACH : _REACH + width]
-  return _multiply('oc,ohw->hwc', colours, sums[:-1] / sums[-1:])
+  found = sums[:-1] / sums[-1:]
+  if left:
+    return jnp.moveaxis(found, 0, -1)
+  return _multiply('oc,ohw->hwc', colours, found)
 
 
 def _sum_side(x, axis):
@@ -263,7 +301,7 @@ def _make_cut(rows, columns):
   return cut
 
 
-def _filter_groups(patches, variance, part):
+def _filter_groups(patches, variance, part, left):
   """Returns the measurement's patches filtered, and their weights.
 
   With D = E + N, where N is the noise and E a part of the patches' variance at
@@ -275,6 +313,7 @@ def _filter_groups(patches, variance, part):
       measurement's.
     variance: [groups, similar, C], the mean over each patch.
     part: of it, see `refine`.
+    left: whether to return the variance of the error in place of the patches.
 
   Returns:
     [groups, similar, C, side, side], and [groups]: one over the variance of the
@@ -294,19 +333,49 @@ def _filter_groups(patches, variance, part):
   scaled = rows / total
   inner = _multiply('gnf,gmf->gnm', scaled, rows)
   inner = jnp.linalg.inv(inner + np.eye(similar, dtype=np.float32)[None])
+  # The directions in which the patches differ by more than noise, and the mean.
+  kept = 1 + similar - jnp.trace(inner, axis1=1, axis2=2)
+  weights = 1 / (kept * jnp.mean(variance, (1, 2)) + _LEAST)
+  shape = groups, similar, planes // 2, _SIDE, _SIDE
+  if left:
+    found = _find_left(
+      variance * jnp.sqrt(part) * scaled, variance * other / total, inner
+    )
+    found = found.reshape(groups, 1, *shape[2:])
+    return jnp.broadcast_to(found, shape), weights
   # What the measurement has and the mean has not, less what is kept of it.
   rest = measurement - mean
   rest = rest - _correct_mean(mean, rest, variance, part)
   among = _multiply('gnf,gmf->gnm', rest, scaled)
   among = _multiply('gnm,gmk->gnk', among, inner)
   rest = against / total * (rest - _multiply('gnm,gmf->gnf', among, rows))
-  # The directions in which the patches differ by more than noise, and the mean.
-  kept = 1 + similar - jnp.trace(inner, axis1=1, axis2=2)
-  left = kept * jnp.mean(variance, (1, 2))
   found = (measurement - rest).reshape(-1, _SIDE**2)
   found = _multiply('na,ab->nb', found, _PATCH)
-  shape = groups, similar, planes // 2, _SIDE, _SIDE
-  return found.reshape(shape), 1 / (left + _LEAST)
+  return found.reshape(shape), weights
+
+
+def _find_left(rows, other, inner):
+  """Returns the diagonal of rows^T inner rows + other, by pixel and channel.
+
+  Args:
+    rows: [groups, similar, frequencies of all colours].
+    other: [groups, 1, frequencies], a diagonal.
+    inner: [groups, similar, similar].
+
+  Returns:
+    [groups, channels times pixels].
+  """
+  groups, similar, size = rows.shape
+  colours = _make_dct(size // _SIDE**2)
+
+  def turn(x, patch, colours):
+    x = _multiply('nf,fp->np', x.reshape(-1, _SIDE**2), patch)
+    x = x.reshape(-1, len(colours), _SIDE**2)
+    return _multiply('nop,oc->ncp', x, colours).reshape(groups, -1, size)
+
+  rows = turn(rows, _PATCH, colours)
+  other = turn(other, np.square(_PATCH), np.square(colours))[:, 0]
+  return other + jnp.sum(rows * _multiply('gnm,gmp->gnp', inner, rows), 1)
 
 
 def _correct_mean(mean, rest, variance, part):

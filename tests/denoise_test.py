@@ -73,7 +73,7 @@ def test_a_run_leaves_its_files_and_no_others(finished):
 def test_the_page_shows_every_picture(finished):
   text = (finished[0] / 'report.html').read_text()
   titles = {'measurement', 'restored', 'clean', 'restored - clean, x4'}
-  titles |= {'what was removed, x4', 'where the seeds disagree'}
+  titles |= {'what was removed, x4', 'where it may be wrong'}
   titles |= {'seed 5', 'seed 6', 'the fit after some steps'}
   for title in titles:
     assert f'alt="{title}"' in text, title

@@ -68,7 +68,23 @@ def test_the_deviation_of_seeds_is_of_them_and_of_what_followed():
   # A change after the fit, of 0.3 in one of three channels.
   changed = image + np.float32([0.3, 0, 0])
   found = finish.find_deviation(images, changed)
-  np.testing.assert_allclose(found, (0.1**2 + 0.3**2 / 3) ** 0.5, rtol=1e-5)
+  expected = np.float32([(0.1**2 + 0.3**2) ** 0.5, 0.1, 0.1])
+  np.testing.assert_allclose(
+    found, np.broadcast_to(expected, image.shape), rtol=1e-5
+  )
+
+
+@pytest.mark.parametrize('clipped', [False, True])
+def test_where_the_noise_is_known_the_deviation_is_of_the_errors_size(clipped):
+  """The seeds agree, and err in the same way; 1.5 on 2026-11-27."""
+  clean, noisy, pilot = _make()
+  model = noise.Model.make_white(0.1, clipped=clipped)
+  image, _ = finish.finish(pilot, noisy, model)
+  images = np.stack([image, image])
+  np.testing.assert_array_equal(finish.find_deviation(images, image), 0)
+  found = finish.find_deviation(images, image, model)
+  size = lambda x: np.sqrt(np.mean(np.square(x)))
+  assert 0.5 < size(image - clean) / size(found) < 2
 
 
 def test_the_deviation_of_a_point_is_shared_with_its_neighbours():

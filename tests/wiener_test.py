@@ -89,13 +89,31 @@ def test_what_varies_in_a_group_is_filtered_as_its_covariance_says():
   gain = np.linalg.solve(covariance + against, covariance)
   mean += lacks
   filtered = (mean + (noisy - mean) @ gain) @ basis
-  # Every group has the same patches and weights.
+  image = wiener.refine(measurement, pilot, 0.05)
+  np.testing.assert_allclose(image, _average(filtered), atol=1e-5)
+  # And what is left of the noise.
+  left = variance * np.diag(basis.T @ gain @ basis)
+  found = wiener.find_left(pilot, 0.05)
+  np.testing.assert_allclose(found, _average([left] * 4), rtol=1e-3)
+
+
+def _average(patches):
+  """The four patches of a picture of 9x9 pixels, of the same weights."""
   sums, counts = np.zeros((9, 9, 2)), np.zeros((9, 9, 1))
-  for (i, j), patch in zip(np.ndindex(2, 2), filtered):
+  for (i, j), patch in zip(np.ndindex(2, 2), patches):
     sums[i : i + 8, j : j + 8] += patch.reshape(8, 8, 2)
     counts[i : i + 8, j : j + 8] += 1
-  image = wiener.refine(measurement, pilot, 0.05)
-  np.testing.assert_allclose(image, sums / counts, atol=1e-5)
+  return sums / counts
+
+
+def test_what_is_left_is_where_the_picture_varies():
+  """A flat half and one of noise, in which nothing is like another."""
+  pilot = np.full(_SHAPE, 0.5, np.float32)
+  pilot[:, 24:] = _add_noise(pilot[:, 24:], 1.0)
+  left = np.asarray(wiener.find_left(pilot, 0.01))
+  assert left[:, :12].max() < 1e-4 * 0.01**2
+  assert 0.5 * 0.01**2 < left[:, 34:].min() < left.max() < 1.001 * 0.01**2
+  np.testing.assert_array_equal(wiener.find_left(pilot, 0.0), 0)
 
 
 @pytest.mark.parametrize('channels', [1, 3])
@@ -240,3 +258,6 @@ def test_shapes_that_do_not_fit_are_refused(change, message):
   }
   with pytest.raises(ValueError, match=message):
     wiener.refine(**{**arguments, **change})
+  if 'measurement' not in change and np.ndim(change.get('pilot', 0)) == 0:
+    with pytest.raises(ValueError, match=message):
+      wiener.find_left(arguments['pilot'], **{'sigma': 0.1} | change)

@@ -27,6 +27,7 @@ from dipjax import (
   rehearsal,
 )
 from dipjax.conv import choose
+from dipjax.engine import loop
 from dipjax.networks import NETWORKS
 from experiments.lib import fields, weights
 
@@ -416,6 +417,26 @@ def _finish(noisy, image, parts):
     image, noisy.measurement, noisy.model, parts=parts
   )
   return image, float(share.mean())
+
+
+def find_deviation(
+  config: ml_collections.ConfigDict,
+  noisy: Noisy,
+  restoration: Any,
+  image: np.ndarray,
+) -> np.ndarray:
+  """Returns how far the image of several seeds may err; 0 for one seed.
+
+  Args:
+    config, noisy: see `finish_image`.
+    restoration: what the fit gave; seeds that diverged for good do not count.
+    image: the last one made of it, see `finish.find_deviation`.
+  """
+  if len(restoration.images) == 1:
+    return restoration.deviation
+  good = loop.choose_good(restoration.images, restoration.diverged)
+  model = noisy.model if config.fit.get('finish') else None
+  return finish.find_deviation(good, image, model)
 
 
 def find_rehearsal(

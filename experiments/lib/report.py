@@ -192,7 +192,7 @@ def list_shots(
     shots.append(page.Shot(f'restored - clean, {gain}', wrong, close=True))
   others = {
     'residual': f'what was removed, {gain}',
-    'deviation': 'where the seeds disagree',
+    'deviation': 'where it may be wrong',
     'posterior_deviation': 'where the samples disagree',
   }
   shots += [
@@ -227,7 +227,7 @@ def _list_maps(data, listed):
   if data.clean is not None:
     return {'largest error': np.abs(listed['restored'] - data.clean)}
   if 'deviation' in listed:
-    return {'largest disagreement': listed['deviation']}
+    return {'least sure': listed['deviation']}
   if 'residual' in listed:
     return {'most removed': np.abs(listed['residual'])}
   return {'most changed': np.abs(listed['restored'] - data.picture)}
@@ -291,7 +291,7 @@ def summarize(
   ]
   calibration = {}
   if data.clean is not None and len(lanes) > 1:
-    # The correlation tells whether the seeds disagree where they are wrong.
+    # Whether the deviation is large where the image is wrong.
     calibration['deviation_correlation'] = _finite(
       metrics.correlate_error(result.deviation, result.image, data.clean)
     )

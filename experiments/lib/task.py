@@ -7,8 +7,6 @@ import ml_collections
 import numpy as np
 
 import dipjax
-from dipjax import finish
-from dipjax.engine import loop
 from experiments.lib import (
   build,
   folders,
@@ -129,11 +127,8 @@ def run(
           (image, returned),
           lambda states, trace: bool(record.stop),
         )
-    restoration = restoration._replace(image=image)
-    if len(restoration.images) > 1:
-      good = loop.choose_good(restoration.images, restoration.diverged)
-      deviation = finish.find_deviation(good, image)
-      restoration = restoration._replace(deviation=deviation)
+    deviation = build.find_deviation(config, noisy, restoration, image)
+    restoration = restoration._replace(image=image, deviation=deviation)
     summary = report.summarize(experiment, data, restoration, record)
     if image is not unfinished:
       summary['unfinished'] = report.score(unfinished, data)

@@ -102,8 +102,8 @@ def list_outcome(
     facts.append(('Missing', f'{summary["missing"]:.1%}', 'of the pixels'))
   if _is_number(after.get('deviation_correlation')):
     value = write_number(after['deviation_correlation'], '.2f')
-    remark = 'correlation of where they disagree and where they are wrong'
-    facts.append(('Seeds disagree', value, remark))
+    remark = 'correlation of where it may be wrong and where it is wrong'
+    facts.append(('Told where', value, remark))
   if _is_number(summary.get('steps')):
     most = (config.get('fit') or {}).get('steps')
     in_a_row = {'stages', 'table', 'tiles', 'index'} & summary.keys()
