@@ -15,7 +15,8 @@ mean of n seeds is the mean of the first n seeds. `--kind` takes other noise, of
 several times; `--unclipped` leaves white noise below 0 and above 1 as it is.
 `--beside` lists every picture beside a peer, the worst first. "Correlation a of
 b" is the median correlation, and the one of the true deviation around each
-pixel, which no map of such pixels exceeds by much.
+pixel, which no map of such pixels exceeds by much; "their ratio" is the error
+over the deviation, root mean squares, 1 where the deviation tells its size.
 """
 
 import argparse
@@ -290,6 +291,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         for name in ('correlation', 'most_correlation')
       )
       line += f'; correlation of deviation and error {values:.2f} of {most:.2f}'
+      ratios = [row['error_ratio'] for row in chosen if 'error_ratio' in row]
+      if ratios:
+        line += f', their ratio {statistics.median(ratios):.2f}'
     print(line)
 
 

@@ -33,6 +33,8 @@ def test_a_row_is_run_once_and_every_method_has_its_line(
   again = capsys.readouterr().out
   assert again in shown and len(path.read_text().splitlines()) == 2
   assert f'; 2 seeds {ours["means"][1]:.2f}; correlation' in again
+  assert f'of {ours["most_correlation"]:.2f}, their ratio' in again
+  assert ours['error_ratio'] > 0
   worse = ours['psnr'] - peer['psnr']
   assert f'smoke less nlm: {worse:+.2f} dB, worst {worse:+.2f}' in again
   assert again.splitlines()[-1].endswith(f'| {worse:+.2f} |')
