@@ -12,6 +12,7 @@ from dipjax import detail, noise, operators, wiener
 FIT = (0.7,)  # The `parts` of a fit, which is smoother than the image.
 WINDOWS = (0.7, 1.0)  # Of one with windows, which is better once filtered.
 FILTERED = (1.0,)  # Of an image that was filtered.
+WIDE = 24  # The `reach` for fits with windows, whose pictures are large.
 _LEAST = 8  # Pixels a side that the filter needs.
 _IMPULSES = 1e-4  # A share of impulses that is none.
 _SURE = 0.1  # The error of a level up to which it is taken as it is.
@@ -24,6 +25,7 @@ def finish(
   model: noise.Model,
   *,
   parts: tuple[float, ...] = FIT,
+  reach: int = wiener.REACH,
 ) -> tuple[np.ndarray, np.ndarray]:
   """Returns a better image than the fit's, and where detail was given back.
 
@@ -41,6 +43,8 @@ def finish(
     parts: of the noise's variance, one for each pass of the filter, see
       `wiener.refine`. A fit with windows has not learned all of the picture and
       gains by a second pass, others lose by it: FIT, WINDOWS, FILTERED.
+    reach: of the filter, in pixels: farther away a large picture has more that
+      is alike, a crop has little (benchmarks/NOTES.md). WIDE for windows.
 
   Returns:
     The image, [H, W, C] in [0, 1] where the noise was clipped, and the share
@@ -57,6 +61,7 @@ def finish(
     jnp.float32(least),
     np.asarray(parts, np.float32),
     points=model.impulses < _IMPULSES,
+    reach=reach,
   )
   return np.asarray(found[0]), np.asarray(found[1])
 
@@ -110,8 +115,10 @@ def _find_correlation(model, operator):
   return None if white else np.float32(model.correlation)
 
 
-@functools.partial(jax.jit, static_argnames='points')
-def _finish(image, measurement, operator, correlation, least, parts, *, points):
+@functools.partial(jax.jit, static_argnames=('points', 'reach'))
+def _finish(
+  image, measurement, operator, correlation, least, parts, *, points, reach
+):
   image, measurement = (
     jnp.asarray(x, jnp.float32) for x in (image, measurement)
   )
@@ -124,6 +131,7 @@ def _finish(image, measurement, operator, correlation, least, parts, *, points):
       correlation=correlation,
       clipped=operator.black or operator.white,
       part=part,
+      reach=reach,
     )
     image, _ = jax.lax.scan(
       lambda image, part: (refine(image, part), None), image, parts

@@ -22,8 +22,9 @@ from dipjax.recipe import Recipe
 
 Array = jax.Array
 
-MOST = 16  # Parts of a picture, so that a large one takes no longer.
-_MORE = 128  # Pixels by which a part's side grows until there are as many.
+MOST = 16  # Parts of a picture, so that each has some of the steps.
+SIDE = 128  # Pixels by which a part's side grows until there are as many.
+_WINDOW = 64  # Twice the steps of windows of 128 in the same time.
 _RATE = 0.5  # Times the rate of the fit, which is over (benchmarks/NOTES.md).
 _STREAM = 4  # Of a seed's key; a fit and its stages have the others.
 
@@ -43,11 +44,11 @@ def rehearse(
 ) -> np.ndarray | None:
   """Returns the picture by networks that went on with its parts, [H, W, C].
 
-  There are at most 16 parts, of 512x512 pixels or as large as that needs. In
-  each the network begins with the parameters of the fit and takes steps on
-  windows of the image. Then it denoises the measurement there, and the parts
-  are blended. The result errs otherwise than the image: a filter whose pilot is
-  the mean of both gives more than either.
+  There are at most 16 parts, which share the steps, so that a large picture
+  takes no longer. In each the network begins with the parameters of the fit and
+  goes on with windows of the image. Then it denoises the measurement there, and
+  the parts are blended. The result errs otherwise than the image: a filter
+  whose pilot is the mean of both gives more than either.
 
   Args:
     measurement: the noisy picture, [H, W, C].
@@ -55,7 +56,7 @@ def rehearse(
     params: of the network that restored it, of one lane.
     recipe: of that fit, with a window.
     noise: of the measurement.
-    steps: for each part.
+    steps: of all parts together, which share them evenly, rounded up.
     seed: of the windows and the noise on them.
     chunk, watch: see `dipjax.restore`. A trace is that of one part.
 
@@ -65,11 +66,13 @@ def rehearse(
   ready = api.prepare(measurement, None, recipe, noise=noise)
   measurement = ready.task.measurement
   image = api.check_array(image, 'the image', measurement.shape)
+  side = find_side(image.shape)
   own, operator = recipe.replace(
     network=ready.recipe.network,
     method=methods.Rehearsed(),
+    window=min(_WINDOW, ready.recipe.window or _WINDOW),
     rate=_RATE * (1.0 if recipe.rate is None else recipe.rate),
-    steps=steps,
+    steps=-(-steps // tiles.count_tiles(image.shape, side)),
   ).prepare(image, noise=noise)
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
   fit, ending = make_fit(own), _Watch(watch)
@@ -100,15 +103,15 @@ def rehearse(
       problem.replace(picture=operators.Shared(picture)),
     )
 
-  made = tiles.blend(image.shape, find_side(image.shape), make)
+  made = tiles.blend(image.shape, side, make)
   return None if ending.stopped else np.clip(made, 0, 1)
 
 
 def find_side(shape: tuple[int, ...]) -> int:
   """Returns the longest side of the parts of a picture [H, W, C]."""
-  side = tiles.SIDE
+  side = SIDE
   while tiles.count_tiles(shape, side) > MOST:
-    side += _MORE
+    side += SIDE
   return side
 
 

@@ -24,7 +24,7 @@ Array = jax.Array
 
 _SIDE = 8  # Of a patch; `_sum_side` doubles up to it.
 _STEP = 4  # Pixels between two patches that look for their like.
-_REACH = 12  # How far they look, in pixels, along each axis.
+REACH = 12  # How far they look, in pixels, along each axis.
 _SIMILAR = 32  # Patches in a group, the one that looks among them.
 # So few patches span few directions of all that a patch has. What they vary at
 # each frequency by itself, times this, is allowed in the others.
@@ -33,7 +33,6 @@ _OTHER = 0.05
 _CHANCE = 0.015
 _TINY = 1e-20  # Of nothing and no noise, the measurement is kept.
 _LEAST = 1e-12  # No weight is infinite where there is no noise.
-_EXTENT = 2 * _REACH + _SIDE  # Rows that the patches of one row may touch.
 
 
 def refine(
@@ -44,6 +43,7 @@ def refine(
   correlation: ArrayLike | None = None,
   clipped: bool = False,
   part: ArrayLike = 0.7,
+  reach: int = REACH,
 ) -> Array:
   """Returns the measurement filtered as the pilot says, float32 [H, W, C].
 
@@ -78,6 +78,7 @@ def refine(
     part: of the noise's variance that stands against what varies in the pilot;
       0.7 for a fit, which is smoother than the image, 1 for an image that was
       filtered already.
+    reach: how far a patch looks for its like along each axis, in pixels.
 
   Raises:
     ValueError: shapes that do not fit.
@@ -88,7 +89,15 @@ def refine(
       'the pilot must have the shape of the measurement, '
       f'{jnp.shape(measurement)}, got {jnp.shape(pilot)}'
     )
-  return _refine(measurement, pilot, sigma, correlation, part, clipped=clipped)
+  return _refine(
+    measurement,
+    pilot,
+    sigma,
+    correlation,
+    part,
+    clipped=clipped,
+    reach=reach,
+  )
 
 
 def find_left(
@@ -169,9 +178,17 @@ def _multiply(subscripts, *factors):
   return jnp.einsum(subscripts, *factors, precision='highest')
 
 
-@functools.partial(jax.jit, static_argnames=('clipped', 'left'))
+@functools.partial(jax.jit, static_argnames=('clipped', 'left', 'reach'))
 def _refine(
-  measurement, pilot, sigma, correlation, part, *, clipped, left=False
+  measurement,
+  pilot,
+  sigma,
+  correlation,
+  part,
+  *,
+  clipped,
+  left=False,
+  reach=REACH,
 ):
   """Returns the filtered image, or with `left` the variance of its error."""
   height, width, channels = measurement.shape
@@ -199,16 +216,17 @@ def _refine(
   # The noise of a coefficient is about the mean over its patch.
   variance = _multiply('oc,hwc->ohw', np.square(colours), variance)
   variance = _sum_side(_sum_side(variance, 1), 2) / _SIDE**2
-  pad = lambda x: jnp.pad(x, ((0, 0), (_REACH, _REACH), (_REACH, _REACH)))
+  pad = lambda x: jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)))
   planes, variance = pad(planes), pad(variance)
   columns = _place(width)
+  extent = 2 * reach + _SIDE  # Rows that the patches of one row may touch.
 
   def add_row(sums, row):
     """Filters the groups of one row of patches, in the strip around it."""
-    strip = lax.dynamic_slice_in_dim(planes, row, _EXTENT, 1)
-    rows, cols = _find_similar(strip[0], row, columns, (height, width))
+    strip = lax.dynamic_slice_in_dim(planes, row, extent, 1)
+    rows, cols = _find_similar(strip[0], row, columns, (height, width), reach)
     cut = _make_cut(rows, cols + columns[:, None])
-    levels = lax.dynamic_slice_in_dim(variance, row, 2 * _REACH + 1, 1)
+    levels = lax.dynamic_slice_in_dim(variance, row, 2 * reach + 1, 1)
     patches, weights = _filter_groups(
       cut(strip, _SIDE), cut(levels, 1)[..., 0, 0], part, left
     )
@@ -220,12 +238,12 @@ def _refine(
       lambda x: cut(x, _SIDE), jnp.zeros_like(strip[: channels + 1])
     )
     (added,) = put(weighted)
-    old = lax.dynamic_slice_in_dim(sums, row, _EXTENT, 1)
+    old = lax.dynamic_slice_in_dim(sums, row, extent, 1)
     return lax.dynamic_update_slice_in_dim(sums, old + added, row, 1), None
 
   nothing = jnp.zeros_like(planes[: channels + 1])
   sums, _ = lax.scan(add_row, nothing, _place(height))
-  sums = sums[:, _REACH : _REACH + height, _REACH : _REACH + width]
+  sums = sums[:, reach : reach + height, reach : reach + width]
   found = sums[:-1] / sums[-1:]
   if left:
     return jnp.moveaxis(found, 0, -1)
@@ -247,22 +265,24 @@ def _place(size):
   return np.append(np.arange(0, last, _STEP), last).astype(np.int32)
 
 
-def _find_similar(strip, row, columns, size):
+def _find_similar(strip, row, columns, size, reach):
   """Returns where the most similar patches of each patch of a row begin.
 
   Args:
-    strip: [_EXTENT, width + 2 _REACH], what to compare; the row is its middle.
+    strip: [2 reach + _SIDE, width + 2 reach], what to compare; the row is its
+      middle.
     row: of the image, where the patches begin.
     columns: the same, one for each patch.
     size: (height, width) of the image.
+    reach: see `refine`.
 
   Returns:
-    Rows and columns, [patches, similar], from _REACH above and left of the
+    Rows and columns, [patches, similar], from reach above and left of the
     patch. The patch itself is the first; of equal ones the nearer are chosen.
   """
   height, width = size
-  count = 2 * _REACH + 1
-  patch = strip[_REACH : _REACH + _SIDE, _REACH : _REACH + width]
+  count = 2 * reach + 1
+  patch = strip[reach : reach + _SIDE, reach : reach + width]
 
   def compare(shift):
     other = lax.dynamic_slice_in_dim(strip, shift, width, 1)
@@ -275,16 +295,16 @@ def _find_similar(strip, row, columns, size):
   distances = lax.map(compare, np.arange(count, dtype=np.int32))
   distances = distances.reshape(count**2, len(columns))
   cols, rows = np.divmod(np.arange(count**2, dtype=np.int32), count)
-  order = np.argsort((rows - _REACH) ** 2 + (cols - _REACH) ** 2, kind='stable')
+  order = np.argsort((rows - reach) ** 2 + (cols - reach) ** 2, kind='stable')
   rows, cols = rows[order], cols[order]
   # A patch lies in the image as a whole.
-  top = (row + rows - _REACH)[None]
-  left = columns[:, None] + cols - _REACH
+  top = (row + rows - reach)[None]
+  left = columns[:, None] + cols - reach
   inside = (top >= 0) & (top <= height - _SIDE)
   inside &= (left >= 0) & (left <= width - _SIDE)
   distances = jnp.where(inside, distances[order].T, jnp.inf)
   # A patch in a corner has the fewest to choose from.
-  fewest = min(_REACH, height - _SIDE) + 1, min(_REACH, width - _SIDE) + 1
+  fewest = min(reach, height - _SIDE) + 1, min(reach, width - _SIDE) + 1
   _, chosen = lax.top_k(-distances, min(_SIMILAR, fewest[0] * fewest[1]))
   return jnp.asarray(rows)[chosen], jnp.asarray(cols)[chosen]
 

@@ -1,6 +1,7 @@
 """The progress bar: what it says of the end of a fit."""
 
 import re
+import signal
 import types
 
 import numpy as np
@@ -20,7 +21,7 @@ class _Bar:
 
   def __init__(self, *, initial, **options):
     del options
-    self.n = initial
+    self.n, self._text = initial, ''
 
   def set_postfix_str(self, text, refresh):
     del refresh
@@ -64,22 +65,30 @@ def test_the_end_by_the_rule_is_told_and_kept(tmp_path):
   assert all(step < end for step, end in ends)
 
 
-def _show(tmp_path, words, **watched):
-  """Shows ten steps of two lanes, whose rule is in a state."""
+def _make(tmp_path, words):
   config = req2.get_config(words)
   config.record.update(preview=0.0, frames=0)
   workdir = workdirs.Workdir(str(tmp_path), config.to_dict(), '', None)
-  made = recorder.Recorder(workdir, config, steps=200, seeds=[0, 1])
-  arrays = {name: np.array(value) for name, value in watched.items()}
-  state = types.SimpleNamespace(**arrays)
+  return config, recorder.Recorder(workdir, config, steps=200, seeds=[0, 1])
+
+
+def _make_trace():
+  """Ten steps of two lanes."""
   steps = np.tile(np.arange(10), (2, 1))
   scores = np.ones((2, 10), np.float32)
-  trace = Trace(steps, steps >= 0, scores, scores, -steps, {})
+  return Trace(steps, steps >= 0, scores, scores, -steps, {})
+
+
+def _show(tmp_path, words, **watched):
+  """Shows ten steps of two lanes, whose rule is in a state."""
+  config, made = _make(tmp_path, words)
+  arrays = {name: np.array(value) for name, value in watched.items()}
+  state = types.SimpleNamespace(**arrays)
   with made:
     states = types.SimpleNamespace(
       step=np.array([10, 10]), monitors={config.stop.name: state}
     )
-    made(states, trace)
+    made(states, _make_trace())
   ((step, text),) = _Bar.said
   assert step == 10 and text.endswith('loss 1.00000, measurement 1.00 dB')
   return _find_ends()
@@ -105,3 +114,15 @@ def test_the_end_is_that_of_the_lanes_that_wait(
 def test_a_rule_that_does_not_wait_tells_no_end(tmp_path):
   last = {'done': [False] * 2, 'best': [1, 2], 'step': [9, 9]}
   assert not _show(tmp_path, 'smoke,stop=last', **last)
+
+
+def test_what_follows_a_fit_has_a_bar_of_its_own(tmp_path, capsys):
+  _, made = _make(tmp_path, 'smoke,windows')
+  with made:
+    watch = made.follow(25)
+    ended = [watch(None, _make_trace()) for _ in range(3)]
+    assert _Bar.said == [(10, ''), (20, ''), (25, '')] and not any(ended)
+    made.stop.signal = signal.SIGTERM
+    assert watch(None, _make_trace())
+  assert '25 further steps' in capsys.readouterr().out
+  assert not made.records.kept

@@ -133,6 +133,20 @@ def test_a_blurred_pilot_becomes_sharper():
   assert after > before + 4
 
 
+def test_a_patch_finds_its_like_as_far_as_it_reaches():
+  # Each tile has no like but the next tiles, 14 pixels away.
+  tile = np.random.RandomState(1).rand(14, 14, 1).astype(np.float32)
+  clean = np.tile(tile, (3, 3, 1))
+  measurement = _add_noise(clean)
+  near, far = (
+    _find_mean_square(
+      wiener.refine(measurement, clean, _SIGMA, reach=reach), clean
+    )
+    for reach in (12, 14)
+  )
+  assert far < near / 2
+
+
 @pytest.mark.parametrize(
   'turn',
   [np.flipud, np.fliplr, lambda x: np.swapaxes(x, 0, 1)],

@@ -25,6 +25,7 @@ from dipjax import (
   noise,
   optimizers,
   rehearsal,
+  wiener,
 )
 from dipjax.conv import choose
 from dipjax.engine import loop
@@ -408,13 +409,14 @@ def finish_image(
   """
   if noisy.model is None or not config.fit.get('finish'):
     return image, 0.0
-  parts = finish.WINDOWS if config.fit.get('window') else finish.FIT
-  return _finish(noisy, image, parts)
+  if config.fit.get('window'):
+    return _finish(noisy, image, finish.WINDOWS, finish.WIDE)
+  return _finish(noisy, image, finish.FIT, wiener.REACH)
 
 
-def _finish(noisy, image, parts):
+def _finish(noisy, image, parts, reach):
   image, share = finish.finish(
-    image, noisy.measurement, noisy.model, parts=parts
+    image, noisy.measurement, noisy.model, parts=parts, reach=reach
   )
   return image, float(share.mean())
 
@@ -442,7 +444,7 @@ def find_deviation(
 def find_rehearsal(
   config: ml_collections.ConfigDict, recipe: Recipe, noisy: Noisy
 ) -> int:
-  """Returns the steps for each part after a fit; 0 where no rehearsal follows.
+  """Returns the steps of all parts after a fit; 0 where no rehearsal follows.
 
   It follows fits with windows alone, whose image is filtered.
 
@@ -489,7 +491,8 @@ def rehearse_image(
   )
   if made is None:
     return finished
-  return _finish(noisy, (made + finished[0]) / 2, finish.FILTERED)
+  image = (made + finished[0]) / 2
+  return _finish(noisy, image, finish.FILTERED, finish.WIDE)
 
 
 def _needs_sigma(method, rules):

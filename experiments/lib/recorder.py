@@ -204,6 +204,29 @@ class Recorder:
     print(plan.describe(), flush=True)
     self.plan, self._steps = plan, self._steps * len(plan.batches)
 
+  def follow(self, steps: int) -> loop.Watch:
+    """Returns the watch of what follows a fit, which has a bar of its own.
+
+    Nothing is recorded of these steps.
+
+    Args:
+      steps: all of them.
+    """
+    print(f'{steps} further steps, with parts of the picture', flush=True)
+    if self._bar:
+      self._bar.close()
+    self._bar = None
+
+    def watch(states, trace):
+      del states
+      if self._tqdm:
+        self._bar = self._bar or self._start_bar(steps, 0)
+        taken = int(trace.active.any(axis=0).sum())
+        self._bar.update(min(taken, steps - self._bar.n))
+      return bool(self.stop)
+
+    return watch
+
   def finish(self) -> None:
     """Tidies the checkpoints of a run that nobody stopped."""
     if not self.stop:
@@ -317,9 +340,7 @@ class Recorder:
       return
     # The bar begins after the first chunk, whose time includes compiling and
     # would give a wrong rate.
-    self._bar = self._bar or self._tqdm(
-      total=self._steps, initial=self._shown, unit='step', dynamic_ncols=True
-    )
+    self._bar = self._bar or self._start_bar(self._steps, self._shown)
     shown = [
       f'{name} {np.mean(values):.{digits}f}{unit}'
       for key, name, digits, unit in _SHOWN
@@ -332,6 +353,11 @@ class Recorder:
       shown.insert(0, f'ends at {end} or later, in {left}')
     self._bar.set_postfix_str(', '.join(shown), refresh=False)
     self._bar.update(self._shown - self._bar.n)
+
+  def _start_bar(self, steps, taken):
+    return self._tqdm(
+      total=steps, initial=taken, unit='step', dynamic_ncols=True
+    )
 
   def _add_frame(self, states):
     """Keeps a picture of the fit, which is one of the whole picture."""

@@ -118,14 +118,13 @@ def run(
       steps = build.find_rehearsal(config, recipe, noisy)
       # A fit that ended before its time is not gone on with.
       if steps and not (error or record.stop):
-        print(f'{steps} further steps for each part of the picture', flush=True)
         image, returned = build.rehearse_image(
           config,
           recipe,
           noisy,
           restoration,
           (image, returned),
-          lambda states, trace: bool(record.stop),
+          record.follow(steps),
         )
     deviation = build.find_deviation(config, noisy, restoration, image)
     restoration = restoration._replace(image=image, deviation=deviation)
