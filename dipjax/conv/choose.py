@@ -16,10 +16,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 PLATFORMS = ('cpu', 'gpu', 'tpu')
-WAYS = ('windows', 'tiles', 'products', 'library', 'slices')
+WAYS = ('windows', 'tiles', 'products', 'library', 'columns', 'slices')
 LANES = ('in_turn', 'at_once')
 
 # Windows and products are calls of a library, for which nothing is compiled.
@@ -235,6 +236,15 @@ def prefers_blocks(x: Any, skip: Any, side: int, padding: str) -> bool:
   return height * width >= _LEAST_BLOCKS_PIXELS[target.platform]
 
 
+def prefers_columns(x: Any, kernel: Any) -> bool:
+  if tuple(kernel.shape[:2]) != (3, 3):
+    return False
+  target = find_target()
+  if target.way:
+    return target.way == 'columns'
+  return target.platform == 'tpu' and x.shape[0] * x.shape[1] >= 1024
+
+
 def prefers_library() -> bool:
   """Returns whether to call XLA's convolution with JAX's gradients.
 
@@ -242,7 +252,7 @@ def prefers_library() -> bool:
   gradients are slow within a loop. All shapes allow it.
   """
   target = find_target()
-  return target.way == 'library' if target.way else target.platform == 'gpu'
+  return target.way == 'library' if target.way else target.platform != 'cpu'
 
 
 def unrolls_products() -> bool:
@@ -275,6 +285,26 @@ def sums_once() -> bool:
   That is on a GPU, where each reading is a kernel or two of its own.
   """
   return find_target().platform == 'gpu'
+
+
+def sums_squares(x: Any) -> bool:
+  """Returns whether a variance is a mean square less a squared mean.
+
+  That is on a TPU, where XLA sums both in the convolution that makes the image.
+  What rounds in bfloat16 loses no digits by it.
+
+  Args:
+    x: the image whose variance is computed.
+  """
+  return find_target().platform == 'tpu' and x.dtype == jnp.bfloat16
+
+
+def keeps_blocks() -> bool:
+  """Returns whether the pixels of a block stay side by side in its channels.
+
+  That is on a TPU, where another order costs a copy of the image.
+  """
+  return find_target().platform == 'tpu'
 
 
 def changes_layouts() -> bool:

@@ -86,9 +86,9 @@ def convolve_doubled(
     blocks = grid.split_blocks(skip).reshape(height, width, -1)
     inputs = jnp.concatenate([blocks, x], axis=-1)
   y = ways.convolve(inputs, composed, padding='zero')
-  y = y.reshape(height, width, 2, 2, -1)
   border = _make_border(edges, skip_edges, kernel, mode)
-  return _add_border(y, *border)
+  y = _add_border(y, *(lines.reshape(-1, y.shape[2]) for lines in border))
+  return y.reshape(height, width, 2, 2, -1)
 
 
 def _compose_kernel(kernel, skips, mode):
@@ -240,7 +240,7 @@ _take_edges.defvjp(_take_edges_forward, _take_edges_backward)
 
 @jax.custom_vjp
 def _add_border(y, above, below, left, right):
-  """y [h, w, 2, 2, O] with a correction of each edge added to it."""
+  """y [h, w, 4 O] with a correction of each edge added to it."""
   height, width = y.shape[:2]
   y = _add_at(y, above[None], 0, 0)
   y = _add_at(y, below[None], height - 1, 0)

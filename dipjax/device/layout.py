@@ -20,7 +20,10 @@ def keep_rows(array: Array) -> Array:
   That is the order of all arguments of a compiled program. The gradient keeps
   it too. On other devices than a GPU the function does nothing.
   """
-  if not choose.changes_layouts():
-    return array
+  return keep_order(array) if choose.changes_layouts() else array
+
+
+def keep_order(array: Array) -> Array:
+  """Returns the array, as `keep_rows` does on a GPU, on every device."""
   order = layout.Layout(tuple(range(array.ndim)))
   return layout.with_layout_constraint(array, order)

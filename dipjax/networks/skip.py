@@ -160,14 +160,19 @@ class _Level(nn.Module):
     )
     return layers.apply_to_pixels(self._finish, blocks)
 
-  def _finish(self, x):
+  def _finish(self, x, count):
     if not self.point:
-      return self.up_norm(x)
-    return self.point_norm(layers.call(self.mix, x, again=self.remat))
+      return self.up_norm(x, count)
+    mixed = layers.call(self.mix, x, again=self.remat)
+    return self.point_norm(mixed, count)
 
   def mix(self, x: Array) -> Array:
-    """[H, W, up] -> [H, W, up], the last convolution but its normalisation."""
-    return self.point_conv(self.up_norm(x))
+    """[H, W, up] -> [H, W, up], the last convolution but its normalisation.
+
+    Several images may lie side by side in the channels.
+    """
+    count = x.shape[-1] // self.up
+    return self.point_conv(self.up_norm(x, count), count)
 
 
 def _spread(value: Any, count: int) -> tuple:
