@@ -103,7 +103,9 @@ def _make_input_gradient(stride: int, padding: str, shape: tuple[int, ...]):
       odd = (gather(after, 0) + gather(dy, 2)).astype(dy.dtype)
       zero = jnp.zeros((), dy.dtype)
       place = lambda part, k: lax.pad(
-        part, zero, ((0, 0, 0), (k, width - k - 2 * part.shape[1] + 1, 1), (0, 0, 0))
+        part,
+        zero,
+        ((0, 0, 0), (k, width - k - 2 * part.shape[1] + 1, 1), (0, 0, 0)),
       )
       dx = place(even, 0) + place(odd, 1)
     return dx if padding == 'zero' else _fold(dx, dy, kernel, stride)
@@ -172,15 +174,18 @@ def _find_edges(length, count, stride):
 def _spread(line, taps, stride, length, axis):
   """What a line of dy gives to one of x, from one pixel before it to one after.
 
-  [n, O], [3, I, O] -> [length + 2, I].
+  The line is an image of one line along an axis; so is the result, of length +
+  2 pixels.
   """
-  # The product would give the whole image the order that it wants for the line.
-  line = layout.keep_order(line)
+  line = layout.keep_lines(line)
   products = [line @ tap.T for tap in taps]
   last = stride * (line.shape[axis] - 1)
   zero = jnp.zeros((), line.dtype)
   pads = [
-    [(k, length + 1 - last - k, stride - 1) if i == axis else (0, 0, 0) for i in range(3)]
+    [
+      (k, length + 1 - last - k, stride - 1) if i == axis else (0, 0, 0)
+      for i in range(3)
+    ]
     for k in range(3)
   ]
   return sum(lax.pad(one, zero, pads[k]) for k, one in enumerate(products))

@@ -11,12 +11,15 @@ u is reflected at its border and x is padded by zeros, so that the outermost
 blocks need a correction.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from dipjax.conv import choose, grid, ways
+from dipjax.device import layout
 
 Array = jax.Array
 
@@ -81,11 +84,16 @@ def convolve_doubled(
   composed = _compose_kernel(kernel, skips, mode).astype(x.dtype)
   kernel = kernel.astype(x.dtype)
   # A skip comes in blocks, as further channels of the small image.
-  inputs = x
+  inputs, kernels = [x], [composed[:, :, 4 * skips :]]
   if skip is not None:
-    blocks = grid.split_blocks(skip).reshape(height, width, -1)
-    inputs = jnp.concatenate([blocks, x], axis=-1)
-  y = ways.convolve(inputs, composed, padding='zero')
+    inputs.insert(0, grid.split_blocks(skip).reshape(height, width, -1))
+    kernels.insert(0, composed[:, :, : 4 * skips])
+  if not choose.splits_channels():
+    inputs, kernels = [jnp.concatenate(inputs, axis=-1)], [composed]
+  parts = map(
+    lambda *both: ways.convolve(*both, padding='zero'), inputs, kernels
+  )
+  y = functools.reduce(jnp.add, parts)
   border = _make_border(edges, skip_edges, kernel, mode)
   y = _add_border(y, *(lines.reshape(-1, y.shape[2]) for lines in border))
   return y.reshape(height, width, 2, 2, -1)
@@ -162,7 +170,7 @@ def _correct_edge(lines, skip_lines, kernel, mode, padding):
   # The line of u beyond the edge, then the first one within: what each should
   # be, less what it was. Bilinear, reflection puts u[1] = 0.75 x[0] + 0.25 x[1]
   # beyond, where 0.25 x[0] was, and u[0] = x[0] within, where 0.75 x[0] was.
-  first, second = lines
+  first, second = layout.keep_lines(lines)
   if mode == 'bilinear':
     lines = jnp.stack([0.5 * first + 0.25 * second, 0.25 * first])
   else:
@@ -172,7 +180,7 @@ def _correct_edge(lines, skip_lines, kernel, mode, padding):
   if skip_lines is not None:
     beyond = jnp.stack([skip_lines[1], jnp.zeros_like(skip_lines[1])])
     lines = jnp.concatenate([_pad_lines(beyond, padding), lines], axis=-1)
-  return _filter_lines(lines, kernel)
+  return _filter_lines(layout.keep_lines(lines), kernel)
 
 
 def _double_lines(lines, mode, padding):
@@ -217,7 +225,8 @@ def _filter_lines(lines, kernel):
 @jax.custom_vjp
 def _take_edges(x):
   """x, and its two lines at each edge, the outermost first, [2, n, C]."""
-  turned = x[:, :2].swapaxes(0, 1), x[:, :-3:-1].swapaxes(0, 1)
+  left, right = layout.keep_lines(x[:, :2]), layout.keep_lines(x[:, -2:])
+  turned = left.swapaxes(0, 1), right[:, ::-1].swapaxes(0, 1)
   return x, (x[:2], x[:-3:-1], *turned)
 
 

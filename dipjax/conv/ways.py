@@ -12,7 +12,15 @@ benchmarks/NOTES.md tells what else was tried.
 
 import jax
 
-from dipjax.conv import choose, columns, direct, grid, library, windows, winograd
+from dipjax.conv import (
+  choose,
+  columns,
+  direct,
+  grid,
+  library,
+  windows,
+  winograd,
+)
 
 Array = jax.Array
 
