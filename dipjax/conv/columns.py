@@ -15,9 +15,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from dipjax.conv import grid, lanes
+from dipjax.conv import grid, lanes, library
 from dipjax.device import layout
 
 Array = jax.Array
@@ -53,6 +54,11 @@ def _make_convolution(stride: int, padding: str):
   """(x, kernel) -> y."""
 
   def convolution(x, kernel):
+    if kernel.shape[3] > 2 * kernel.shape[2]:
+      # A large image in float32 for each part would take more than to gather.
+      gathered = jnp.concatenate(_shift_columns(x, stride, padding), axis=2)
+      rows = kernel.reshape(3, -1, kernel.shape[3])
+      return _correlate(gathered, rows, stride, (0, 0)).astype(x.dtype)
     parts = [
       _correlate(columns, kernel[:, k], stride, (0, 0))
       for k, columns in enumerate(_shift_columns(x, stride, padding))
@@ -189,3 +195,62 @@ def _spread(line, taps, stride, length, axis):
     for k in range(3)
   ]
   return sum(lax.pad(one, zero, pads[k]) for k, one in enumerate(products))
+
+
+# A 1x1 kernel, whose result is in blocks.
+
+
+def multiply_into_blocks(x: Array, matrix: Array) -> Array:
+  """Returns each pixel times a matrix, [2h, 2w, I], [I, O] -> [h, w, 2, 2, O].
+
+  Few channels in blocks are a smaller image than they would be by themselves,
+  since a TPU computes with 128 of them.
+  """
+  height, width, inputs = x.shape
+  pixels = np.eye(4, dtype=matrix.dtype).reshape(2, 2, 1, 4, 1)
+  kernel = (pixels * matrix[None, None, :, None]).reshape(2, 2, inputs, -1)
+  blocks = _convolve_blocks(x, kernel)
+  return blocks.reshape(height // 2, width // 2, 2, 2, -1)
+
+
+@jax.custom_vjp
+def _convolve_blocks(x: Array, kernel: Array) -> Array:
+  """[2h, 2w, I], [2, 2, I, O] -> [h, w, O], each block by itself."""
+  return lanes.unroll_lanes(_sum_columns)(x, kernel)
+
+
+def _convolve_blocks_backward(residuals, dy):
+  x, kernel = residuals
+  return (
+    _make_blocks_input_gradient(x.shape)(dy, kernel),
+    _make_blocks_kernel_gradient(kernel.shape)(x, dy),
+  )
+
+
+_convolve_blocks.defvjp(
+  lambda x, kernel: (_convolve_blocks(x, kernel), (x, kernel)),
+  _convolve_blocks_backward,
+)
+
+
+@functools.cache
+def _make_blocks_input_gradient(shape: tuple[int, ...]):
+  return lanes.unroll_lanes(
+    lambda dy, kernel: library.transpose(
+      lambda x: _sum_columns(x, kernel), shape, dy
+    )
+  )
+
+
+@functools.cache
+def _make_blocks_kernel_gradient(shape: tuple[int, ...]):
+  return lanes.unroll_lanes(
+    lambda x, dy: library.transpose(
+      lambda kernel: _sum_columns(x, kernel), shape, dy
+    )
+  )
+
+
+def _sum_columns(x, kernel):
+  parts = [_correlate(x[:, k::2], kernel[:, k], 2, (0, 0)) for k in (0, 1)]
+  return sum(parts).astype(x.dtype)

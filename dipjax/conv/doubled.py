@@ -69,7 +69,7 @@ def convolve_doubled(
 
   Args:
     x: [h, w, C], h and w at least 2.
-    skip: [2h, 2w, S], or None.
+    skip: [2h, 2w, S], or the same in blocks, [h, w, 2, 2, S]; or None.
     kernel: [3, 3, S + C, O].
     mode: 'nearest' or 'bilinear'.
 
@@ -77,16 +77,16 @@ def convolve_doubled(
     [h, w, 2, 2, O]: `join_blocks` makes the image [2h, 2w, O] from the blocks.
   """
   height, width, _ = x.shape
-  skips = 0 if skip is None else skip.shape[2]
+  skips = 0 if skip is None else skip.shape[-1]
   x, edges = _take_edges(x)
-  skip, skip_edges = (None, (None,) * 4) if skip is None else _take_edges(skip)
+  blocks, skip_edges = _split_skip(skip)
   # The kernel is composed in its own precision, then rounded to x's precision.
   composed = _compose_kernel(kernel, skips, mode).astype(x.dtype)
   kernel = kernel.astype(x.dtype)
   # A skip comes in blocks, as further channels of the small image.
   inputs, kernels = [x], [composed[:, :, 4 * skips :]]
-  if skip is not None:
-    inputs.insert(0, grid.split_blocks(skip).reshape(height, width, -1))
+  if blocks is not None:
+    inputs.insert(0, blocks)
     kernels.insert(0, composed[:, :, : 4 * skips])
   if not choose.splits_channels():
     inputs, kernels = [jnp.concatenate(inputs, axis=-1)], [composed]
@@ -97,6 +97,25 @@ def convolve_doubled(
   border = _make_border(edges, skip_edges, kernel, mode)
   y = _add_border(y, *(lines.reshape(-1, y.shape[2]) for lines in border))
   return y.reshape(height, width, 2, 2, -1)
+
+
+def _split_skip(skip):
+  """The blocks of a skip, [h, w, 4 S], and its two lines at each edge."""
+  if skip is None:
+    return None, (None,) * 4
+  if skip.ndim == 3:
+    skip, edges = _take_edges(skip)
+    blocks = grid.split_blocks(skip)
+    return blocks.reshape(*blocks.shape[:2], -1), edges
+  blocks, edges = _take_edges(skip.reshape(*skip.shape[:2], -1))
+  # The outermost line of blocks is both lines of pixels.
+  lines = []
+  for k, edge in enumerate(edges):
+    line = edge[0].reshape(-1, 2, 2, skip.shape[4])
+    line = line.transpose((1, 0, 2, 3) if k < 2 else (2, 0, 1, 3))
+    line = line.reshape(2, -1, skip.shape[4])
+    lines.append(line if k % 2 == 0 else line[::-1])
+  return blocks, tuple(lines)
 
 
 def _compose_kernel(kernel, skips, mode):

@@ -94,6 +94,11 @@ class Conv(nn.Module):
       return y
     return y + bias[None, None].astype(x.dtype)
 
+  def make_blocks(self, x: Array) -> Array:
+    """[2h, 2w, I] -> [h, w, 2, 2, features], of a 1x1 kernel without a bias."""
+    kernel, _ = self.make_params(x.shape[-1])
+    return conv.multiply_into_blocks(x, kernel[0, 0].astype(x.dtype))
+
 
 def make_init(fan_in: int, scale: float = 1.0) -> Callable[..., Array]:
   """Returns (key, shape) -> U(-b, b), b = scale / sqrt(fan in).
@@ -158,10 +163,9 @@ def _normalize(x, scale, bias, epsilon, activation, count):
 
 def _normalize_forward(x, scale, bias, epsilon, activation, count):
   # The backward pass keeps x alone: the other images are cheap to make again.
-  mean, variance = conv.compute_moments(x)
+  mean, variance = _compute_moments(x, count)
   if count > 1:
-    own, mean = mean, _share(mean, count)
-    variance = _share(variance + jnp.square(own - mean), count)
+    mean, variance = jnp.tile(mean, count), jnp.tile(variance, count)
   residuals = x, mean, jax.lax.rsqrt(variance + epsilon), scale, bias
   _, affine = _whiten(residuals)
   return ACTIVATIONS[activation](affine).astype(x.dtype), residuals
@@ -174,6 +178,16 @@ def _whiten(residuals):
   # The order of operations is PyTorch's, so that rounding agrees with the
   # authors' numbers.
   return whitened, whitened * scale[None, None] + bias[None, None]
+
+
+def _compute_moments(x, count):
+  """Mean and variance of each channel, of images side by side, [C] each."""
+  mean, variance = conv.compute_moments(x)
+  if count == 1:
+    return mean, variance
+  each, variances = mean.reshape(count, -1), variance.reshape(count, -1)
+  mean = jnp.mean(each, axis=0)
+  return mean, jnp.mean(variances + jnp.square(each - mean[None]), axis=0)
 
 
 def _share(vector, count):
@@ -271,7 +285,8 @@ def merge_doubled(
   Args:
     norm: a normalisation without an activation.
     convolution: a convolution with a stride of 1 that adds no bias.
-    skip: [H, W, S], or None. Both images are cropped as `concatenate` does.
+    skip: [H, W, S], or the same in blocks [H / 2, W / 2, 2, 2, S]; or None.
+      Both images are cropped as `concatenate` does.
     x: [h, w, C].
     mode: a name of UPSAMPLINGS.
 
@@ -288,13 +303,18 @@ def merge_doubled(
       f'merge_doubled: stride must be 1, not {convolution.stride}'
     )
   size, padding = convolution.size, convolution.padding
-  if not choose.prefers_blocks(x, skip, size, padding):
+  in_blocks = skip is not None and skip.ndim == 5
+  joined = jax.eval_shape(conv.join_blocks, skip) if in_blocks else skip
+  if not choose.prefers_blocks(x, joined, size, padding):
+    skip = conv.join_blocks(skip) if in_blocks else skip
     x = upsample(x, mode)
     x = x if skip is None else concatenate(skip, x)
     return convolution(norm(x))[:, :, None, None]
   variance = conv.compute_doubled_variance(x, mode)
   if skip is not None:
-    skip_variance = conv.compute_moments(skip)[1]
+    pixels = skip.reshape(*skip.shape[:2], -1)
+    count = pixels.shape[-1] // skip.shape[-1]
+    skip_variance = _compute_moments(pixels, count)[1]
     variance = jnp.append(skip_variance, variance)
   # The normalisation is a factor and a constant for each channel. The factor
   # goes into the kernel. The constant, reflected as the image is, stays a
