@@ -228,8 +228,8 @@ def test_chips_refuse_a_size_in_one_line(monkeypatch, capsys):
 # --- The step for devices that are not here, lowered and not compiled.
 
 
-# On a TPU the four pixels of a block have one product with a kernel of 1x1, three
-# quarters of which are zeros (`layers.apply_to_pixels`).
+# On a TPU the four pixels of a block have one product with a kernel of 1x1, of
+# which three quarters are zeros (`layers.Conv`).
 @pytest.mark.parametrize(
   'platform,aimed,most', [('cuda', 'gpu', 1.15), ('tpu', 'tpu', 1.3)]
 )

@@ -81,7 +81,7 @@ def _make_kernel_gradient(stride: int, pads: grid.Pads, shape: tuple[int, ...]):
 
 
 def transpose(linear, shape, dy):
-  """Returns the transpose of a linear function of an array of a shape, at dy."""
+  """Returns the transpose, at dy, of a linear function of an array."""
   given = jax.ShapeDtypeStruct(shape, dy.dtype)
   (gradient,) = jax.linear_transpose(linear, given)(dy)
   return gradient
