@@ -355,6 +355,7 @@ class Recorder:
     self._bar.update(self._shown - self._bar.n)
 
   def _start_bar(self, steps, taken):
+    assert self._tqdm  # Whoever starts a bar has asked.
     return self._tqdm(
       total=steps, initial=taken, unit='step', dynamic_ncols=True
     )
