@@ -401,8 +401,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.error(str(error))
   print_summary(rows)
   print()
-  print_bounds(rows, arguments.crop)
-  print()
+  if 'poisson' in arguments.kinds:
+    print_bounds(rows, arguments.crop)
+    print()
   print_worst(rows, arguments.rows)
   for size in arguments.sizes:
     print(f'{size}x{size}: {time_estimate(size):.2f} s')
