@@ -5,8 +5,9 @@
 Noise of many kinds is made and added to pictures, each result is written as 8
 bits, and what `dipjax.noise.estimate_noise` finds is compared with what was
 made. For each kind the benchmark prints the median and the worst of the ratios
-of what was found to what is true; then all results, the worst first; then the
-seconds that estimates of some sizes take.
+of what was found to what is true; then gain and read noise of each picture
+beside the least error that they can have; then all results, the worst first;
+then the seconds that estimates of some sizes take.
 
 What is true: the deviation of the noise before it was clipped to black and
 white. JPEG is not linear; there it is the deviation between pictures that
@@ -33,6 +34,7 @@ FLAT = ['flat', 'ramp']
 PHOTOGRAPHS = ['astronaut', 'chelsea', 'coffee', 'camera', 'rocket']
 TEXTURES = ['brick', 'grass', 'gravel']
 TUNED = [*FLAT, *PHOTOGRAPHS, *TEXTURES]
+READ = 4.0  # The read noise beside photons, of 255.
 DRAWS = 4  # Pictures of different noise, for the deviation of JPEG's.
 
 Array = np.ndarray
@@ -177,13 +179,12 @@ def make_poisson(
   clean: Array, photons: float, rng: np.random.RandomState
 ) -> Made:
   """Photons at white, and a read noise of 4 of 255."""
-  read = 4.0
   counted = rng.poisson(clean * photons) / photons
-  noisy = counted + read / 255 * rng.normal(size=clean.shape)
-  sigma = math.sqrt(np.mean(clean) / photons + (read / 255) ** 2)
+  noisy = counted + READ / 255 * rng.normal(size=clean.shape)
+  sigma = math.sqrt(np.mean(clean) / photons + (READ / 255) ** 2)
   truth = {'sigma': 255 * sigma}
   if np.std(clean):  # One brightness does not tell a gain.
-    truth |= {'gain': 1 / photons, 'read': read}
+    truth |= {'gain': 1 / photons, 'read': READ}
   return Made(_write(noisy), truth)
 
 
@@ -400,6 +401,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.error(str(error))
   print_summary(rows)
   print()
+  if 'poisson' in arguments.kinds:
+    print_bounds(rows, arguments.crop)
+    print()
   print_worst(rows, arguments.rows)
   for size in arguments.sizes:
     print(f'{size}x{size}: {time_estimate(size):.2f} s')
@@ -444,6 +448,49 @@ def print_summary(rows: Sequence[Row]) -> None:
       f'| {reached} of {len(group)} | {middle:.2f} '
       f'| {worst.ratio:.2f} ({worst.picture}, {worst.confidence:.2f}) |'
     )
+
+
+def find_bounds(clean: Array, gain: float, read: float) -> tuple[float, float]:
+  """Returns the least relative errors that gain and read noise can have.
+
+  No unbiased estimate has a smaller standard error, not even one that is told
+  the clean picture (Cramer and Rao). The noise of a value x is Gaussian, of
+  variance read^2 + gain x, neither clipped nor rounded.
+
+  Args:
+    clean: with two brightnesses at least, any shape.
+    gain: 1 / photons at white.
+    read: the deviation of the read noise.
+  """
+  # The information of one value about its variance v is 1 / (2 v^2).
+  x = np.ravel(clean)
+  columns = np.stack([np.ones_like(x), x]) / (read**2 + gain * x)
+  constant, slope = np.diag(np.linalg.inv(columns @ columns.T / 2))
+  # A deviation has half of the relative error of its variance.
+  return math.sqrt(slope) / gain, math.sqrt(constant) / read**2 / 2
+
+
+def print_bounds(rows: Sequence[Row], crop: int) -> None:
+  """Prints gain and read noise of each picture, found over true (bound)."""
+  cells: dict[str, dict[tuple, str]] = {}
+  for row in rows:
+    if row.kind == 'poisson' and row.quantity != 'sigma':
+      bounds = find_bounds(
+        read_clean(row.picture, crop), 1 / row.level, READ / 255
+      )
+      bound = bounds[row.quantity == 'read']
+      cell = f'{row.ratio:.2f} ({bound:.1%})'
+      cells.setdefault(row.picture, {})[row.quantity, row.level] = cell
+  columns = [
+    (quantity, level)
+    for quantity in ('gain', 'read')
+    for level in KINDS['poisson'].levels
+  ]
+  names = ' | '.join(f'{name} {level:g}' for name, level in columns)
+  print(f'| picture | {names} |')
+  print('|---' * (len(columns) + 1) + '|')
+  for picture, own in cells.items():
+    print(f'| {picture} | {" | ".join(own[each] for each in columns)} |')
 
 
 def print_worst(rows: Sequence[Row], count: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import noise as made
 from dipjax import corruptions, noise
-from dipjax.noise import tiles
+from dipjax.noise import dark, photons, tiles
 
 CROP = 192
 SMOOTH = 'flat ramp '
@@ -26,7 +26,9 @@ REACHED = [
   ('white', 50, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
   ('white', 75, SMOOTH + PHOTOGRAPHS + 'brick gravel'),
   ('poisson', 30, SMOOTH + PHOTOGRAPHS + 'brick -read'),
+  ('poisson', 30, 'astronaut'),
   ('poisson', 100, SMOOTH + PHOTOGRAPHS + '-read'),
+  ('poisson', 100, 'astronaut coffee'),
   ('poisson', 500, 'ramp astronaut chelsea coffee rocket'),
   ('bilinear', 10, SMOOTH + 'astronaut coffee rocket'),
   ('bilinear', 25, SMOOTH + 'astronaut chelsea rocket'),
@@ -68,6 +70,54 @@ def test_what_texture_hides_is_not_sure(level, picture):
   pytest.importorskip('skimage')
   (row,) = made.run_cell('white', level, picture, CROP)
   assert row.confidence < 0.2 and not row.is_reached
+
+
+def test_the_bounds_are_those_of_two_levels():
+  """Each level tells its variance; the line through both tells the rest."""
+  dark, bright, gain, read = 0.1, 0.8, 0.02, 0.05
+  clean = np.repeat([dark, bright], 500)
+  low, high = read**2 + gain * dark, read**2 + gain * bright
+  scale = np.sqrt(2 / 500) / (bright - dark)
+  expected = (
+    scale * np.hypot(low, high) / gain,
+    scale * np.hypot(bright * low, dark * high) / read**2 / 2,
+  )
+  np.testing.assert_allclose(made.find_bounds(clean, gain, read), expected)
+
+
+@pytest.mark.parametrize('photons_at_white', [30, 500, 10**6])
+def test_what_clipping_does_is_what_it_does_to_draws(photons_at_white):
+  rng, read, step = np.random.RandomState(0), 0.02, 1 / 255
+  line = photons.Line(read**2, 1 / photons_at_white, 1e-9)
+  xs = np.array([0.0, 0.004, 0.03, 0.97, 1.0])
+  drawn = rng.poisson(xs * photons_at_white, (200_000, 5)) * line.gain
+  drawn += read * rng.normal(size=drawn.shape)
+  seen = np.rint(np.clip(drawn, 0, 1) * 255) / 255
+  black, white = photons.clip(xs, line, step)
+  np.testing.assert_allclose(np.mean(seen == 0, 0), black.share, atol=0.005)
+  np.testing.assert_allclose(np.mean(seen == 1, 0), white.share, atol=0.005)
+  means = xs + black.bias + white.bias
+  np.testing.assert_allclose(seen.mean(0), means, atol=2e-3)
+  left = line.find_variance(xs) - black.loss - white.loss
+  np.testing.assert_allclose(seen.var(0), left, rtol=0.03)
+
+
+@pytest.mark.parametrize('gain', [1 / 30, 1 / 500, 1e-7])
+def test_dark_blocks_tell_the_read_noise_beside_texture(gain):
+  rng = np.random.RandomState(0)
+  clean = np.full((40, 20, 20), 0.002)
+  clean[::4] = rng.uniform(0, 0.3, (10, 20, 20))  # Texture.
+  noisy = gain * rng.poisson(clean / gain) + 5 / 255 * rng.normal(
+    size=clean.shape
+  )
+  cut = np.rint(255 * np.clip(noisy, 0, 1)) / 255
+  found = dark.find_read(cut, gain, 1 / 255)
+  assert found is not None
+  assert 255 * found.variance**0.5 == pytest.approx(5, rel=0.1)
+  assert 0.1 <= found.error / found.variance < 0.3
+  # Black that is not noise, and too little black.
+  assert dark.find_read(np.where(cut < 0.05, 0, cut), gain, 1 / 255) is None
+  assert dark.find_read(cut + 0.1, gain, 1 / 255) is None
 
 
 def test_sure_white_noise_has_the_level_of_the_model():

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from dipjax.noise import (
+  dark,
   grid,
   impulses,
   levels,
@@ -79,18 +80,24 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
   blocks = every.select(chosen)
   if len(blocks.means) < _FEWEST:
     return _guess(image).replace(impulses=seen.share)
-  piled = [] if seen.share >= _FILLED else _find_piled(image, ends)
-  level = levels.fit_levels(blocks, piled)
+  ends = _find_piled(image, () if seen.share >= _FILLED else ends)
+  level = levels.fit_levels(blocks, ends)
+  read = None
+  if ends.black and level.line.gain > 0:
+    read = dark.find_read(cut, level.line.gain, ends.step)
   # Blocks with stripes of black and white look grey, but their noise is gone.
   own = blocks.black + blocks.white
   even = own <= 2 * level.expect_ends(blocks.means) + _UNCLEAR
   if _FEWEST <= np.sum(even) < len(even) * (1 - _UNCLEAR):
     blocks = blocks.select(even)
-    level = levels.fit_levels(blocks, piled)
+    level = levels.fit_levels(blocks, ends, read)
+  elif read:
+    level = levels.fit_levels(blocks, ends, read)
   rows, columns = (
     lines.find_row_noise(each) for each in (image, image.swapaxes(0, 1))
   )
-  shared = _find_shared(blocks, any(level.ends), rows + columns > 0)
+  is_clipped = ends.black or ends.white
+  shared = _find_shared(blocks, is_clipped, rows + columns > 0)
   compressed = grid.has_grid(image)
   has_colours = image.shape[2] > 1
   if shared and (flattest or _is_noise(shared, has_colours, compressed)):
@@ -102,8 +109,8 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
   # A place shows the same texture in all colours.
   places = len(blocks.means) * blocks.weight / image.shape[2]
   return model.replace(
-    black=level.ends.black,
-    white=level.ends.white,
+    black=ends.black,
+    white=ends.white,
     impulses=seen.share,
     rows=rows if rows > _LINES * model.sigma else 0.0,
     columns=columns if columns > _LINES * model.sigma else 0.0,
@@ -137,9 +144,9 @@ def _use_levels(level, blocks):
   """Returns white noise."""
   return Model(
     sigma=math.sqrt(np.mean(level.find_variance(blocks.means))),
-    constant=level.constant,
-    gain=level.gain,
-    least=level.least,
+    constant=level.line.constant,
+    gain=level.line.gain,
+    least=level.line.least,
     error=level.error,
   )
 
@@ -186,9 +193,15 @@ def _is_counted(cut):
 
 
 def _find_piled(image, ends):
-  """Returns the ends at which values pile up: their noise was clipped."""
+  """Returns at which of the ends values pile up: their noise was clipped."""
   inside = image.min() >= 0 and image.max() <= 1
-  return [end for end in ends if inside and np.mean(image == end) > _PILED]
+  black, white = (
+    bool(inside and end in ends and np.mean(image == end) > _PILED)
+    for end in (0, 1)
+  )
+  steps = [np.min(image[image > 0])] if black else []
+  steps += [1 - np.max(image[image < 1])] if white else []
+  return levels.Ends(black, white, float(min(steps, default=0)))
 
 
 def _transform(cut, seen, shape):

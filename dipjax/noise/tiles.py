@@ -39,6 +39,8 @@ LOW = _INNER & (_SUM >= 3) & (_SUM < 6)
 MIDDLE = _INNER & (_SUM >= 6) & (_SUM < 10)
 HIGH = _INNER & (_SUM >= 10)
 BAND = LOW | MIDDLE
+# How much HIGH sees of each pixel: less of those at a border.
+_SEEN = np.einsum('ij,iy,jx->yx', HIGH / HIGH.sum(), BASIS**2, BASIS**2)
 
 
 class Blocks(NamedTuple):
@@ -46,10 +48,10 @@ class Blocks(NamedTuple):
 
   Attributes:
     energies: [n, 8, 8], the squares of the cosine transform.
-    means: [n], the brightness.
+    means: [n], the brightness, of each pixel as much as `HIGH` sees of it.
     texture: [n], the energy of the other blocks of the tile.
     slope: [n], the energy of the lowest frequencies.
-    black: [n], the share of pixels at 0, and
+    black: [n], the share of pixels at 0, likewise, and
     white: at 1.
     ends: [n], the share of both in the other blocks of the tile.
     channels: [n], integers.
@@ -111,14 +113,15 @@ def transform(inner: np.ndarray, shape: tuple[int, int]) -> Blocks:
   # Constants do not count as texture, and the highest frequencies are left to
   # the noise.
   own = np.sum(energies[..., ~HIGH], -1) - energies[..., 0, 0]
-  black, white = (np.mean(blocks == end, (2, 3)) for end in (0, 1))
+  see = lambda pixels: np.sum(_SEEN * pixels, (2, 3))
+  black, white = (see(blocks == end) for end in (0, 1))
   by_channel = coefficients.reshape(channels, -1, SIDE, SIDE)[..., LOW]
   apart = np.square(by_channel - by_channel.mean(0)).sum(-1)
   apart /= np.maximum(np.square(by_channel).sum(-1), 1e-12)
   pixels = 4 * SIDE**2 * count
   return Blocks(
     energies=energies.reshape(-1, SIDE, SIDE),
-    means=np.mean(blocks, (2, 3)).ravel(),
+    means=see(blocks).ravel(),
     texture=_sum_others(own).ravel(),
     slope=np.sum(energies[..., _LOWEST], -1).ravel(),
     black=black.ravel(),
