@@ -148,7 +148,7 @@ def test_steps_that_diverge_leave_a_picture(fitted):
 
 
 def test_the_config_of_windows_asks_for_it_and_others_do_not_have_it():
-  assert req2.get_config('windows').fit.rehearsal == 3200
+  assert req2.get_config('windows').fit.rehearsal == 4800
   assert req2.get_config('fast').fit.rehearsal == 0
   assert 'rehearsal' not in req2.get_config().fit
 
