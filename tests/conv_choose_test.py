@@ -172,8 +172,11 @@ def test_a_product_has_eight_columns_or_more_on_the_cpu():
 
 def test_how_a_program_is_run_follows_the_platform():
   asked = choose.runs_in_turn, choose.loops_in_place, choose.halves_memory
-  answers = {CPU: (True, True, False)}
-  answers |= dict.fromkeys((GPU, TPU), (False, False, True))
+  answers = {
+    CPU: (True, True, False),
+    GPU: (False, False, True),
+    TPU: (True, False, True),
+  }
   for target, answer in answers.items():
     with choose.aim(target):
       assert tuple(ask() for ask in asked) == answer
@@ -199,9 +202,30 @@ def test_an_old_gpu_is_not_fast_with_bfloat16(monkeypatch, capability, fast):
 
 def test_a_gpu_has_a_library_and_few_kernels():
   asked = choose.prefers_library, choose.sums_once, choose.changes_layouts
+  answers = {CPU: [False] * 3, GPU: [True] * 3, TPU: [True, False, False]}
+  for target, answer in answers.items():
+    with choose.aim(target):
+      assert [ask() for ask in asked] == answer
+
+
+def test_a_tpu_has_few_copies():
+  asked = choose.keeps_blocks, choose.splits_channels, choose.keeps_lines
   for target in (CPU, GPU, TPU):
     with choose.aim(target):
-      assert [ask() for ask in asked] == [target == GPU] * 3
+      assert [ask() for ask in asked] == [target == TPU] * 3
+      assert not choose.sums_squares(_image(1, 1))
+      rounded = _image(1, 1, dtype=jnp.bfloat16)
+      assert choose.sums_squares(rounded) == (target == TPU)
+
+
+def test_columns_are_for_larger_images_on_a_tpu():
+  with choose.aim(TPU):
+    assert choose.prefers_columns(_image(32, 32), _kernel())
+    assert not choose.prefers_columns(_image(31, 33), _kernel())
+    assert not choose.prefers_columns(_image(32, 32), _kernel((5, 5)))
+  for target in (CPU, GPU):
+    with choose.aim(target):
+      assert not choose.prefers_columns(_image(512, 512), _kernel())
 
 
 @pytest.mark.parametrize('target', [CPU, GPU, TPU])
@@ -234,6 +258,7 @@ def test_a_way_is_forced_on_every_platform_for_every_size(platform, way):
       assert choose.prefers_products(x) == (way == 'products')
       assert choose.prefers_tiles(x, kernel) == (way == 'tiles')
       assert choose.prefers_library() == (way == 'library')
+      assert choose.prefers_columns(x, kernel) == (way == 'columns')
       assert not choose.prefers_tiles(x, _kernel((5, 5)))
 
 

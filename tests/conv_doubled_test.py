@@ -109,3 +109,20 @@ def test_a_network_that_doubles_late_is_the_same(mode):
     late_gradient,
     plain_gradient,
   )
+
+
+def test_a_network_of_a_tpu_is_the_same():
+  """The skip in blocks, and the pixels of blocks side by side in channels."""
+  network = skip.Skip(down=(4,), up=(5,), skip=(2,), sigmoid=False)
+  code = _draw(0, 8, 12, 3)
+  params = jax.jit(network.init)(jax.random.key(1), code)
+  params = jax.tree.map(lambda leaf: leaf + 0.1 * _draw(2, *leaf.shape), params)
+  results = []
+  for target in (choose.find_target(), choose.Target('tpu', doubled=True)):
+    objective = lambda params: jnp.sum(network.apply(params, code) ** 3)
+    with choose.aim(target):
+      results.append(jax.jit(jax.value_and_grad(objective))(params))
+  total = max(abs(leaf).max() for leaf in jax.tree.leaves(results[0]))
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5 * total), *results
+  )

@@ -214,7 +214,9 @@ def _find_groups(program):
 @pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('side', [3, 5])
 @pytest.mark.parametrize('lanes', LANES)
-@pytest.mark.parametrize('platform,way', [('gpu', 'library'), ('tpu', None)])
+@pytest.mark.parametrize(
+  'platform,way', [('gpu', 'library'), ('tpu', 'slices'), ('tpu', 'columns')]
+)
 def test_lanes_make_no_grouped_convolution(platform, way, lanes, side, stride):
   with choose.aim(choose.Target(platform, way=way)):
     program = _lower_gradient_of_lanes(
@@ -225,6 +227,10 @@ def test_lanes_make_no_grouped_convolution(platform, way, lanes, side, stride):
     )
   assert _find_groups(program) == {'1'}
   layouts = set(re.findall(r'dim_numbers = (\S.*?), window', program))
+  if way == 'columns' and side == 3:
+    # Columns are the batch, in gradients too: there is one axis.
+    assert layouts and not any(', 1' in layout for layout in layouts)
+    return
   fast = '[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]'
   # A GPU's library has kernels for JAX's gradients too, in x and in the kernel.
   gradients = {
@@ -236,15 +242,27 @@ def test_lanes_make_no_grouped_convolution(platform, way, lanes, side, stride):
 
 @pytest.mark.parametrize('padding', MODES)
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('platform', ['gpu', 'tpu'])
-def test_programs_of_other_devices_equal_lax(platform, stride, padding):
+@pytest.mark.parametrize(
+  'platform,way', [('gpu', None), ('tpu', None), ('tpu', 'columns')]
+)
+def test_programs_of_other_devices_equal_lax(platform, way, stride, padding):
   plain = _bind(_convolve_plainly, stride, padding)
   x, kernel, dy = _draw((9, 7), (3, 3), stride, (2,), inputs=5)
-  with choose.aim(choose.Target(platform)):
+  with choose.aim(choose.Target(platform, way=way)):
     ours = _bind(conv.convolve, stride, padding)
     actual = jax.jit(jax.vmap(_pull(ours)))(x, kernel, dy)
   expected = jax.jit(jax.vmap(_pull(plain)))(x, kernel, dy)
   _assert_close(actual, expected)
+
+
+@pytest.mark.parametrize('shape,stride', [((8, 6), 2), ((2, 3), 1)])
+def test_columns_of_other_images_equal_lax(shape, stride):
+  plain = _bind(_convolve_plainly, stride, 'reflect')
+  arguments = _draw(shape, (3, 3), stride)
+  with choose.aim(choose.Target('tpu', way='columns')):
+    ours = _bind(conv.convolve, stride, 'reflect')
+    actual = jax.jit(_pull(ours))(*arguments)
+  _assert_close(actual, jax.jit(_pull(plain))(*arguments))
 
 
 def test_plain_lanes_would_make_grouped_convolutions():

@@ -63,9 +63,9 @@ def test_a_convolution_equals_that_of_flax(size, stride, padding):
 # --- Normalisation.
 
 
-@pytest.fixture(params=['cpu', 'gpu'])
+@pytest.fixture(params=['cpu', 'gpu', 'tpu'])
 def summing(request) -> Iterator[None]:
-  """How moments are summed: as on a CPU, and both at once as on a GPU."""
+  """How moments are summed, on each device."""
   with choose.aim(choose.Target(request.param)):
     yield
 
@@ -88,6 +88,7 @@ def test_a_norm_starts_with_mean_0_and_variance_1():
   np.testing.assert_array_equal(params['params']['bias'], 0)
 
 
+@pytest.mark.parametrize('summing', ['cpu', 'gpu'], indirect=True)
 @pytest.mark.usefixtures('summing')
 @pytest.mark.parametrize('activation', sorted(layers.ACTIVATIONS))
 def test_the_gradients_of_a_norm_are_those_of_its_formula(activation):

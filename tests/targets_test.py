@@ -201,7 +201,10 @@ def test_a_step_is_measured_estimated_or_at_least(capsys):
   steps = {one[0]: one[1:] for one in fleet.list_steps(512, ['h200=4.71'])}
   assert steps['h200'] == (4.71, 'measured')
   assert steps['h100'][1] == 'estimated' and 1 < steps['h100'][0] < 10
-  flops = limits.count_flops(programs.make_network(), 512, programs.INPUTS)
+  assert steps['v5e'][1] == 'estimated' and 5 < steps['v5e'][0] < 50
+  # No program of this size was compiled.
+  steps = {one[0]: one[1:] for one in fleet.list_steps(2048)}
+  flops = limits.count_flops(programs.make_network(), 2048, programs.INPUTS)
   assert steps['v5e'] == (pytest.approx(1e3 * flops / 197e12), 'at least')
   numbers = '--pictures 10 --chips 5 --steps 1000 --measured slow=86400'
   fleet.main(numbers.split())
@@ -228,8 +231,12 @@ def test_chips_refuse_a_size_in_one_line(monkeypatch, capsys):
 # --- The step for devices that are not here, lowered and not compiled.
 
 
-@pytest.mark.parametrize('platform,aimed', [('cuda', 'gpu'), ('tpu', 'tpu')])
-def test_the_step_for_other_devices(platform, aimed):
+# On a TPU the four pixels of a block have one product with a kernel of 1x1, of
+# which three quarters are zeros (`layers.Conv`).
+@pytest.mark.parametrize(
+  'platform,aimed,most', [('cuda', 'gpu', 1.15), ('tpu', 'tpu', 1.3)]
+)
+def test_the_step_for_other_devices(platform, aimed, most):
   """No grouped convolution, no float64, few FLOPs, and a state in place."""
   # One level that is doubled late and one that is not, each as any other.
   size, lanes = 128, 2
@@ -249,7 +256,7 @@ def test_the_step_for_other_devices(platform, aimed):
   kernels = hlo.find_kernels(lowered.as_text('hlo'))
   flops = sum(kernel.count * kernel.flops for kernel in kernels)
   ideal = limits.count_flops(network, size, programs.INPUTS)
-  assert 1 <= flops / (programs.SCAN * lanes * ideal) <= 1.15
+  assert 1 <= flops / (programs.SCAN * lanes * ideal) <= most
   (states, _), _ = lowered.args_info
   donated = [leaf.donated for leaf in jax.tree.leaves(states)]
   assert all(donated) and text.count('tf.aliasing_output') == len(donated)

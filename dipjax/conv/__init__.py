@@ -6,6 +6,7 @@ convolution of an image that is doubled first, `lanes` has the rule for lanes,
 and `grid` has padding, doubling and blocks.
 """
 
+from dipjax.conv.columns import multiply_into_blocks
 from dipjax.conv.doubled import convolve_doubled
 from dipjax.conv.grid import (
   PADDINGS,
@@ -26,6 +27,7 @@ __all__ = [
   'convolve',
   'convolve_doubled',
   'join_blocks',
+  'multiply_into_blocks',
   'split_blocks',
   'sum_products',
   'upsample',

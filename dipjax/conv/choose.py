@@ -16,10 +16,11 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 PLATFORMS = ('cpu', 'gpu', 'tpu')
-WAYS = ('windows', 'tiles', 'products', 'library', 'slices')
+WAYS = ('windows', 'tiles', 'products', 'library', 'columns', 'slices')
 LANES = ('in_turn', 'at_once')
 
 # Windows and products are calls of a library, for which nothing is compiled.
@@ -34,6 +35,9 @@ _LEAST_TILES_PIXELS = 1024
 _LEAST_TILES_CHANNELS = 16  # In x and in y, whichever has fewer.
 # All tiles at once take several times the memory of an image.
 _MOST_TILES = 1024
+
+# Columns take more kernels than one convolution, with less to do. On a TPU:
+_LEAST_COLUMNS_PIXELS = 1024
 
 # Composing the kernel for blocks takes as long for any image; a GPU needs some
 # forty small kernels for it. In the image that is not yet doubled:
@@ -235,14 +239,33 @@ def prefers_blocks(x: Any, skip: Any, side: int, padding: str) -> bool:
   return height * width >= _LEAST_BLOCKS_PIXELS[target.platform]
 
 
+def prefers_columns(x: Any, kernel: Any) -> bool:
+  """Returns whether a convolution is one for each column of the kernel.
+
+  That is on a TPU, but for the smallest images. Kernels of 3x3 allow it.
+
+  Args:
+    x: [H, W, I].
+    kernel: [h, w, I, O].
+  """
+  if tuple(kernel.shape[:2]) != (3, 3):
+    return False
+  target = find_target()
+  if target.way:
+    return target.way == 'columns'
+  pixels = x.shape[0] * x.shape[1]
+  return target.platform == 'tpu' and pixels >= _LEAST_COLUMNS_PIXELS
+
+
 def prefers_library() -> bool:
   """Returns whether to call XLA's convolution with JAX's gradients.
 
-  That is on a GPU, whose library has kernels for all of them. On a CPU the
-  gradients are slow within a loop. All shapes allow it.
+  That is on a GPU, whose library has kernels for all of them, and on a TPU for
+  small images. On a CPU the gradients are slow within a loop. All shapes allow
+  it.
   """
   target = find_target()
-  return target.way == 'library' if target.way else target.platform == 'gpu'
+  return target.way == 'library' if target.way else target.platform != 'cpu'
 
 
 def unrolls_products() -> bool:
@@ -277,6 +300,42 @@ def sums_once() -> bool:
   return find_target().platform == 'gpu'
 
 
+def sums_squares(x: Any) -> bool:
+  """Returns whether a variance is a mean square less a squared mean.
+
+  That is on a TPU, where XLA sums both in the convolution that makes the image.
+  What rounds in bfloat16 loses no digits by it.
+
+  Args:
+    x: the image whose variance is computed.
+  """
+  return find_target().platform == 'tpu' and x.dtype == jnp.bfloat16
+
+
+def keeps_blocks() -> bool:
+  """Returns whether the pixels of a block stay side by side in its channels.
+
+  That is on a TPU, where another order costs a copy of the image.
+  """
+  return find_target().platform == 'tpu'
+
+
+def keeps_lines() -> bool:
+  """Returns whether a line that is cut off an image keeps the image's order.
+
+  That is on a TPU, see `device.layout`.
+  """
+  return find_target().platform == 'tpu'
+
+
+def splits_channels() -> bool:
+  """Returns whether channels beyond a multiple of 128 are convolved apart.
+
+  That is on a TPU, where they take as much memory and time as 128 more.
+  """
+  return find_target().platform == 'tpu'
+
+
 def changes_layouts() -> bool:
   """Returns whether XLA changes the order of arrays that a fit keeps.
 
@@ -288,12 +347,13 @@ def changes_layouts() -> bool:
 def runs_in_turn() -> bool:
   """Returns whether lanes run one after the other, each with all cores.
 
-  That is on a CPU. On other devices one lane leaves most of the device idle.
+  That is on a CPU and on a TPU. On a GPU one lane leaves most of the device
+  idle.
   """
   target = find_target()
   if target.lanes:
     return target.lanes == 'in_turn'
-  return target.platform == 'cpu'
+  return target.platform != 'gpu'
 
 
 def shares_memory() -> bool:

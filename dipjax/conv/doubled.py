@@ -11,12 +11,15 @@ u is reflected at its border and x is padded by zeros, so that the outermost
 blocks need a correction.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
 from dipjax.conv import choose, grid, ways
+from dipjax.device import layout
 
 Array = jax.Array
 
@@ -66,7 +69,7 @@ def convolve_doubled(
 
   Args:
     x: [h, w, C], h and w at least 2.
-    skip: [2h, 2w, S], or None.
+    skip: [2h, 2w, S], or the same in blocks, [h, w, 2, 2, S]; or None.
     kernel: [3, 3, S + C, O].
     mode: 'nearest' or 'bilinear'.
 
@@ -74,21 +77,46 @@ def convolve_doubled(
     [h, w, 2, 2, O]: `join_blocks` makes the image [2h, 2w, O] from the blocks.
   """
   height, width, _ = x.shape
-  skips = 0 if skip is None else skip.shape[2]
+  skips = 0 if skip is None else skip.shape[-1]
   x, edges = _take_edges(x)
-  skip, skip_edges = (None, (None,) * 4) if skip is None else _take_edges(skip)
+  skip, skip_edges = _split_skip(skip)
   # The kernel is composed in its own precision, then rounded to x's precision.
   composed = _compose_kernel(kernel, skips, mode).astype(x.dtype)
   kernel = kernel.astype(x.dtype)
   # A skip comes in blocks, as further channels of the small image.
-  inputs = x
-  if skip is not None:
-    blocks = grid.split_blocks(skip).reshape(height, width, -1)
-    inputs = jnp.concatenate([blocks, x], axis=-1)
-  y = ways.convolve(inputs, composed, padding='zero')
-  y = y.reshape(height, width, 2, 2, -1)
+  convolve = functools.partial(ways.convolve, padding='zero')
+  if skip is None:
+    y = convolve(x, composed)
+  elif choose.splits_channels():
+    few, many = jnp.split(composed, [4 * skips], axis=2)
+    y = convolve(skip, few) + convolve(x, many)
+  else:
+    y = convolve(jnp.concatenate([skip, x], axis=-1), composed)
   border = _make_border(edges, skip_edges, kernel, mode)
-  return _add_border(y, *border)
+  blocks = height, width, 2, 2, y.shape[2] // 4
+  if not choose.keeps_blocks():
+    y = y.reshape(blocks)
+  border = (lines.reshape(-1, *y.shape[2:]) for lines in border)
+  return _add_border(y, *border).reshape(blocks)
+
+
+def _split_skip(skip):
+  """The blocks of a skip, [h, w, 4 S], and its two lines at each edge."""
+  if skip is None:
+    return None, (None,) * 4
+  if skip.ndim == 3:
+    skip, edges = _take_edges(skip)
+    blocks = grid.split_blocks(skip)
+    return blocks.reshape(*blocks.shape[:2], -1), edges
+  blocks, edges = _take_edges(skip.reshape(*skip.shape[:2], -1))
+  # The outermost line of blocks is both lines of pixels.
+  lines = []
+  for k, edge in enumerate(edges):
+    line = edge[0].reshape(-1, 2, 2, skip.shape[4])
+    line = line.transpose((1, 0, 2, 3) if k < 2 else (2, 0, 1, 3))
+    line = line.reshape(2, -1, skip.shape[4])
+    lines.append(line if k % 2 == 0 else line[::-1])
+  return blocks, tuple(lines)
 
 
 def _compose_kernel(kernel, skips, mode):
@@ -162,7 +190,7 @@ def _correct_edge(lines, skip_lines, kernel, mode, padding):
   # The line of u beyond the edge, then the first one within: what each should
   # be, less what it was. Bilinear, reflection puts u[1] = 0.75 x[0] + 0.25 x[1]
   # beyond, where 0.25 x[0] was, and u[0] = x[0] within, where 0.75 x[0] was.
-  first, second = lines
+  first, second = layout.keep_lines(lines)
   if mode == 'bilinear':
     lines = jnp.stack([0.5 * first + 0.25 * second, 0.25 * first])
   else:
@@ -172,7 +200,7 @@ def _correct_edge(lines, skip_lines, kernel, mode, padding):
   if skip_lines is not None:
     beyond = jnp.stack([skip_lines[1], jnp.zeros_like(skip_lines[1])])
     lines = jnp.concatenate([_pad_lines(beyond, padding), lines], axis=-1)
-  return _filter_lines(lines, kernel)
+  return _filter_lines(layout.keep_lines(lines), kernel)
 
 
 def _double_lines(lines, mode, padding):
@@ -217,8 +245,9 @@ def _filter_lines(lines, kernel):
 @jax.custom_vjp
 def _take_edges(x):
   """x, and its two lines at each edge, the outermost first, [2, n, C]."""
-  turned = x[:, :2].swapaxes(0, 1), x[:, :-3:-1].swapaxes(0, 1)
-  return x, (x[:2], x[:-3:-1], *turned)
+  left = layout.keep_lines(x[:, :2]).swapaxes(0, 1)
+  right = layout.keep_lines(x[:, -2:])[:, ::-1].swapaxes(0, 1)
+  return x, (x[:2], x[:-3:-1], left, right)
 
 
 def _take_edges_forward(x):
@@ -240,7 +269,7 @@ _take_edges.defvjp(_take_edges_forward, _take_edges_backward)
 
 @jax.custom_vjp
 def _add_border(y, above, below, left, right):
-  """y [h, w, 2, 2, O] with a correction of each edge added to it."""
+  """y in blocks, of any shape, with a correction of each edge added to it."""
   height, width = y.shape[:2]
   y = _add_at(y, above[None], 0, 0)
   y = _add_at(y, below[None], height - 1, 0)

@@ -64,7 +64,7 @@ def _make_convolution(stride: int, pads: grid.Pads):
 def _make_input_gradient(stride: int, pads: grid.Pads, shape: tuple[int, ...]):
   """(dy, kernel) -> the gradient in x, which has the shape."""
   return lanes.unroll_lanes(
-    lambda dy, kernel: _transpose(
+    lambda dy, kernel: transpose(
       lambda x: _call_library(x, kernel, stride, pads), shape, dy
     )
   )
@@ -74,14 +74,14 @@ def _make_input_gradient(stride: int, pads: grid.Pads, shape: tuple[int, ...]):
 def _make_kernel_gradient(stride: int, pads: grid.Pads, shape: tuple[int, ...]):
   """(x, dy) -> the gradient in the kernel, which has the shape."""
   return lanes.unroll_lanes(
-    lambda x, dy: _transpose(
+    lambda x, dy: transpose(
       lambda kernel: _call_library(x, kernel, stride, pads), shape, dy
     )
   )
 
 
-def _transpose(linear, shape, dy):
-  """The transpose of a linear function of an array of a shape, at dy."""
+def transpose(linear, shape, dy):
+  """Returns the transpose, at dy, of a linear function of an array."""
   given = jax.ShapeDtypeStruct(shape, dy.dtype)
   (gradient,) = jax.linear_transpose(linear, given)(dy)
   return gradient

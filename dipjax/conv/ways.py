@@ -12,7 +12,15 @@ benchmarks/NOTES.md tells what else was tried.
 
 import jax
 
-from dipjax.conv import choose, direct, grid, library, windows, winograd
+from dipjax.conv import (
+  choose,
+  columns,
+  direct,
+  grid,
+  library,
+  windows,
+  winograd,
+)
 
 Array = jax.Array
 
@@ -45,6 +53,8 @@ def convolve(
   if choose.prefers_windows(x, kernel, stride):
     gathered = windows.gather_windows(x, kernel.shape[:2], stride, padding)
     return direct.multiply_pixels(gathered, kernel.reshape(-1, kernel.shape[3]))
+  if choose.prefers_columns(x, kernel):
+    return columns.convolve_columns(x, kernel, stride, padding)
   if choose.prefers_library():
     return library.convolve(x, kernel, stride, padding)
   if stride == 2:

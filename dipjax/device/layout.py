@@ -20,7 +20,19 @@ def keep_rows(array: Array) -> Array:
   That is the order of all arguments of a compiled program. The gradient keeps
   it too. On other devices than a GPU the function does nothing.
   """
-  if not choose.changes_layouts():
-    return array
+  return _keep_order(array) if choose.changes_layouts() else array
+
+
+def keep_lines(lines: Array) -> Array:
+  """Returns lines of an image, in the order of `keep_rows`.
+
+  XLA for a TPU would choose an order for what is computed of a few lines, and
+  copy the whole image to have them in it. On other devices the function does
+  nothing.
+  """
+  return _keep_order(lines) if choose.keeps_lines() else lines
+
+
+def _keep_order(array):
   order = layout.Layout(tuple(range(array.ndim)))
   return layout.with_layout_constraint(array, order)

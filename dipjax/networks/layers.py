@@ -76,15 +76,28 @@ class Conv(nn.Module):
       return kernel, None
     return kernel, self.param('bias', init, (self.features,))
 
-  def __call__(self, x: Array) -> Array:
-    """[H, W, I] -> [ceil(H / stride), ceil(W / stride), features]."""
-    kernel, bias = self.make_params(x.shape[-1])
+  def __call__(self, x: Array, count: int = 1) -> Array:
+    """[H, W, I] -> [ceil(H / stride), ceil(W / stride), features].
+
+    With a count, channels are those of so many images side by side, and the
+    kernel is 1x1.
+    """
+    kernel, bias = self.make_params(x.shape[-1] // count)
+    if count > 1:
+      # Each image has the kernel to itself.
+      kernel = jnp.kron(jnp.eye(count, dtype=kernel.dtype), kernel)
+      bias = None if bias is None else jnp.tile(bias, count)
     y = conv.convolve(
       x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding
     )
     if bias is None or not self.add_bias:
       return y
     return y + bias[None, None].astype(x.dtype)
+
+  def make_blocks(self, x: Array) -> Array:
+    """[2h, 2w, I] -> [h, w, 2, 2, features], of a 1x1 kernel without a bias."""
+    kernel, _ = self.make_params(x.shape[-1])
+    return conv.multiply_into_blocks(x, kernel[0, 0].astype(x.dtype))
 
 
 def make_init(fan_in: int, scale: float = 1.0) -> Callable[..., Array]:
@@ -120,10 +133,16 @@ class Norm(nn.Module):
     scale = self.param('scale', nn.initializers.ones, *shape)
     return scale, self.param('bias', nn.initializers.zeros, *shape)
 
-  def __call__(self, x: Array) -> Array:
-    """[H, W, C] -> [H, W, C]."""
-    scale, bias = self.make_params(x.shape[-1])
-    return _normalize(x, scale, bias, self.epsilon, self.activation)
+  def __call__(self, x: Array, count: int = 1) -> Array:
+    """[H, W, C] -> [H, W, C].
+
+    With a count, channels are those of so many images side by side, whose
+    pixels are those of one image.
+    """
+    scale, bias = self.make_params(x.shape[-1] // count)
+    if count > 1:
+      scale, bias = jnp.tile(scale, count), jnp.tile(bias, count)
+    return _normalize(x, scale, bias, self.epsilon, self.activation, count)
 
 
 def make_image(x: Array, sigmoid: bool) -> Array:
@@ -137,14 +156,16 @@ def make_image(x: Array, sigmoid: bool) -> Array:
 
 # The normalisation has gradients of its own, because automatic differentiation
 # would read and write the image twice as often.
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalize(x, scale, bias, epsilon, activation):
-  return _normalize_forward(x, scale, bias, epsilon, activation)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _normalize(x, scale, bias, epsilon, activation, count):
+  return _normalize_forward(x, scale, bias, epsilon, activation, count)[0]
 
 
-def _normalize_forward(x, scale, bias, epsilon, activation):
+def _normalize_forward(x, scale, bias, epsilon, activation, count):
   # The backward pass keeps x alone: the other images are cheap to make again.
-  mean, variance = conv.compute_moments(x)
+  mean, variance = _compute_moments(x, count)
+  if count > 1:
+    mean, variance = jnp.tile(mean, count), jnp.tile(variance, count)
   residuals = x, mean, jax.lax.rsqrt(variance + epsilon), scale, bias
   _, affine = _whiten(residuals)
   return ACTIVATIONS[activation](affine).astype(x.dtype), residuals
@@ -159,7 +180,22 @@ def _whiten(residuals):
   return whitened, whitened * scale[None, None] + bias[None, None]
 
 
-def _normalize_backward(epsilon, activation, residuals, gradient):
+def _compute_moments(x, count):
+  """Mean and variance of each channel, of images side by side, [C] each."""
+  mean, variance = conv.compute_moments(x)
+  if count == 1:
+    return mean, variance
+  each, variances = mean.reshape(count, -1), variance.reshape(count, -1)
+  mean = jnp.mean(each, axis=0)
+  return mean, jnp.mean(variances + jnp.square(each - mean[None]), axis=0)
+
+
+def _share(vector, count):
+  """The mean over images side by side, [count C], for each of them."""
+  return jnp.tile(jnp.mean(vector.reshape(count, -1), axis=0), count)
+
+
+def _normalize_backward(epsilon, activation, count, residuals, gradient):
   del epsilon
   x, mean, factor, scale, bias = residuals
   # The whitened image of the forward pass is not kept.
@@ -178,8 +214,11 @@ def _normalize_backward(epsilon, activation, residuals, gradient):
   )
   given, whitened = pull_back(mean)
   pixels = x.shape[0] * x.shape[1]
-  centred = given - (bias_gradient / pixels)[None, None]
-  centred -= whitened * (scale_gradient / pixels)[None, None]
+  sums = bias_gradient, scale_gradient
+  if count > 1:
+    sums = _share(bias_gradient, count), _share(scale_gradient, count)
+  centred = given - (sums[0] / pixels)[None, None]
+  centred -= whitened * (sums[1] / pixels)[None, None]
   x_gradient = centred * (factor * scale)[None, None]
   return x_gradient.astype(x.dtype), scale_gradient, bias_gradient
 
@@ -215,10 +254,23 @@ def call(method: Callable[..., Any], *arguments: Any, again: bool) -> Any:
   return recompute.recompute(run)(variables, *arguments)
 
 
-def apply_to_pixels(function: Callable[[Array], Array], blocks: Array) -> Array:
-  """Applies a function of single pixels to blocks [h, w, p, q, C]."""
+def apply_to_pixels(
+  function: Callable[[Array, int], Array], blocks: Array
+) -> Array:
+  """Applies a function of single pixels to blocks [h, w, p, q, C].
+
+  Args:
+    function: of an image, and of how many lie side by side in its channels.
+    blocks: of pixels.
+  """
+  height, width, *sides, _ = blocks.shape
+  if choose.keeps_blocks():
+    count = math.prod(sides)
+    return function(blocks.reshape(height, width, -1), count).reshape(
+      height, width, *sides, -1
+    )
   pixels = blocks.reshape(blocks.shape[0], -1, blocks.shape[-1])
-  return function(pixels).reshape(*blocks.shape[:-1], -1)
+  return function(pixels, 1).reshape(*blocks.shape[:-1], -1)
 
 
 def merge_doubled(
@@ -233,7 +285,8 @@ def merge_doubled(
   Args:
     norm: a normalisation without an activation.
     convolution: a convolution with a stride of 1 that adds no bias.
-    skip: [H, W, S], or None. Both images are cropped as `concatenate` does.
+    skip: [H, W, S], or the same in blocks [H / 2, W / 2, 2, 2, S]; or None.
+      Both images are cropped as `concatenate` does.
     x: [h, w, C].
     mode: a name of UPSAMPLINGS.
 
@@ -250,13 +303,17 @@ def merge_doubled(
       f'merge_doubled: stride must be 1, not {convolution.stride}'
     )
   size, padding = convolution.size, convolution.padding
-  if not choose.prefers_blocks(x, skip, size, padding):
+  joined = jax.eval_shape(_join_skip, skip)
+  if not choose.prefers_blocks(x, joined, size, padding):
+    skip = _join_skip(skip)
     x = upsample(x, mode)
     x = x if skip is None else concatenate(skip, x)
     return convolution(norm(x))[:, :, None, None]
   variance = conv.compute_doubled_variance(x, mode)
   if skip is not None:
-    skip_variance = conv.compute_moments(skip)[1]
+    pixels = skip.reshape(*skip.shape[:2], -1)
+    count = pixels.shape[-1] // skip.shape[-1]
+    skip_variance = _compute_moments(pixels, count)[1]
     variance = jnp.append(skip_variance, variance)
   # The normalisation is a factor and a constant for each channel. The factor
   # goes into the kernel. The constant, reflected as the image is, stays a
@@ -266,6 +323,12 @@ def merge_doubled(
   factor = scale * jax.lax.rsqrt(variance + norm.epsilon)
   kernel = kernel * factor[None, None, :, None]
   return conv.convolve_doubled(x, skip, kernel, mode)
+
+
+def _join_skip(skip):
+  if skip is None or skip.ndim == 3:
+    return skip
+  return conv.join_blocks(skip)
 
 
 def crop_center(x: Array, height: int, width: int) -> Array:

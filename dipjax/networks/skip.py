@@ -12,6 +12,7 @@ import jax
 from flax import linen as nn
 
 from dipjax import conv
+from dipjax.conv import choose
 from dipjax.networks import layers
 
 Array = jax.Array
@@ -143,12 +144,24 @@ class _Level(nn.Module):
       self.point_conv, self.point_norm = make_conv(self.up, 1), make_norm()
 
   def descend(self, x: Array) -> tuple[Array | None, Array]:
-    """[H, W, C] -> the skip [H, W, skip] and [H/2, W/2, down], H and W even."""
-    skip = self.skip_norm(self.skip_conv(x)) if self.skip else None
+    """[H, W, C] -> the skip [H, W, skip] and [H/2, W/2, down], H and W even.
+
+    The skip may be in blocks of pixels, as `layers.merge_doubled` takes it.
+    """
+    skip = self._make_skip(x) if self.skip else None
     x = self.down_conv(x)
     if self.downsampling != 'stride':
       x = layers.downsample(x, self.downsampling)
     return skip, self.mid_norm(self.mid_conv(self.down_norm(x)))
+
+  def _make_skip(self, x):
+    half = jax.ShapeDtypeStruct((x.shape[0] // 2, x.shape[1] // 2, 1), x.dtype)
+    if choose.keeps_blocks() and choose.prefers_blocks(
+      half, x, self.up_size, self.padding
+    ):
+      blocks = self.skip_conv.make_blocks(x)
+      return layers.apply_to_pixels(self.skip_norm, blocks)
+    return self.skip_norm(self.skip_conv(x))
 
   def ascend(self, skip: Array | None, x: Array) -> Array:
     """The skip and [h, w, C] -> [2h, 2w, up], cropped to the skip's size.
@@ -160,14 +173,19 @@ class _Level(nn.Module):
     )
     return layers.apply_to_pixels(self._finish, blocks)
 
-  def _finish(self, x):
+  def _finish(self, x, count):
     if not self.point:
-      return self.up_norm(x)
-    return self.point_norm(layers.call(self.mix, x, again=self.remat))
+      return self.up_norm(x, count)
+    mixed = layers.call(self.mix, x, again=self.remat)
+    return self.point_norm(mixed, count)
 
   def mix(self, x: Array) -> Array:
-    """[H, W, up] -> [H, W, up], the last convolution but its normalisation."""
-    return self.point_conv(self.up_norm(x))
+    """[H, W, up] -> [H, W, up], the last convolution but its normalisation.
+
+    Several images may lie side by side in the channels.
+    """
+    count = x.shape[-1] // self.up
+    return self.point_conv(self.up_norm(x, count), count)
 
 
 def _spread(value: Any, count: int) -> tuple:
