@@ -63,7 +63,7 @@ def _make_convolution(stride: int, padding: str):
       _correlate(columns, kernel[:, k], stride, (0, 0))
       for k, columns in enumerate(_shift_columns(x, stride, padding))
     ]
-    return sum(parts).astype(x.dtype)
+    return functools.reduce(jnp.add, parts).astype(x.dtype)
 
   return lanes.unroll_lanes(convolution)
 
@@ -184,17 +184,14 @@ def _spread(line, taps, stride, length, axis):
   2 pixels.
   """
   line = layout.keep_lines(line)
-  products = [line @ tap.T for tap in taps]
   last = stride * (line.shape[axis] - 1)
   zero = jnp.zeros((), line.dtype)
-  pads = [
-    [
-      (k, length + 1 - last - k, stride - 1) if i == axis else (0, 0, 0)
-      for i in range(3)
-    ]
-    for k in range(3)
-  ]
-  return sum(lax.pad(one, zero, pads[k]) for k, one in enumerate(products))
+  parts = []
+  for k, tap in enumerate(taps):
+    pads = [(0, 0, 0)] * 3
+    pads[axis] = (k, length + 1 - last - k, stride - 1)
+    parts.append(lax.pad(line @ tap.T, zero, pads))
+  return functools.reduce(jnp.add, parts)
 
 
 # A 1x1 kernel, whose result is in blocks.
@@ -253,4 +250,4 @@ def _make_blocks_kernel_gradient(shape: tuple[int, ...]):
 
 def _sum_columns(x, kernel):
   parts = [_correlate(x[:, k::2], kernel[:, k], 2, (0, 0)) for k in (0, 1)]
-  return sum(parts).astype(x.dtype)
+  return functools.reduce(jnp.add, parts).astype(x.dtype)

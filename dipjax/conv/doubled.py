@@ -79,24 +79,25 @@ def convolve_doubled(
   height, width, _ = x.shape
   skips = 0 if skip is None else skip.shape[-1]
   x, edges = _take_edges(x)
-  blocks, skip_edges = _split_skip(skip)
+  skip, skip_edges = _split_skip(skip)
   # The kernel is composed in its own precision, then rounded to x's precision.
   composed = _compose_kernel(kernel, skips, mode).astype(x.dtype)
   kernel = kernel.astype(x.dtype)
   # A skip comes in blocks, as further channels of the small image.
-  inputs, kernels = [x], [composed[:, :, 4 * skips :]]
-  if blocks is not None:
-    inputs.insert(0, blocks)
-    kernels.insert(0, composed[:, :, : 4 * skips])
-  if not choose.splits_channels():
-    inputs, kernels = [jnp.concatenate(inputs, axis=-1)], [composed]
-  parts = map(
-    lambda *both: ways.convolve(*both, padding='zero'), inputs, kernels
-  )
-  y = functools.reduce(jnp.add, parts)
+  convolve = functools.partial(ways.convolve, padding='zero')
+  if skip is None:
+    y = convolve(x, composed)
+  elif choose.splits_channels():
+    few, many = jnp.split(composed, [4 * skips], axis=2)
+    y = convolve(skip, few) + convolve(x, many)
+  else:
+    y = convolve(jnp.concatenate([skip, x], axis=-1), composed)
   border = _make_border(edges, skip_edges, kernel, mode)
-  y = _add_border(y, *(lines.reshape(-1, y.shape[2]) for lines in border))
-  return y.reshape(height, width, 2, 2, -1)
+  blocks = height, width, 2, 2, y.shape[2] // 4
+  if not choose.keeps_blocks():
+    y = y.reshape(blocks)
+  border = (lines.reshape(-1, *y.shape[2:]) for lines in border)
+  return _add_border(y, *border).reshape(blocks)
 
 
 def _split_skip(skip):
@@ -244,9 +245,9 @@ def _filter_lines(lines, kernel):
 @jax.custom_vjp
 def _take_edges(x):
   """x, and its two lines at each edge, the outermost first, [2, n, C]."""
-  left, right = layout.keep_lines(x[:, :2]), layout.keep_lines(x[:, -2:])
-  turned = left.swapaxes(0, 1), right[:, ::-1].swapaxes(0, 1)
-  return x, (x[:2], x[:-3:-1], *turned)
+  left = layout.keep_lines(x[:, :2]).swapaxes(0, 1)
+  right = layout.keep_lines(x[:, -2:])[:, ::-1].swapaxes(0, 1)
+  return x, (x[:2], x[:-3:-1], left, right)
 
 
 def _take_edges_forward(x):
@@ -268,7 +269,7 @@ _take_edges.defvjp(_take_edges_forward, _take_edges_backward)
 
 @jax.custom_vjp
 def _add_border(y, above, below, left, right):
-  """y [h, w, 4 O] with a correction of each edge added to it."""
+  """y in blocks, of any shape, with a correction of each edge added to it."""
   height, width = y.shape[:2]
   y = _add_at(y, above[None], 0, 0)
   y = _add_at(y, below[None], height - 1, 0)

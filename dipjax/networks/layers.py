@@ -303,10 +303,9 @@ def merge_doubled(
       f'merge_doubled: stride must be 1, not {convolution.stride}'
     )
   size, padding = convolution.size, convolution.padding
-  in_blocks = skip is not None and skip.ndim == 5
-  joined = jax.eval_shape(conv.join_blocks, skip) if in_blocks else skip
+  joined = jax.eval_shape(_join_skip, skip)
   if not choose.prefers_blocks(x, joined, size, padding):
-    skip = conv.join_blocks(skip) if in_blocks else skip
+    skip = _join_skip(skip)
     x = upsample(x, mode)
     x = x if skip is None else concatenate(skip, x)
     return convolution(norm(x))[:, :, None, None]
@@ -324,6 +323,12 @@ def merge_doubled(
   factor = scale * jax.lax.rsqrt(variance + norm.epsilon)
   kernel = kernel * factor[None, None, :, None]
   return conv.convolve_doubled(x, skip, kernel, mode)
+
+
+def _join_skip(skip):
+  if skip is None or skip.ndim == 3:
+    return skip
+  return conv.join_blocks(skip)
 
 
 def crop_center(x: Array, height: int, width: int) -> Array:
