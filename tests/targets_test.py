@@ -231,12 +231,8 @@ def test_chips_refuse_a_size_in_one_line(monkeypatch, capsys):
 # --- The step for devices that are not here, lowered and not compiled.
 
 
-# On a TPU the four pixels of a block have one product with a kernel of 1x1, of
-# which three quarters are zeros (`layers.Conv`).
-@pytest.mark.parametrize(
-  'platform,aimed,most', [('cuda', 'gpu', 1.15), ('tpu', 'tpu', 1.3)]
-)
-def test_the_step_for_other_devices(platform, aimed, most):
+@pytest.mark.parametrize('platform,aimed', [('cuda', 'gpu'), ('tpu', 'tpu')])
+def test_the_step_for_other_devices(platform, aimed):
   """No grouped convolution, no float64, few FLOPs, and a state in place."""
   # One level that is doubled late and one that is not, each as any other.
   size, lanes = 128, 2
@@ -256,7 +252,7 @@ def test_the_step_for_other_devices(platform, aimed, most):
   kernels = hlo.find_kernels(lowered.as_text('hlo'))
   flops = sum(kernel.count * kernel.flops for kernel in kernels)
   ideal = limits.count_flops(network, size, programs.INPUTS)
-  assert 1 <= flops / (programs.SCAN * lanes * ideal) <= most
+  assert 1 <= flops / (programs.SCAN * lanes * ideal) <= 1.15
   (states, _), _ = lowered.args_info
   donated = [leaf.donated for leaf in jax.tree.leaves(states)]
   assert all(donated) and text.count('tf.aliasing_output') == len(donated)

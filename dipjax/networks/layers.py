@@ -83,15 +83,16 @@ class Conv(nn.Module):
     kernel is 1x1.
     """
     kernel, bias = self.make_params(x.shape[-1] // count)
-    if count > 1:
-      # Each image has the kernel to itself.
-      kernel = jnp.kron(jnp.eye(count, dtype=kernel.dtype), kernel)
-      bias = None if bias is None else jnp.tile(bias, count)
-    y = conv.convolve(
+    convolve = lambda x: conv.convolve(
       x, kernel.astype(x.dtype), stride=self.stride, padding=self.padding
     )
+    if count == 1:
+      y = convolve(x)
+    else:
+      y = jnp.concatenate([*map(convolve, jnp.split(x, count, -1))], -1)
     if bias is None or not self.add_bias:
       return y
+    bias = bias if count == 1 else jnp.tile(bias, count)
     return y + bias[None, None].astype(x.dtype)
 
   def make_blocks(self, x: Array) -> Array:
