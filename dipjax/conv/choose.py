@@ -41,7 +41,7 @@ _LEAST_COLUMNS_PIXELS = 1024
 
 # Composing the kernel for blocks takes as long for any image; a GPU needs some
 # forty small kernels for it. In the image that is not yet doubled:
-_LEAST_BLOCKS_PIXELS = {'cpu': 4096, 'gpu': 65536, 'tpu': 4096}
+_LEAST_BLOCKS_PIXELS = {'cpu': 4096, 'gpu': 65536, 'tpu': 65536}
 
 # The CPU's threads share out whole groups of channels: with a few channels more
 # one thread works while the others wait.
