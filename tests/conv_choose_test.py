@@ -132,7 +132,7 @@ def test_tiles_are_for_many_pixels_and_channels_on_the_cpu():
       assert not prefers(shape=(512, 512), inputs=128, outputs=128)
 
 
-@pytest.mark.parametrize('target,side', [(CPU, 64), (GPU, 256), (TPU, 64)])
+@pytest.mark.parametrize('target,side', [(CPU, 64), (GPU, 256), (TPU, 256)])
 def test_blocks_are_for_large_images_on_every_device(target, side):
   prefers = lambda height, width: choose.prefers_blocks(
     _image(height, width), None, 3, 'reflect'

@@ -235,7 +235,7 @@ def test_chips_refuse_a_size_in_one_line(monkeypatch, capsys):
 def test_the_step_for_other_devices(platform, aimed):
   """No grouped convolution, no float64, few FLOPs, and a state in place."""
   # One level that is doubled late and one that is not, each as any other.
-  size, lanes = 128, 2
+  size, lanes = 512, 2
   network = skip.Skip(down=(128,) * 2, up=(128,) * 2, skip=(4,) * 2)
   with choose.aim(choose.Target(aimed)):
     traced = programs.trace_advance(network, 'bfloat16', size, lanes)

@@ -138,7 +138,7 @@ def _apply_taps(taps, kernel):
   matrix, kernel = matrix.reshape(-1, 9), kernel.reshape(9, -1)
   if choose.changes_layouts():
     # Where the kernel keeps its layout, XLA finds no way to compute a product.
-    product = jnp.sum(matrix[:, :, None] * kernel, axis=1)
+    product = jnp.sum(matrix[:, :, None] * kernel[None], axis=1)
   else:
     product = jnp.matmul(matrix, kernel, precision='highest')
   product = product.reshape(*both, inputs, outputs)
