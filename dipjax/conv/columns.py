@@ -73,11 +73,11 @@ def _make_kernel_gradient(stride: int, padding: str):
   """(x, dy) -> the gradient in the kernel."""
 
   def kernel_gradient(x, dy):
-    given = jax.ShapeDtypeStruct((3, x.shape[2], dy.shape[2]), x.dtype)
+    shape = 3, x.shape[2], dy.shape[2]
     parts = [
-      jax.linear_transpose(
-        functools.partial(_call_library, columns, stride=stride), given
-      )(dy)[0]
+      library.transpose(
+        functools.partial(_call_library, columns, stride=stride), shape, dy
+      )
       for columns in _shift_columns(x, stride, padding)
     ]
     return jnp.stack(parts, axis=1)
@@ -210,44 +210,10 @@ def multiply_into_blocks(x: Array, matrix: Array) -> Array:
   return blocks.reshape(height // 2, width // 2, 2, 2, -1)
 
 
-@jax.custom_vjp
-def _convolve_blocks(x: Array, kernel: Array) -> Array:
+def _sum_columns(x: Array, kernel: Array) -> Array:
   """[2h, 2w, I], [2, 2, I, O] -> [h, w, O], each block by itself."""
-  return lanes.unroll_lanes(_sum_columns)(x, kernel)
-
-
-def _convolve_blocks_backward(residuals, dy):
-  x, kernel = residuals
-  return (
-    _make_blocks_input_gradient(x.shape)(dy, kernel),
-    _make_blocks_kernel_gradient(kernel.shape)(x, dy),
-  )
-
-
-_convolve_blocks.defvjp(
-  lambda x, kernel: (_convolve_blocks(x, kernel), (x, kernel)),
-  _convolve_blocks_backward,
-)
-
-
-@functools.cache
-def _make_blocks_input_gradient(shape: tuple[int, ...]):
-  return lanes.unroll_lanes(
-    lambda dy, kernel: library.transpose(
-      lambda x: _sum_columns(x, kernel), shape, dy
-    )
-  )
-
-
-@functools.cache
-def _make_blocks_kernel_gradient(shape: tuple[int, ...]):
-  return lanes.unroll_lanes(
-    lambda x, dy: library.transpose(
-      lambda kernel: _sum_columns(x, kernel), shape, dy
-    )
-  )
-
-
-def _sum_columns(x, kernel):
   parts = [_correlate(x[:, k::2], kernel[:, k], 2, (0, 0)) for k in (0, 1)]
   return functools.reduce(jnp.add, parts).astype(x.dtype)
+
+
+_convolve_blocks = library.make_bilinear(_sum_columns)

@@ -8,6 +8,7 @@ result. Pads are ((above, below), (left, right)).
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from dipjax.conv import grid, lanes
 from dipjax.device import layout
 
 Array = jax.Array
+Bilinear = Callable[..., Array]  # Of x and a kernel.
 
 
 def convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
@@ -25,59 +27,45 @@ def convolve(x: Array, kernel: Array, stride: int, padding: str) -> Array:
   kernel = layout.keep_rows(kernel)
   if padding == 'reflect':
     x, pads = grid.pad(x, pads, padding), ((0, 0), (0, 0))
-  return _convolve(x, kernel, stride, pads)
-
-
-# The parts have no derivative in reverse mode: the rule for lanes is inside,
-# `custom_vjp` is outside.
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(x: Array, kernel: Array, stride: int, pads: grid.Pads) -> Array:
   return _make_convolution(stride, pads)(x, kernel)
 
 
-def _convolve_forward(x, kernel, stride, pads):
-  return _convolve(x, kernel, stride, pads), (x, kernel)
-
-
-def _convolve_backward(stride, pads, residuals, dy):
-  x, kernel = residuals
-  return (
-    _make_input_gradient(stride, pads, x.shape)(dy, kernel),
-    _make_kernel_gradient(stride, pads, kernel.shape)(x, dy),
-  )
-
-
-_convolve.defvjp(_convolve_forward, _convolve_backward)
-
-
 @functools.cache
-def _make_convolution(stride: int, pads: grid.Pads):
-  """(x, kernel) -> y."""
-  return lanes.unroll_lanes(
-    lambda x, kernel: _call_library(x, kernel, stride, pads)
-  )
+def _make_convolution(stride: int, pads: grid.Pads) -> Bilinear:
+  return make_bilinear(lambda x, kernel: _call_library(x, kernel, stride, pads))
 
 
-@functools.cache
-def _make_input_gradient(stride: int, pads: grid.Pads, shape: tuple[int, ...]):
-  """(dy, kernel) -> the gradient in x, which has the shape."""
-  return lanes.unroll_lanes(
-    lambda dy, kernel: transpose(
-      lambda x: _call_library(x, kernel, stride, pads), shape, dy
+def make_bilinear(function: Bilinear) -> Bilinear:
+  """Returns a function of (x, kernel), linear in each, for one lane or many.
+
+  Its gradients are those that JAX makes. `vmap` makes one call for each lane.
+  """
+  run = lanes.unroll_lanes(function)
+
+  @functools.cache
+  def differ_x(shape):
+    return lanes.unroll_lanes(
+      lambda dy, kernel: transpose(lambda x: function(x, kernel), shape, dy)
     )
-  )
 
-
-@functools.cache
-def _make_kernel_gradient(stride: int, pads: grid.Pads, shape: tuple[int, ...]):
-  """(x, dy) -> the gradient in the kernel, which has the shape."""
-  return lanes.unroll_lanes(
-    lambda x, dy: transpose(
-      lambda kernel: _call_library(x, kernel, stride, pads), shape, dy
+  @functools.cache
+  def differ_kernel(shape):
+    return lanes.unroll_lanes(
+      lambda x, dy: transpose(lambda kernel: function(x, kernel), shape, dy)
     )
+
+  # The parts have no derivative in reverse mode: the rule for lanes is inside,
+  # `custom_vjp` is outside.
+  bilinear = jax.custom_vjp(run)
+
+  def pull_back(residuals, dy):
+    x, kernel = residuals
+    return differ_x(x.shape)(dy, kernel), differ_kernel(kernel.shape)(x, dy)
+
+  bilinear.defvjp(
+    lambda x, kernel: (bilinear(x, kernel), (x, kernel)), pull_back
   )
+  return bilinear
 
 
 def transpose(linear, shape, dy):
