@@ -88,10 +88,10 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
   # Blocks with stripes of black and white look grey, but their noise is gone.
   own = blocks.black + blocks.white
   even = own <= 2 * level.expect_ends(blocks.means) + _UNCLEAR
-  if _FEWEST <= np.sum(even) < len(even) * (1 - _UNCLEAR):
+  is_mixed = _FEWEST <= np.sum(even) < len(even) * (1 - _UNCLEAR)
+  if is_mixed:
     blocks = blocks.select(even)
-    level = levels.fit_levels(blocks, ends, read)
-  elif read:
+  if is_mixed or read:
     level = levels.fit_levels(blocks, ends, read)
   rows, columns = (
     lines.find_row_noise(each) for each in (image, image.swapaxes(0, 1))
