@@ -31,6 +31,9 @@ class _Bar:
     self.n += steps
     self.said.append((self.n, self._text))
 
+  def clear(self):
+    pass
+
   def close(self):
     pass
 
@@ -126,3 +129,22 @@ def test_what_follows_a_fit_has_a_bar_of_its_own(tmp_path, capsys):
     assert watch(None, _make_trace())
   assert '25 further steps' in capsys.readouterr().out
   assert not made.records.kept
+
+
+def test_the_second_chunk_tells_how_long_a_fit_takes(
+  tmp_path, capsys, monkeypatch
+):
+  """Whatever is compiled after the steps of the first, and of the second."""
+  clock = types.SimpleNamespace(now=0.0)
+  clocks = {'perf_counter': lambda: clock.now, 'monotonic': lambda: clock.now}
+  monkeypatch.setattr(recorder, 'time', types.SimpleNamespace(**clocks))
+  _, made = _make(tmp_path, 'smoke')
+  states = types.SimpleNamespace(step=np.array([10, 10]), monitors={})
+  with made:
+    for seconds in (50, 7):
+      assert 'at most' not in capsys.readouterr().out
+      clock.now += seconds
+      # Two of them make another program; 190 and 180 steps are left.
+      recorder._add_compiling(recorder._COMPILING[0], 2.0)
+      made(states, _make_trace())
+  assert 'at most 90 seconds for 200 steps' in capsys.readouterr().out

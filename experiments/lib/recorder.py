@@ -35,7 +35,6 @@ _COMPILING = (
   '/jax/core/compile/backend_compile_duration',
 )
 _seconds_compiling = 0.0
-_compiled_at = time.monotonic()  # When JAX last had a program.
 
 # Monitors whose score has another name in a record.
 _SCORE_KEYS = {'oracle': 'psnr', 'oracle_output': 'psnr_output'}
@@ -50,10 +49,9 @@ _SHOWN = (
 
 def _add_compiling(event: str, duration_secs: float, **kwargs) -> None:
   del kwargs
-  global _seconds_compiling, _compiled_at
+  global _seconds_compiling
   if event in _COMPILING:
     _seconds_compiling += duration_secs
-    _compiled_at = time.monotonic()
 
 
 jax.monitoring.register_event_duration_secs_listener(_add_compiling)
@@ -136,6 +134,7 @@ class Recorder:
     self._begin, self._compiled = time.perf_counter(), _seconds_compiling
     self._earlier = {'compile': 0.0, 'fit': 0.0}
     self._previewed, self._stack = time.monotonic(), contextlib.ExitStack()
+    self._first: float | None = None  # Seconds of the fit at the first chunk.
     self._announced = False
 
   @property
@@ -304,16 +303,23 @@ class Recorder:
     return record
 
   def _announce(self, steps):
-    """Prints once, before the bar, how long the fit will take.
+    """Prints once how long the fit will take.
 
-    The first steps tell it, without the time of compiling before them.
+    The second chunk tells it: the first one's time is mostly that of making the
+    program and its inputs.
     """
     if self._announced or not steps:
       return
-    pace = (time.monotonic() - _compiled_at) / steps
-    left = _format_time(pace * (self._steps - self._shown))
-    print(f'at most {left} for {self._steps} steps', flush=True)
-    self._announced = True
+    now = self.seconds['fit']
+    if self._first is None:
+      self._first = now
+    elif self._shown < self._steps:
+      pace = (now - self._first) / steps
+      left = _format_time(pace * (self._steps - self._shown))
+      if self._bar:
+        self._bar.clear()
+      print(f'at most {left} for {self._steps} steps', flush=True)
+      self._announced = True
 
   def _find_end(self, states):
     """Returns how many steps the fit has if no image is better from now on.
