@@ -53,15 +53,17 @@ def finish(
   operator: Any = operators.make_noisy(model)
   # Where the level is not sure, there may be less noise, and more detail.
   least = 1 / (1 + max(model.error - _SURE, 0.0)) ** 2
-  found = _finish(
-    image,
+  image, measurement = (
+    jnp.asarray(x, jnp.float32) for x in (image, measurement)
+  )
+  correlation = _find_correlation(model, operator)
+  filtered = _filter(image, measurement, operator, correlation, parts, reach)
+  found = _return_detail(
+    filtered,
     measurement,
     operator,
-    _find_correlation(model, operator),
     jnp.float32(least),
-    np.asarray(parts, np.float32),
     points=model.impulses < _IMPULSES,
-    reach=reach,
   )
   return np.asarray(found[0]), np.asarray(found[1])
 
@@ -88,7 +90,12 @@ def find_deviation(
   square = _average_seeds(images, image)
   if model is not None and min(image.shape[:2]) >= _LEAST:
     operator: Any = operators.make_noisy(model)
-    square += _find_left(image, operator, _find_correlation(model, operator))
+    square += wiener.find_left(
+      image,
+      _find_sigma(operator, image),
+      correlation=_find_correlation(model, operator),
+      clipped=operator.black or operator.white,
+    )
   return np.asarray(jnp.sqrt(square))
 
 
@@ -100,42 +107,34 @@ def _average_seeds(images, image):
   )(square)
 
 
-@jax.jit
-def _find_left(image, operator, correlation):
-  return wiener.find_left(
-    image,
-    jnp.sqrt(operator.find_unclipped(image)),
-    correlation=correlation,
-    clipped=operator.black or operator.white,
-  )
-
-
 def _find_correlation(model, operator):
   white = operator.spread is None
   return None if white else np.float32(model.correlation)
 
 
-@functools.partial(jax.jit, static_argnames=('points', 'reach'))
-def _finish(
-  image, measurement, operator, correlation, least, parts, *, points, reach
-):
-  image, measurement = (
-    jnp.asarray(x, jnp.float32) for x in (image, measurement)
-  )
-  if min(image.shape[:2]) >= _LEAST:
-    # One program of the filter serves all passes.
-    refine = lambda image, part: wiener.refine(
+def _filter(image, measurement, operator, correlation, parts, reach):
+  if min(image.shape[:2]) < _LEAST:
+    return image
+  for part in parts:
+    image = wiener.refine(
       measurement,
       image,
-      jnp.sqrt(operator.find_unclipped(image)),
+      _find_sigma(operator, image),
       correlation=correlation,
       clipped=operator.black or operator.white,
       part=part,
       reach=reach,
     )
-    image, _ = jax.lax.scan(
-      lambda image, part: (refine(image, part), None), image, parts
-    )
+  return image
+
+
+@jax.jit
+def _find_sigma(operator, image):
+  return jnp.sqrt(operator.find_unclipped(image))
+
+
+@functools.partial(jax.jit, static_argnames='points')
+def _return_detail(image, measurement, operator, least, *, points):
   residual = measurement - operator(image)
   image, share = detail.return_detail(
     image,

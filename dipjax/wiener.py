@@ -11,6 +11,8 @@ image denoising algorithm, 2013.
 """
 
 import functools
+import os
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from dipjax import detail, noise
+from dipjax import detail, noise, settings
 
 Array = jax.Array
 
@@ -29,6 +31,7 @@ _SIMILAR = 32  # Patches in a group, the one that looks among them.
 # So few patches span few directions of all that a patch has. What they vary at
 # each frequency by itself, times this, is allowed in the others.
 _OTHER = 0.05
+_BAND = 16  # Rows of groups that are filtered one after the other.
 # Share of the noise's variance that is chance in a colour of a group's mean.
 _CHANCE = 0.015
 _TINY = 1e-20  # Of nothing and no noise, the measurement is kept.
@@ -178,7 +181,6 @@ def _multiply(subscripts, *factors):
   return jnp.einsum(subscripts, *factors, precision='highest')
 
 
-@functools.partial(jax.jit, static_argnames=('clipped', 'left', 'reach'))
 def _refine(
   measurement,
   pilot,
@@ -191,10 +193,44 @@ def _refine(
   reach=REACH,
 ):
   """Returns the filtered image, or with `left` the variance of its error."""
-  height, width, channels = measurement.shape
+  height, width, channels = np.shape(measurement)
+  prepared = _prepare(
+    measurement, pilot, sigma, correlation, clipped=clipped, reach=reach
+  )
+  rows = _place(height)
+  # Whole bands, so that they are one program; rows beyond `count` are not used.
+  bands = np.pad(rows, (0, -len(rows) % _BAND)).reshape(-1, _BAND)
+  counts = np.minimum(len(rows) - _BAND * np.arange(len(bands)), _BAND)
+
+  @settings.pin()
+  def add(band):
+    return _add_band(
+      *prepared, part, *band, size=(height, width), left=left, reach=reach
+    )
+
+  pairs = bands, counts.astype(np.int32)
+  if isinstance(prepared[0], jax.core.Tracer):
+    strips = list(lax.map(add, pairs))
+  else:
+    # Most of a band takes one core, whatever XLA has.
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+      strips = list(pool.map(add, zip(*pairs)))
+  starts = tuple(int(start) for start in bands[:, 0])
+  return _join(
+    strips, starts=starts, size=(height, width), left=left, reach=reach
+  )
+
+
+@functools.partial(jax.jit, static_argnames=('clipped', 'reach'))
+def _prepare(measurement, pilot, sigma, correlation, *, clipped, reach):
+  """Returns planes of colours and the variance of their noise, both padded.
+
+  The planes are those of the pilot, then those of the measurement.
+  """
+  channels = measurement.shape[-1]
   # Whatever the defaults of the process are, all is float32.
-  measurement, pilot, sigma, part = (
-    jnp.asarray(x, jnp.float32) for x in (measurement, pilot, sigma, part)
+  measurement, pilot, sigma = (
+    jnp.asarray(x, jnp.float32) for x in (measurement, pilot, sigma)
   )
   sigma = jnp.broadcast_to(sigma, measurement.shape)
   variance = jnp.square(sigma)
@@ -217,15 +253,32 @@ def _refine(
   variance = _multiply('oc,hwc->ohw', np.square(colours), variance)
   variance = _sum_side(_sum_side(variance, 1), 2) / _SIDE**2
   pad = lambda x: jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)))
-  planes, variance = pad(planes), pad(variance)
-  columns = _place(width)
+  return pad(planes), pad(variance)
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'left', 'reach'))
+def _add_band(planes, variance, part, rows, count, *, size, left, reach):
+  """Returns the weighted sums of a band of groups, and of their weights.
+
+  Args:
+    planes, variance: see `_prepare`.
+    part: see `refine`.
+    rows: where the groups' first patches begin, int32 [_BAND].
+    count: how many of them are filtered.
+    size, left, reach: of the picture, see `_refine`.
+
+  Returns:
+    [C + 1, rows, W + 2 reach], from the first of `rows` on.
+  """
+  columns = _place(size[1])
   extent = 2 * reach + _SIDE  # Rows that the patches of one row may touch.
 
-  def add_row(sums, row):
+  def add_row(i, sums):
     """Filters the groups of one row of patches, in the strip around it."""
+    row = rows[i]
     strip = lax.dynamic_slice_in_dim(planes, row, extent, 1)
-    rows, cols = _find_similar(strip[0], row, columns, (height, width), reach)
-    cut = _make_cut(rows, cols + columns[:, None])
+    found, cols = _find_similar(strip[0], row, columns, size, reach)
+    cut = _make_cut(found, cols + columns[:, None])
     levels = lax.dynamic_slice_in_dim(variance, row, 2 * reach + 1, 1)
     patches, weights = _filter_groups(
       cut(strip, _SIDE), cut(levels, 1)[..., 0, 0], part, left
@@ -235,19 +288,30 @@ def _refine(
     weights = jnp.broadcast_to(weights, patches[:, :, :1].shape)
     weighted = jnp.concatenate([patches * weights, weights], 2)
     put = jax.linear_transpose(
-      lambda x: cut(x, _SIDE), jnp.zeros_like(strip[: channels + 1])
+      lambda x: cut(x, _SIDE), jnp.zeros_like(strip[: weighted.shape[2]])
     )
     (added,) = put(weighted)
-    old = lax.dynamic_slice_in_dim(sums, row, extent, 1)
-    return lax.dynamic_update_slice_in_dim(sums, old + added, row, 1), None
+    old = lax.dynamic_slice_in_dim(sums, row - rows[0], extent, 1)
+    return lax.dynamic_update_slice_in_dim(sums, old + added, row - rows[0], 1)
 
-  nothing = jnp.zeros_like(planes[: channels + 1])
-  sums, _ = lax.scan(add_row, nothing, _place(height))
+  part = jnp.asarray(part, jnp.float32)
+  shape = len(variance) + 1, _STEP * (_BAND - 1) + extent, planes.shape[2]
+  return lax.fori_loop(0, count, add_row, jnp.zeros(shape, jnp.float32))
+
+
+@functools.partial(jax.jit, static_argnames=('starts', 'size', 'left', 'reach'))
+def _join(strips, *, starts, size, left, reach):
+  """Returns the image of what all bands added, from these rows on."""
+  height, width = size
+  planes, long, across = strips[0].shape
+  sums = jnp.zeros((planes, starts[-1] + long, across), jnp.float32)
+  for start, strip in zip(starts, strips):
+    sums = sums.at[:, start : start + long].add(strip)
   sums = sums[:, reach : reach + height, reach : reach + width]
   found = sums[:-1] / sums[-1:]
   if left:
     return jnp.moveaxis(found, 0, -1)
-  return _multiply('oc,ohw->hwc', colours, found)
+  return _multiply('oc,ohw->hwc', _make_dct(planes - 1), found)
 
 
 def _sum_side(x, axis):
@@ -282,18 +346,21 @@ def _find_similar(strip, row, columns, size, reach):
   """
   height, width = size
   count = 2 * reach + 1
-  patch = strip[reach : reach + _SIDE, reach : reach + width]
+  # Columns first, so that what is summed lies side by side.
+  strip = strip.T
+  patch = strip[reach : reach + width, reach : reach + _SIDE]
 
-  def compare(shift):
-    other = lax.dynamic_slice_in_dim(strip, shift, width, 1)
-    # The sums of each column of a patch, then of its columns.
-    sums = jnp.zeros((count, width), jnp.float32)
+  def compare(strip, _):
+    other = strip[:width]
+    sums = jnp.zeros((width, count), jnp.float32)
     for i in range(_SIDE):
-      sums += jnp.square(patch[i][None] - other[i : i + count])
-    return _sum_side(sums, 1)[:, columns]
+      sums += jnp.square(patch[:, i : i + 1] - other[:, i : i + count])
+    # A slice whose place is known only as it runs would be read a value a time.
+    strip = jnp.concatenate([strip[1:], strip[:1]])
+    return strip, _sum_columns(sums)
 
-  distances = lax.map(compare, np.arange(count, dtype=np.int32))
-  distances = distances.reshape(count**2, len(columns))
+  _, distances = lax.scan(compare, strip, length=count)
+  distances = jnp.moveaxis(distances, 0, 1).reshape(-1, count**2)
   cols, rows = np.divmod(np.arange(count**2, dtype=np.int32), count)
   order = np.argsort((rows - reach) ** 2 + (cols - reach) ** 2, kind='stable')
   rows, cols = rows[order], cols[order]
@@ -302,11 +369,23 @@ def _find_similar(strip, row, columns, size, reach):
   left = columns[:, None] + cols - reach
   inside = (top >= 0) & (top <= height - _SIDE)
   inside &= (left >= 0) & (left <= width - _SIDE)
-  distances = jnp.where(inside, distances[order].T, jnp.inf)
+  distances = jnp.where(inside, distances[:, order], jnp.inf)
   # A patch in a corner has the fewest to choose from.
   fewest = min(reach, height - _SIDE) + 1, min(reach, width - _SIDE) + 1
   _, chosen = lax.top_k(-distances, min(_SIMILAR, fewest[0] * fewest[1]))
   return jnp.asarray(rows)[chosen], jnp.asarray(cols)[chosen]
+
+
+def _sum_columns(x):
+  """Returns the sums of the columns of each patch of `_place`, [patches, ...].
+
+  Args:
+    x: [width, ...].
+  """
+  regular = len(_place(len(x))) - 1
+  parts = x[: _STEP * (regular + 1)].reshape(regular + 1, _STEP, -1).sum(1)
+  last = x[-_SIDE:].sum(0, keepdims=True)
+  return jnp.concatenate([parts[:-1] + parts[1:], last])
 
 
 def _make_cut(rows, columns):
@@ -352,7 +431,7 @@ def _filter_groups(patches, variance, part, left):
   total = other + against + _TINY
   scaled = rows / total
   inner = _multiply('gnf,gmf->gnm', scaled, rows)
-  inner = jnp.linalg.inv(inner + np.eye(similar, dtype=np.float32)[None])
+  inner = _invert(inner + np.eye(similar, dtype=np.float32)[None])
   # The directions in which the patches differ by more than noise, and the mean.
   kept = 1 + similar - jnp.trace(inner, axis1=1, axis2=2)
   weights = 1 / (kept * jnp.mean(variance, (1, 2)) + _LEAST)
@@ -372,6 +451,28 @@ def _filter_groups(patches, variance, part, left):
   found = (measurement - rest).reshape(-1, _SIDE**2)
   found = _multiply('na,ab->nb', found, _PATCH)
   return found.reshape(shape), weights
+
+
+def _invert(matrices):
+  """Returns the inverses of positive definite matrices, [groups, n, n].
+
+  Gauss and Jordan's elimination, which needs no exchange of rows here. The
+  library's inverses go one by one, and it asks all cores for each.
+  """
+
+  def eliminate(rest, _):
+    """The first row and column become those of the inverse, and the last."""
+    pivot = 1 / rest[0, 0]
+    row, column = pivot[None] * rest[0, 1:], rest[1:, 0]
+    rest = rest[1:, 1:] - column[:, None] * row[None]
+    rest = jnp.concatenate([rest, -(pivot[None] * column)[:, None]], 1)
+    row = jnp.concatenate([row, pivot[None]])
+    return jnp.concatenate([rest, row[None]]), None
+
+  # Groups last, so that each step is one of long vectors.
+  matrices = jnp.moveaxis(matrices, 0, -1)
+  inverses, _ = lax.scan(eliminate, matrices, length=len(matrices), unroll=2)
+  return jnp.moveaxis(inverses, -1, 0)
 
 
 def _find_left(rows, other, inner):

@@ -148,6 +148,54 @@ def test_a_patch_finds_its_like_as_far_as_it_reaches():
   assert far < 0.85 * near
 
 
+@pytest.mark.parametrize('height', [68, 69, 71, 72])
+def test_bands_are_one_picture(monkeypatch, height):
+  """The last row of groups begins a band, at a place of its own."""
+  clean = _make_picture(height, 20, 1)
+  measurement = _add_noise(clean)
+  image = wiener.refine(measurement, clean, _SIGMA)
+  monkeypatch.setattr(wiener, '_BAND', 20)
+  whole = wiener.refine(measurement, clean, _SIGMA)
+  np.testing.assert_allclose(image, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize('width', [8, 9, 21, 24])
+def test_the_most_similar_patches_are_found(width):
+  """Beside a search of every place, one at a time."""
+  reach, height, row = 5, 30, 12
+  image = np.random.RandomState(3).rand(height, width).astype(np.float32)
+  strip = np.pad(image, reach)[row : row + 2 * reach + 8]
+  columns = wiener._place(width)
+  find = jax.jit(
+    lambda row: wiener._find_similar(strip, row, columns, image.shape, reach)
+  )
+  found = find(np.int32(row))
+  cut = lambda y, x: image[y : y + 8, x : x + 8]
+  for column, rows, cols in zip(columns, *map(np.asarray, found)):
+    places = [
+      (y, x)
+      for y in range(row - reach, row + reach + 1)
+      for x in range(max(column - reach, 0), column + reach + 1)
+      if x <= width - 8
+    ]
+    patch = cut(row, column)
+    distances = [np.sum((patch - cut(*place)) ** 2) for place in places]
+    # A corner of the picture has fewer places than a group has patches.
+    best = np.argsort(distances)[: len(rows)]
+    expected = {places[i] for i in best}
+    assert set(zip(rows + row - reach, cols + column - reach)) == expected
+    assert (rows[0], cols[0]) == (reach, reach)
+
+
+def test_matrices_are_inverted():
+  rng = np.random.RandomState(0)
+  rows = rng.normal(size=(6, 33, 40)) * np.exp(2 * rng.normal(size=(6, 1, 40)))
+  matrices = rows @ rows.transpose(0, 2, 1) + np.eye(33)
+  found = np.asarray(wiener._invert(matrices.astype(np.float32)), np.float64)
+  apart = np.abs(found - np.linalg.inv(matrices)).max((1, 2))
+  assert (apart < 1e-3 * np.abs(found).max((1, 2))).all()
+
+
 @pytest.mark.parametrize(
   'turn',
   [np.flipud, np.fliplr, lambda x: np.swapaxes(x, 0, 1)],
