@@ -31,7 +31,9 @@ _SIMILAR = 32  # Patches in a group, the one that looks among them.
 # So few patches span few directions of all that a patch has. What they vary at
 # each frequency by itself, times this, is allowed in the others.
 _OTHER = 0.05
-_BAND = 16  # Rows of groups that are filtered one after the other.
+# Rows and columns of groups that are filtered at a time, so that what they
+# need lies in a cache of a core, and all cores have some.
+_ROWS, _COLUMNS = 16, 128
 # Share of the noise's variance that is chance in a colour of a group's mean.
 _CHANCE = 0.015
 _TINY = 1e-20  # Of nothing and no noise, the measurement is kept.
@@ -193,36 +195,45 @@ def _refine(
   reach=REACH,
 ):
   """Returns the filtered image, or with `left` the variance of its error."""
-  height, width, channels = np.shape(measurement)
-  prepared = _prepare(
-    measurement, pilot, sigma, correlation, clipped=clipped, reach=reach
+  size = np.shape(measurement)[:2]
+  down, across = _divide(size[0], _ROWS), _divide(size[1], _COLUMNS)
+  # No tile reaches beyond them.
+  ends = tuple(
+    int(places[-1, 0]) + _STEP * (places.shape[1] - 1) + _SIDE + 2 * reach
+    for places, _ in (down, across)
   )
-  rows = _place(height)
-  # Whole bands, so that they are one program; rows beyond `count` are not used.
-  bands = np.pad(rows, (0, -len(rows) % _BAND)).reshape(-1, _BAND)
-  counts = np.minimum(len(rows) - _BAND * np.arange(len(bands)), _BAND)
+  prepared = _prepare(
+    measurement,
+    pilot,
+    sigma,
+    correlation,
+    clipped=clipped,
+    reach=reach,
+    ends=ends,
+  )
 
   @settings.pin()
-  def add(band):
-    return _add_band(
-      *prepared, part, *band, size=(height, width), left=left, reach=reach
+  def add(tile):
+    return _filter_tile(
+      *prepared, part, *tile, size=size, left=left, reach=reach
     )
 
-  pairs = bands, counts.astype(np.int32)
+  tiles = [(*rows, *columns) for rows in zip(*down) for columns in zip(*across)]
+  sums = jnp.zeros((len(prepared[1]) + 1, *prepared[0].shape[1:]), jnp.float32)
   if isinstance(prepared[0], jax.core.Tracer):
-    strips = list(lax.map(add, pairs))
+    found = lax.map(add, tuple(map(np.stack, zip(*tiles))))
+    for tile, added in zip(tiles, found):
+      sums = _add_tile(sums, added, tile[0][0], tile[2][0])
   else:
-    # Most of a band takes one core, whatever XLA has.
+    # Much of a tile takes one core, whatever XLA has.
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-      strips = list(pool.map(add, zip(*pairs)))
-  starts = tuple(int(start) for start in bands[:, 0])
-  return _join(
-    strips, starts=starts, size=(height, width), left=left, reach=reach
-  )
+      for tile, added in zip(tiles, pool.map(add, tiles)):
+        sums = _add_in_place(sums, added, tile[0][0], tile[2][0])
+  return _weigh(sums, size=size, left=left, reach=reach)
 
 
-@functools.partial(jax.jit, static_argnames=('clipped', 'reach'))
-def _prepare(measurement, pilot, sigma, correlation, *, clipped, reach):
+@functools.partial(jax.jit, static_argnames=('clipped', 'reach', 'ends'))
+def _prepare(measurement, pilot, sigma, correlation, *, clipped, reach, ends):
   """Returns planes of colours and the variance of their noise, both padded.
 
   The planes are those of the pilot, then those of the measurement.
@@ -252,37 +263,67 @@ def _prepare(measurement, pilot, sigma, correlation, *, clipped, reach):
   # The noise of a coefficient is about the mean over its patch.
   variance = _multiply('oc,hwc->ohw', np.square(colours), variance)
   variance = _sum_side(_sum_side(variance, 1), 2) / _SIDE**2
-  pad = lambda x: jnp.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+
+  def pad(x):
+    # At least as far as the groups reach; the variance has fewer places.
+    after = [
+      max(end - reach - side, reach) for end, side in zip(ends, x.shape[1:])
+    ]
+    return jnp.pad(x, ((0, 0), *((reach, each) for each in after)))
+
   return pad(planes), pad(variance)
 
 
 @functools.partial(jax.jit, static_argnames=('size', 'left', 'reach'))
-def _add_band(planes, variance, part, rows, count, *, size, left, reach):
-  """Returns the weighted sums of a band of groups, and of their weights.
+def _filter_tile(
+  planes,
+  variance,
+  part,
+  rows,
+  row_count,
+  columns,
+  column_count,
+  *,
+  size,
+  left,
+  reach,
+):
+  """Returns the weighted sums of a tile of groups, and of their weights.
 
   Args:
     planes, variance: see `_prepare`.
     part: see `refine`.
-    rows: where the groups' first patches begin, int32 [_BAND].
-    count: how many of them are filtered.
-    size, left, reach: of the picture, see `_refine`.
+    rows, columns: where the groups' first patches begin, see `_divide`.
+    row_count, column_count: how many of them there are.
+    size: (height, width) of the picture.
+    left, reach: see `_refine`.
 
   Returns:
-    [C + 1, rows, W + 2 reach], from the first of `rows` on.
+    [C + 1, height, width] of what the tile reaches, padded as the planes are.
   """
-  columns = _place(size[1])
   extent = 2 * reach + _SIDE  # Rows that the patches of one row may touch.
+  tall, wide = (
+    _STEP * (len(places) - 1) + extent for places in (rows, columns)
+  )
+  view = lambda x, *shape: lax.dynamic_slice(
+    x, (np.int32(0), rows[0], columns[0]), (len(x), *shape)
+  )
+  planes = view(planes, tall, wide)
+  variance = view(variance, tall - _SIDE + 1, wide - _SIDE + 1)
 
   def add_row(i, sums):
     """Filters the groups of one row of patches, in the strip around it."""
-    row = rows[i]
-    strip = lax.dynamic_slice_in_dim(planes, row, extent, 1)
-    found, cols = _find_similar(strip[0], row, columns, size, reach)
-    cut = _make_cut(found, cols + columns[:, None])
-    levels = lax.dynamic_slice_in_dim(variance, row, 2 * reach + 1, 1)
+    begin = rows[i] - rows[0]
+    strip = lax.dynamic_slice_in_dim(planes, begin, extent, 1)
+    found, shifts = _find_similar(
+      strip[0], rows[i], columns, column_count, size, reach
+    )
+    cut = _make_cut(found, shifts + (columns - columns[0])[:, None])
+    levels = lax.dynamic_slice_in_dim(variance, begin, 2 * reach + 1, 1)
     patches, weights = _filter_groups(
       cut(strip, _SIDE), cut(levels, 1)[..., 0, 0], part, left
     )
+    weights *= np.arange(len(columns), dtype=np.int32) < column_count
     # What takes patches out of a strip, transposed, adds patches to a strip.
     weights = weights[:, None, None, None, None]
     weights = jnp.broadcast_to(weights, patches[:, :, :1].shape)
@@ -291,27 +332,32 @@ def _add_band(planes, variance, part, rows, count, *, size, left, reach):
       lambda x: cut(x, _SIDE), jnp.zeros_like(strip[: weighted.shape[2]])
     )
     (added,) = put(weighted)
-    old = lax.dynamic_slice_in_dim(sums, row - rows[0], extent, 1)
-    return lax.dynamic_update_slice_in_dim(sums, old + added, row - rows[0], 1)
+    old = lax.dynamic_slice_in_dim(sums, begin, extent, 1)
+    return lax.dynamic_update_slice_in_dim(sums, old + added, begin, 1)
 
   part = jnp.asarray(part, jnp.float32)
-  shape = len(variance) + 1, _STEP * (_BAND - 1) + extent, planes.shape[2]
-  return lax.fori_loop(0, count, add_row, jnp.zeros(shape, jnp.float32))
+  nothing = jnp.zeros((len(variance) + 1, tall, wide), jnp.float32)
+  return lax.fori_loop(0, row_count, add_row, nothing)
 
 
-@functools.partial(jax.jit, static_argnames=('starts', 'size', 'left', 'reach'))
-def _join(strips, *, starts, size, left, reach):
-  """Returns the image of what all bands added, from these rows on."""
+def _add_tile(sums, tile, row, column):
+  place = np.int32(0), row, column
+  old = lax.dynamic_slice(sums, place, tile.shape)
+  return lax.dynamic_update_slice(sums, old + tile, place)
+
+
+_add_in_place = jax.jit(_add_tile, donate_argnums=0)
+
+
+@functools.partial(jax.jit, static_argnames=('size', 'left', 'reach'))
+def _weigh(sums, *, size, left, reach):
+  """Returns the image of what all tiles added."""
   height, width = size
-  planes, long, across = strips[0].shape
-  sums = jnp.zeros((planes, starts[-1] + long, across), jnp.float32)
-  for start, strip in zip(starts, strips):
-    sums = sums.at[:, start : start + long].add(strip)
   sums = sums[:, reach : reach + height, reach : reach + width]
   found = sums[:-1] / sums[-1:]
   if left:
     return jnp.moveaxis(found, 0, -1)
-  return _multiply('oc,ohw->hwc', _make_dct(planes - 1), found)
+  return _multiply('oc,ohw->hwc', _make_dct(len(found)), found)
 
 
 def _sum_side(x, axis):
@@ -329,14 +375,34 @@ def _place(size):
   return np.append(np.arange(0, last, _STEP), last).astype(np.int32)
 
 
-def _find_similar(strip, row, columns, size, reach):
+def _divide(size, most):
+  """Returns the places of `_place` in equal parts, and how many each has.
+
+  Args:
+    size: of the picture, in pixels.
+    most: places in a part.
+
+  Returns:
+    [parts, places], int32, the last place repeated to fill the last part, and
+    [parts], int32. All places but the last are `_STEP` apart.
+  """
+  places = _place(size)
+  each = -(-len(places) // -(-len(places) // most))
+  parts = -(-len(places) // each)
+  padded = np.pad(places, (0, parts * each - len(places)), mode='edge')
+  counts = np.minimum(len(places) - each * np.arange(parts), each)
+  return padded.reshape(parts, each), counts.astype(np.int32)
+
+
+def _find_similar(strip, row, columns, count, size, reach):
   """Returns where the most similar patches of each patch of a row begin.
 
   Args:
-    strip: [2 reach + _SIDE, width + 2 reach], what to compare; the row is its
-      middle.
+    strip: what to compare, [2 reach + _SIDE, the same as wide as the columns];
+      the row is its middle.
     row: of the image, where the patches begin.
-    columns: the same, one for each patch.
+    columns: the same, one for each patch, see `_divide`.
+    count: how many columns there are.
     size: (height, width) of the image.
     reach: see `refine`.
 
@@ -345,28 +411,28 @@ def _find_similar(strip, row, columns, size, reach):
     patch. The patch itself is the first; of equal ones the nearer are chosen.
   """
   height, width = size
-  count = 2 * reach + 1
+  wide, shifts = len(strip[0]) - 2 * reach, 2 * reach + 1
   # Columns first, so that what is summed lies side by side.
   strip = strip.T
-  patch = strip[reach : reach + width, reach : reach + _SIDE]
+  patch = strip[reach : reach + wide, reach : reach + _SIDE]
 
   def compare(strip, _):
-    other = strip[:width]
-    sums = jnp.zeros((width, count), jnp.float32)
+    other = strip[:wide]
+    sums = jnp.zeros((wide, shifts), jnp.float32)
     for i in range(_SIDE):
-      sums += jnp.square(patch[:, i : i + 1] - other[:, i : i + count])
+      sums += jnp.square(patch[:, i : i + 1] - other[:, i : i + shifts])
     # A slice whose place is known only as it runs would be read a value a time.
     strip = jnp.concatenate([strip[1:], strip[:1]])
-    return strip, _sum_columns(sums)
+    return strip, _sum_columns(sums, columns, count)
 
-  _, distances = lax.scan(compare, strip, length=count)
-  distances = jnp.moveaxis(distances, 0, 1).reshape(-1, count**2)
-  cols, rows = np.divmod(np.arange(count**2, dtype=np.int32), count)
+  _, distances = lax.scan(compare, strip, length=shifts)
+  distances = jnp.moveaxis(distances, 0, 1).reshape(-1, shifts**2)
+  cols, rows = np.divmod(np.arange(shifts**2, dtype=np.int32), shifts)
   order = np.argsort((rows - reach) ** 2 + (cols - reach) ** 2, kind='stable')
   rows, cols = rows[order], cols[order]
   # A patch lies in the image as a whole.
   top = (row + rows - reach)[None]
-  left = columns[:, None] + cols - reach
+  left = columns[:, None] + (cols - reach)[None]
   inside = (top >= 0) & (top <= height - _SIDE)
   inside &= (left >= 0) & (left <= width - _SIDE)
   distances = jnp.where(inside, distances[:, order], jnp.inf)
@@ -376,16 +442,20 @@ def _find_similar(strip, row, columns, size, reach):
   return jnp.asarray(rows)[chosen], jnp.asarray(cols)[chosen]
 
 
-def _sum_columns(x):
-  """Returns the sums of the columns of each patch of `_place`, [patches, ...].
+def _sum_columns(x, columns, count):
+  """Returns the sums of the columns of each patch, [patches, ...].
 
   Args:
-    x: [width, ...].
+    x: [as wide as the columns, ...].
+    columns, count: see `_find_similar`.
   """
-  regular = len(_place(len(x))) - 1
-  parts = x[: _STEP * (regular + 1)].reshape(regular + 1, _STEP, -1).sum(1)
-  last = x[-_SIDE:].sum(0, keepdims=True)
-  return jnp.concatenate([parts[:-1] + parts[1:], last])
+  parts = x.reshape(-1, _STEP, x.shape[1]).sum(1)
+  # A patch is two steps wide; the last may be nearer than a step.
+  sums = parts[:-1] + parts[1:]
+  last = lax.dynamic_slice_in_dim(
+    x, columns[count - 1] - columns[0], _SIDE
+  ).sum(0, keepdims=True)
+  return lax.dynamic_update_slice_in_dim(sums, last, count - 1, 0)
 
 
 def _make_cut(rows, columns):

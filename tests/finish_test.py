@@ -53,7 +53,7 @@ def test_a_tiny_picture_and_noise_by_brightness():
 
 def test_the_same_program_serves_other_levels():
   _, noisy, pilot = _make(size=16)
-  programs = finish._find_sigma, wiener._add_band, finish._return_detail
+  programs = finish._find_sigma, wiener._filter_tile, finish._return_detail
   count = lambda: np.array([each._cache_size() for each in programs])
   before = count()
   for sigma in (0.05, 0.1, 0.2):

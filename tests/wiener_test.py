@@ -149,14 +149,26 @@ def test_a_patch_finds_its_like_as_far_as_it_reaches():
 
 
 @pytest.mark.parametrize('height', [68, 69, 71, 72])
-def test_bands_are_one_picture(monkeypatch, height):
-  """The last row of groups begins a band, at a place of its own."""
-  clean = _make_picture(height, 20, 1)
+@pytest.mark.parametrize('width', [28, 33])
+def test_tiles_are_one_picture(monkeypatch, height, width):
+  """The last row of groups begins a tile, at a place of its own."""
+  clean = _make_picture(height, width, 2)
   measurement = _add_noise(clean)
+  monkeypatch.setattr(wiener, '_COLUMNS', 3)
   image = wiener.refine(measurement, clean, _SIGMA)
-  monkeypatch.setattr(wiener, '_BAND', 20)
+  monkeypatch.setattr(wiener, '_ROWS', 20)
+  monkeypatch.setattr(wiener, '_COLUMNS', 20)
   whole = wiener.refine(measurement, clean, _SIGMA)
   np.testing.assert_allclose(image, whole, atol=1e-5)
+
+
+@pytest.mark.parametrize('most', [1, 3, 4, 20])
+@pytest.mark.parametrize('size', [8, 9, 12, 31, 60])
+def test_parts_have_every_place_once(size, most):
+  parts, counts = wiener._divide(size, most)
+  assert parts.shape[1] <= most and (counts > 0).all()
+  places = np.concatenate([part[:n] for part, n in zip(parts, counts)])
+  np.testing.assert_array_equal(places, wiener._place(size))
 
 
 @pytest.mark.parametrize('width', [8, 9, 21, 24])
@@ -164,12 +176,15 @@ def test_the_most_similar_patches_are_found(width):
   """Beside a search of every place, one at a time."""
   reach, height, row = 5, 30, 12
   image = np.random.RandomState(3).rand(height, width).astype(np.float32)
-  strip = np.pad(image, reach)[row : row + 2 * reach + 8]
-  columns = wiener._place(width)
+  # As wide as if the last patch were a step from the one before it.
+  (columns,), _ = wiener._divide(width, 9)
+  beyond = 4 * (len(columns) - 1) + 8 - width
+  strip = np.pad(image, ((reach, reach), (reach, reach + beyond)))
+  strip = strip[row : row + 2 * reach + 8]
   find = jax.jit(
-    lambda row: wiener._find_similar(strip, row, columns, image.shape, reach)
+    lambda *groups: wiener._find_similar(strip, *groups, image.shape, reach)
   )
-  found = find(np.int32(row))
+  found = find(np.int32(row), columns, np.int32(len(columns)))
   cut = lambda y, x: image[y : y + 8, x : x + 8]
   for column, rows, cols in zip(columns, *map(np.asarray, found)):
     places = [
@@ -189,7 +204,7 @@ def test_the_most_similar_patches_are_found(width):
 
 def test_matrices_are_inverted():
   rng = np.random.RandomState(0)
-  rows = rng.normal(size=(6, 33, 40)) * np.exp(2 * rng.normal(size=(6, 1, 40)))
+  rows = rng.normal(size=(6, 33, 40)) * np.exp(rng.normal(size=(6, 1, 40)))
   matrices = rows @ rows.transpose(0, 2, 1) + np.eye(33)
   found = np.asarray(wiener._invert(matrices.astype(np.float32)), np.float64)
   apart = np.abs(found - np.linalg.inv(matrices)).max((1, 2))
