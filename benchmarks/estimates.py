@@ -15,8 +15,9 @@ mean of n seeds is the mean of the first n seeds. `--kind` takes other noise, of
 several times; `--unclipped` leaves white noise below 0 and above 1 as it is.
 `--beside` lists every picture beside a peer, the worst first. "Correlation a of
 b" is the median correlation, and the one of the true deviation around each
-pixel, which no map of such pixels exceeds by much; "their ratio" is the error
-over the deviation, root mean squares, 1 where the deviation tells its size.
+pixel, which no map of such pixels exceeds by much; "of squares" is that of root
+mean squares of 8x8 pixels; "their ratio" is the error over the deviation, root
+mean squares, 1 where the deviation tells its size.
 """
 
 import argparse
@@ -38,6 +39,8 @@ from dipjax import corruptions, finish, metrics, noise
 from experiments.ablation import baselines
 from experiments.lib import build, machine, report
 from experiments.lib.data import Data
+
+_SIDE = 8  # Of the squares whose errors are compared, in pixels.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -184,6 +187,9 @@ def _restore(cell, noisy, clean):
     power = lambda x: float(np.mean(np.square(x)))
     told = {
       'correlation': _correlate(result.deviation, image, clean),
+      'correlation_of_squares': _correlate(
+        result.deviation, image, clean, side=_SIDE
+      ),
       'error_ratio': (power(image - clean) / power(result.deviation)) ** 0.5,
     }
   score = lambda image: float(metrics.psnr(image, clean))
@@ -202,8 +208,9 @@ def _restore(cell, noisy, clean):
   }
 
 
-def _correlate(deviation, image, clean):
-  return float(metrics.correlate_error(deviation, image, clean))
+def _correlate(deviation, image, clean, **options):
+  score = metrics.correlate_error(deviation, image, clean, **options)
+  return float(score)
 
 
 def _list_oracles(result):
@@ -291,6 +298,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         for name in ('correlation', 'most_correlation')
       )
       line += f'; correlation of deviation and error {values:.2f} of {most:.2f}'
+      squares = [row.get('correlation_of_squares') for row in chosen]
+      if None not in squares:
+        line += f', {statistics.median(squares):.2f} of squares'
       ratios = [row['error_ratio'] for row in chosen if 'error_ratio' in row]
       if ratios:
         line += f', their ratio {statistics.median(ratios):.2f}'

@@ -69,23 +69,46 @@ def psnr_y(image: ArrayLike, reference: ArrayLike, *, shave: int) -> Array:
 
 
 def correlate_error(
-  deviation: ArrayLike, image: ArrayLike, reference: ArrayLike
+  deviation: ArrayLike,
+  image: ArrayLike,
+  reference: ArrayLike,
+  *,
+  side: int = 0,
 ) -> Array:
   """Returns how well a standard deviation tells where an image is wrong.
 
   The score is the correlation, -1 to 1, of the deviation with the absolute
-  error over all pixels and channels. The score is NaN where the deviation or
-  the error is the same everywhere.
+  error over all pixels and channels. With a side it is that of root mean
+  squares, each over all channels of a square of the picture: a single error is
+  mostly chance, that of a square is what a user sees. The score is NaN where
+  the deviation or the error is the same everywhere.
+
+  Args:
+    deviation, image, reference: [H, W, C].
+    side: of the squares in pixels, from the upper left corner on; what fills no
+      square does not count. 0 takes single values.
 
   Raises:
-    ValueError: the shapes differ.
+    ValueError: the shapes differ, or the squares do not fit.
   """
   shapes = jnp.shape(deviation), jnp.shape(image), jnp.shape(reference)
   if len(set(shapes)) > 1:
     raise ValueError(f'correlate_error of {", ".join(map(str, shapes))}')
   # The absolute error: a standard deviation tells the size, not the sign.
   error = jnp.abs(jnp.clip(image, 0, 1) - jnp.clip(reference, 0, 1))
-  return jnp.corrcoef(jnp.ravel(jnp.asarray(deviation)), jnp.ravel(error))[0, 1]
+  told, true = (jnp.asarray(x) for x in (deviation, error))
+  if side:
+    told, true = (_pool(x, side) for x in (told, true))
+  return jnp.corrcoef(jnp.ravel(told), jnp.ravel(true))[0, 1]
+
+
+def _pool(x, side):
+  """Returns the root mean squares of squares of pixels, [h, w]."""
+  if x.ndim != 3 or not 0 < side <= min(x.shape[:2]):
+    raise ValueError(f'squares of {side} pixels do not fit {x.shape}')
+  down, across = (size // side for size in x.shape[:2])
+  x = jnp.square(x[: down * side, : across * side])
+  return jnp.sqrt(x.reshape(down, side, across, -1).mean((1, 3)))
 
 
 @settings.pin()  # dm_pix makes its window in the process's precision.

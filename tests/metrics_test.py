@@ -138,6 +138,25 @@ def test_a_deviation_is_as_good_as_it_tells_the_error():
     correlate(error[1:])
 
 
+def test_a_deviation_is_compared_in_squares():
+  """Where in a square a value is wrong does not matter, how much does."""
+  levels = np.random.default_rng(0).uniform(0.01, 0.1, (2, 3))
+  # Two squares by three, and pixels that fill none.
+  deviation = np.zeros((11, 13, 3))
+  deviation[:8, :12] = np.kron(levels, np.ones((4, 4)))[..., None]
+  image, reference = np.zeros((2, 11, 13, 3))
+  image[1:8:4, 2:12:4, 1] = levels * 48**0.5  # All that a square has.
+  image[8:] = image[:, 12:] = 0.7
+  score = lambda **options: metrics.correlate_error(
+    deviation, image, reference, **options
+  )
+  assert score(side=4) == pytest.approx(1, abs=1e-5)
+  assert score() < 0.2
+  for side in (-1, 12):
+    with pytest.raises(ValueError, match=f'squares of {side} pixels'):
+      score(side=side)
+
+
 @pytest.mark.parametrize('shape', [(4, 3, 4), (4, 4), (1, 4, 3)])
 def test_psnr_of_two_shapes_is_refused(shape):
   with pytest.raises(ValueError, match='psnr of'):
