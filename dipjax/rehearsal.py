@@ -6,6 +6,8 @@ network for each of its parts.
 """
 
 import functools
+import os
+import threading
 from typing import Any
 
 import jax
@@ -25,6 +27,7 @@ Array = jax.Array
 MOST = 16  # Parts of a picture, so that each has some of the steps.
 SIDE = 128  # Pixels by which a part's side grows until there are as many.
 _WINDOW = 64  # Twice the steps of windows of 128 in the same time.
+_MOST_TOGETHER = 16  # Parts at a time, whose fits have memory of their own.
 _RATE = 0.5  # Times the rate of the fit, which is over (benchmarks/NOTES.md).
 _STREAM = 4  # Of a seed's key; a fit and its stages have the others.
 
@@ -77,6 +80,7 @@ def rehearse(
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
   fit, ending = make_fit(own), _Watch(watch)
 
+  @settings.pin()
   def make(place: tiles.Place) -> np.ndarray:
     seen, noisy = image[place], measurement[place]
     # Nothing is made once somebody asked to stop.
@@ -103,7 +107,9 @@ def rehearse(
       problem.replace(picture=operators.Shared(picture)),
     )
 
-  made = tiles.blend(image.shape, side, make)
+  # A step of so small a window does not fill two cores.
+  together = min(os.cpu_count() or 1, _MOST_TOGETHER)
+  made = tiles.blend(image.shape, side, make, together=together)
   return None if ending.stopped else np.clip(made, 0, 1)
 
 
@@ -116,14 +122,16 @@ def find_side(shape: tuple[int, ...]) -> int:
 
 
 class _Watch:
-  """A watch that remembers whether it ended a fit."""
+  """A watch of fits in several threads, which ends all of them at once."""
 
   def __init__(self, watch: loop.Watch | None):
-    self._watch, self.stopped = watch, False
+    self._watch, self._lock, self.stopped = watch, threading.Lock(), False
 
   def __call__(self, states, trace):
-    self.stopped = bool(self._watch and self._watch(states, trace))
-    return self.stopped
+    with self._lock:
+      if self._watch and not self.stopped:
+        self.stopped = bool(self._watch(states, trace))
+      return self.stopped
 
 
 def _begin(params, fresh):

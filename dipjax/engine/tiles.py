@@ -9,8 +9,10 @@ that noise (benchmarks/NOTES.md).
 """
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -97,14 +99,20 @@ def denoise(recipe: Recipe, params: Any, problem: Problem) -> np.ndarray:
 
 
 def blend(
-  shape: tuple[int, ...], side: int, make: Callable[[Place], Any]
+  shape: tuple[int, ...],
+  side: int,
+  make: Callable[[Place], Any],
+  *,
+  together: int = 1,
 ) -> np.ndarray:
-  """Returns an image whose tiles are made one after the other, [H, W, C].
+  """Returns an image that is made in tiles, [H, W, C].
 
   Args:
     shape: of the image.
     side: the longest of a tile.
     make: returns the image of a tile.
+    together: how many tiles are made at a time, each in a thread of its own;
+      the image does not depend on it.
   """
   size = find_size(shape, side)
   tops, lefts = (
@@ -114,11 +122,18 @@ def blend(
     cover.weigh(length, own, places, OVERLAP)
     for length, own, places in zip(shape, size, (tops, lefts))
   )
+  places = [
+    (slice(top, top + size[0]), slice(left, left + size[1]))
+    for top in tops
+    for left in lefts
+  ]
+  weights = itertools.product(rows, columns)
   total = np.zeros(shape, np.float32)
-  for top, row in zip(tops, rows):
-    for left, column in zip(lefts, columns):
-      place = slice(top, top + size[0]), slice(left, left + size[1])
-      total[place] += np.outer(row, column)[..., None] * np.asarray(make(place))
+  with futures.ThreadPoolExecutor(together) as pool:
+    # A thread has settings of its own: where there is one, it is the caller's.
+    made = map(make, places) if together == 1 else pool.map(make, places)
+    for place, (row, column), image in zip(places, weights, made):
+      total[place] += np.outer(row, column)[..., None] * np.asarray(image)
   return total
 
 
