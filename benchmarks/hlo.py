@@ -4,7 +4,9 @@ The text is HLO: that of `compiled.as_text()`, or of `lowered.as_text('hlo')`,
 whose FLOPs can be counted though it is not compiled. A kernel is an
 instruction that the device is asked for: not one that gives an array another
 name, and not one of single numbers. The body of a loop counts as often as it
-runs, and of branches the one with the most kernels counts.
+runs, and of branches the one with the most kernels counts. A loop that asks a
+flag alone is a branch of at most one turn (`dipjax/device/in_place.py`), and
+counts once.
 
 Bytes are what a kernel must read and write at least: each operand and result
 once, of an operand that is sliced the slice alone, of a result that is written
@@ -150,11 +152,13 @@ def _walk(computations, name, count) -> Iterator[Kernel]:
 
 
 def _count_turns(computations, one):
-  """How often a loop runs: XLA says it, or the loop's condition has it."""
+  """How often a loop runs: XLA says it, or the loop's condition tells it."""
   told = re.search(r'known_trip_count":\{"n":"(\d+)"', one.rest)
   if told:
     return int(told[1])
   condition = computations[_find_called(one, 'condition')].values()
+  if any(i.root and i.opcode == 'get-tuple-element' for i in condition):
+    return 1
   limits = [i.operands[0] for i in condition if i.opcode == 'constant']
   if len(limits) != 1:
     raise ValueError(f'{one.name}: how often does this loop run?')

@@ -175,7 +175,7 @@ def test_how_a_program_is_run_follows_the_platform():
   answers = {
     CPU: (True, True, False),
     GPU: (False, False, True),
-    TPU: (True, False, True),
+    TPU: (True, True, True),
   }
   for target, answer in answers.items():
     with choose.aim(target):

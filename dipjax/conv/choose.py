@@ -367,9 +367,9 @@ def shares_memory() -> bool:
 def loops_in_place() -> bool:
   """Returns whether a loop of one turn is the branch that copies nothing.
 
-  That is on a CPU. On other devices a loop asks the host before each turn.
+  That is on a CPU and on a TPU. On a GPU a loop asks the host before each turn.
   """
-  return find_target().platform == 'cpu'
+  return find_target().platform != 'gpu'
 
 
 def merges_computations() -> bool:
