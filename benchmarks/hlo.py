@@ -299,8 +299,12 @@ def _count_flops(computations, block, one):
 
 
 def _count_convolution(block, one):
-  """Two for each entry of the kernel and each pixel of the result."""
-  labels = re.search(r'dim_labels=\w+_(\w+)->(\w+)', one.rest)
+  """Two for each entry of the kernel and each pixel of the result.
+
+  A kernel that is longer than the image meets no more than the image's pixels:
+  XLA for a TPU makes products of it.
+  """
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->', one.rest)
   if not labels:
     raise ValueError(f'{one.name}: a convolution without dim_labels')
   first, second = (_shape(block[name].result) for name in one.operands[:2])
@@ -312,7 +316,10 @@ def _count_convolution(block, one):
     kernel, y = result, second
   else:
     kernel, y = second, result
-  outputs = kernel[labels[1].index('o')]
+    for axis in filter(str.isdecimal, labels[2]):
+      place = labels[2].index(axis)
+      kernel[place] = min(kernel[place], first[labels[1].index(axis)])
+  outputs = kernel[labels[2].index('o')]
   return 2 * math.prod(kernel) * math.prod(y) // outputs
 
 

@@ -82,6 +82,18 @@ def test_a_loop_that_asks_a_flag_counts_once():
     assert sum(k.count * k.flops for k in hlo.find_kernels(text)) == 2 * 4**3
 
 
+def test_a_product_that_is_written_as_a_convolution_has_its_own_flops():
+  def run(x, kernel):
+    labels = 'WNC', 'WOI', 'NWC'
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1,), ((6, 6),), dimension_numbers=labels
+    )
+
+  lowered = jax.jit(run).lower(jnp.ones((1, 5, 3)), jnp.ones((7, 4, 3)))
+  (kernel,) = hlo.find_kernels(lowered.as_text('hlo'))
+  assert kernel.flops == 2 * 7 * 5 * 3 * 4
+
+
 @pytest.mark.parametrize(
   'text,says',
   [
