@@ -4,7 +4,9 @@ The text is HLO: that of `compiled.as_text()`, or of `lowered.as_text('hlo')`,
 whose FLOPs can be counted though it is not compiled. A kernel is an
 instruction that the device is asked for: not one that gives an array another
 name, and not one of single numbers. The body of a loop counts as often as it
-runs, and of branches the one with the most kernels counts.
+runs, and of branches the one with the most kernels counts. A loop that asks a
+flag alone is a branch of at most one turn (`dipjax/device/in_place.py`), and
+counts once.
 
 Bytes are what a kernel must read and write at least: each operand and result
 once, of an operand that is sliced the slice alone, of a result that is written
@@ -150,11 +152,13 @@ def _walk(computations, name, count) -> Iterator[Kernel]:
 
 
 def _count_turns(computations, one):
-  """How often a loop runs: XLA says it, or the loop's condition has it."""
+  """How often a loop runs: XLA says it, or the loop's condition tells it."""
   told = re.search(r'known_trip_count":\{"n":"(\d+)"', one.rest)
   if told:
     return int(told[1])
   condition = computations[_find_called(one, 'condition')].values()
+  if any(i.root and i.opcode == 'get-tuple-element' for i in condition):
+    return 1
   limits = [i.operands[0] for i in condition if i.opcode == 'constant']
   if len(limits) != 1:
     raise ValueError(f'{one.name}: how often does this loop run?')
@@ -295,8 +299,12 @@ def _count_flops(computations, block, one):
 
 
 def _count_convolution(block, one):
-  """Two for each entry of the kernel and each pixel of the result."""
-  labels = re.search(r'dim_labels=\w+_(\w+)->(\w+)', one.rest)
+  """Two for each entry of the kernel and each pixel of the result.
+
+  A kernel that is longer than the image meets no more than the image's pixels:
+  XLA for a TPU makes products of it.
+  """
+  labels = re.search(r'dim_labels=(\w+)_(\w+)->', one.rest)
   if not labels:
     raise ValueError(f'{one.name}: a convolution without dim_labels')
   first, second = (_shape(block[name].result) for name in one.operands[:2])
@@ -308,7 +316,10 @@ def _count_convolution(block, one):
     kernel, y = result, second
   else:
     kernel, y = second, result
-  outputs = kernel[labels[1].index('o')]
+    for axis in filter(str.isdecimal, labels[2]):
+      place = labels[2].index(axis)
+      kernel[place] = min(kernel[place], first[labels[1].index(axis)])
+  outputs = kernel[labels[2].index('o')]
   return 2 * math.prod(kernel) * math.prod(y) // outputs
 
 

@@ -61,10 +61,10 @@ def jax_cache():
   return _JAX_CACHE
 
 
-@pytest.fixture(params=['products', 'slices'])
+@pytest.fixture(params=choose.PLATFORMS)
 def moving(request) -> Iterator[str]:
-  """How pixels of a small image are moved: as on a CPU, and as elsewhere."""
-  with choose.aim(dataclasses.replace(choose.find_target(), way=request.param)):
+  """How pixels of a small image are moved: as on each platform."""
+  with choose.aim(choose.Target(request.param)):
     yield request.param
 
 

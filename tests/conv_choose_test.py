@@ -100,6 +100,15 @@ def test_products_move_few_pixels_on_the_cpu_alone():
       assert not choose.prefers_products(_image(1, 1))
 
 
+def test_products_double_more_pixels_on_a_tpu():
+  for target, most in ((CPU, 1024), (TPU, 8192)):
+    with choose.aim(target):
+      assert choose.doubles_by_product(_image(1, most))
+      assert not choose.doubles_by_product(_image(1, most + 1))
+  with choose.aim(GPU):
+    assert not choose.doubles_by_product(_image(1, 1))
+
+
 def test_windows_are_for_small_images_but_on_a_tpu():
   prefers = lambda pixels, sides, stride: choose.prefers_windows(
     _image(1, pixels), _kernel(sides), stride
@@ -175,7 +184,7 @@ def test_how_a_program_is_run_follows_the_platform():
   answers = {
     CPU: (True, True, False),
     GPU: (False, False, True),
-    TPU: (True, False, True),
+    TPU: (True, True, True),
   }
   for target, answer in answers.items():
     with choose.aim(target):

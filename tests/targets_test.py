@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,29 @@ def test_flops_are_those_of_a_program_that_is_not_compiled():
   kernels = hlo.find_kernels(lowered.as_text('hlo'))
   total = sum(kernel.count * kernel.flops for kernel in kernels)
   assert total == 7 * 2 * 4 * 6 * (9 * 3 * 3 + 3 * 3)
+
+
+def test_a_loop_that_asks_a_flag_counts_once():
+  def run(flag, x):
+    turn = lambda carry: (False, carry[1] @ x)
+    return jax.lax.while_loop(lambda carry: carry[0], turn, (flag, x))[1]
+
+  lowered = jax.jit(run).lower(True, jnp.ones((4, 4)))
+  compiled: Any = lowered.compile().as_text()
+  for text in (lowered.as_text('hlo'), compiled):
+    assert sum(k.count * k.flops for k in hlo.find_kernels(text)) == 2 * 4**3
+
+
+def test_a_product_that_is_written_as_a_convolution_has_its_own_flops():
+  def run(x, kernel):
+    labels = 'WNC', 'WOI', 'NWC'
+    return jax.lax.conv_general_dilated(
+      x, kernel, (1,), ((6, 6),), dimension_numbers=labels
+    )
+
+  lowered = jax.jit(run).lower(jnp.ones((1, 5, 3)), jnp.ones((7, 4, 3)))
+  (kernel,) = hlo.find_kernels(lowered.as_text('hlo'))
+  assert kernel.flops == 2 * 7 * 5 * 3 * 4
 
 
 @pytest.mark.parametrize(

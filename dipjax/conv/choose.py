@@ -28,6 +28,7 @@ LANES = ('in_turn', 'at_once')
 _MOST_WINDOW_ENTRIES = 150_000  # In the matrix that gathers windows on a CPU.
 _MOST_WINDOWS = 4096  # On a GPU, which lanes fill with one product.
 _MOST_PRODUCT_PIXELS = 1024  # In an image whose pixels a product moves.
+_MOST_DOUBLED_PIXELS = 8192  # In one that a product doubles on a TPU.
 
 # Tiles save three quarters of the products and cost additions and copies. A
 # small image or few channels do not have the products to save.
@@ -166,6 +167,31 @@ def prefers_products(x: Any) -> bool:
     return target.way == 'products'
   few = x.shape[0] * x.shape[1] <= _MOST_PRODUCT_PIXELS
   return target.platform == 'cpu' and few
+
+
+def doubles_by_product(x: Any) -> bool:
+  """Returns whether a product should double an axis of x, in place of slices.
+
+  That is where `prefers_products` says so, and for images that are not large on
+  a TPU, which would change the order of an image to put pixels between others.
+  All shapes allow it.
+
+  Args:
+    x: [H, W, C].
+  """
+  target = find_target()
+  few = x.shape[0] * x.shape[1] <= _MOST_DOUBLED_PIXELS
+  return prefers_products(x) or (
+    target.platform == 'tpu' and not target.way and few
+  )
+
+
+def multiplies_lines_at_once() -> bool:
+  """Returns whether one product has all lines of an image and a matrix.
+
+  That is on a TPU. On other devices the image would be transposed for it.
+  """
+  return find_target().platform == 'tpu'
 
 
 def gathers_by_product() -> bool:
@@ -367,9 +393,9 @@ def shares_memory() -> bool:
 def loops_in_place() -> bool:
   """Returns whether a loop of one turn is the branch that copies nothing.
 
-  That is on a CPU. On other devices a loop asks the host before each turn.
+  That is on a CPU and on a TPU. On a GPU a loop asks the host before each turn.
   """
-  return find_target().platform == 'cpu'
+  return find_target().platform != 'gpu'
 
 
 def merges_computations() -> bool:

@@ -160,12 +160,12 @@ def _fold(dx, dy, kernel, stride):
   height, width, _ = dx.shape
   # Columns have their ends folded too, rows have not: each corner counts once.
   for column, k, end in _find_edges(width, dy.shape[1], stride):
-    line = _spread(dy[:, column : column + 1], kernel[:, k], stride, height, 0)
+    line = _spread(dy[:, column], kernel[:, k], stride, height)
     folded = line[1:-1].at[1].add(line[0]).at[-2].add(line[-1])
-    dx = dx.at[:, end : end + 1].add(folded)
+    dx = dx.at[:, end].add(folded)
   for row, k, end in _find_edges(height, dy.shape[0], stride):
-    line = _spread(dy[row : row + 1], kernel[k], stride, width, 1)
-    dx = dx.at[end : end + 1].add(line[:, 1:-1])
+    line = _spread(dy[row], kernel[k], stride, width)
+    dx = dx.at[end].add(line[1:-1])
   return dx
 
 
@@ -177,19 +177,18 @@ def _find_edges(length, count, stride):
     yield count - 1, 2, length - 2
 
 
-def _spread(line, taps, stride, length, axis):
+def _spread(line, taps, stride, length):
   """What a line of dy gives to one of x, from one pixel before it to one after.
 
-  The line is an image of one line along an axis; so is the result, of length +
-  2 pixels.
+  Lines are [length, channels]: a TPU would hold an image of one line in blocks
+  that are empty but for that line. The result has length + 2 pixels.
   """
   line = layout.keep_lines(line)
-  last = stride * (line.shape[axis] - 1)
+  last = stride * (len(line) - 1)
   zero = jnp.zeros((), line.dtype)
   parts = []
   for k, tap in enumerate(taps):
-    pads = [(0, 0, 0)] * 3
-    pads[axis] = (k, length + 1 - last - k, stride - 1)
+    pads = (k, length + 1 - last - k, stride - 1), (0, 0, 0)
     parts.append(lax.pad(line @ tap.T, zero, pads))
   return functools.reduce(jnp.add, parts)
 

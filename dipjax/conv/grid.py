@@ -66,7 +66,7 @@ def double_axis(x: Array, axis: int, mode: str) -> Array:
   if mode == 'nearest':
     return jnp.repeat(x, 2, axis)
   count = x.shape[axis]
-  if choose.prefers_products(x):
+  if choose.doubles_by_product(x):
     return windows.multiply_axis(_make_doubling(count), x, axis)
   # The neighbours of each pixel; at an edge the pixel is its own neighbour.
   before = jnp.concatenate(

@@ -38,6 +38,8 @@ def multiply_axis(matrix: np.ndarray, x: Array, axis: int) -> Array:
   if axis == 0:
     y = jnp.matmul(factors, x.reshape(height, -1), precision='highest')
     return y.reshape(-1, width, channels)
+  if choose.multiplies_lines_at_once():
+    return jnp.einsum('vw,hwc->hvc', factors, x, precision='highest')
   # One product for each line: a single one would need a transposed image.
   factors = jnp.broadcast_to(factors, (height, *factors.shape))
   return jnp.matmul(factors, x, precision='highest')
