@@ -125,6 +125,20 @@ def test_windows_are_for_small_images_but_on_a_tpu():
     assert not prefers(1, (3, 3), 1)
 
 
+def test_sums_over_channels_are_for_large_images_and_few_outputs_on_a_gpu():
+  prefers = lambda pixels, inputs, outputs: choose.prefers_sums(
+    _image(1, pixels, inputs), np.empty((inputs, outputs), np.float32)
+  )
+  with choose.aim(GPU):
+    assert prefers(131072, 64, 4)
+    assert not prefers(131071, 64, 4)
+    assert not prefers(131072, 63, 4)
+    assert not prefers(131072, 64, 5)
+  for target in (CPU, TPU):
+    with choose.aim(target):
+      assert not prefers(131072, 64, 4)
+
+
 def test_tiles_are_for_many_pixels_and_channels_on_the_cpu():
   def prefers(
     shape=(32, 32), sides=(3, 3), inputs=16, outputs=16, dtype=np.float32

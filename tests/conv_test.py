@@ -255,6 +255,25 @@ def test_programs_of_other_devices_equal_lax(platform, way, stride, padding):
   _assert_close(actual, expected)
 
 
+@pytest.mark.parametrize('dtype', [np.float32, jnp.bfloat16])
+def test_sums_over_channels_equal_products(dtype, monkeypatch):
+  monkeypatch.setattr(choose, '_LEAST_SUMMED_PIXELS', 63)
+  plain = _bind(_convolve_plainly, 1, 'zero')
+  x, kernel, dy = _draw((9, 7), (1, 1), 1, (2,), inputs=64)
+  arguments = [jnp.asarray(array, dtype) for array in (x, kernel, dy)]
+  with choose.aim(choose.Target('gpu')):
+    ours = jax.vmap(_pull(_bind(conv.convolve, 1, 'zero')))
+    assert 'dot_general' not in str(jax.make_jaxpr(ours)(*arguments))
+    actual = jax.jit(ours)(*arguments)
+  assert all(array.dtype == dtype for array in actual)
+  if dtype == np.float32:
+    return _assert_close(actual, jax.jit(jax.vmap(_pull(plain)))(x, kernel, dy))
+  wide = [np.asarray(array, np.float32) for array in arguments]
+  for ours, theirs in zip(actual, jax.vmap(_pull(plain))(*wide), strict=True):
+    # Each is rounded once, at the end.
+    np.testing.assert_allclose(ours.astype('f'), theirs, rtol=2**-8, atol=1e-5)
+
+
 @pytest.mark.parametrize('shape,stride', [((8, 6), 2), ((2, 3), 1)])
 def test_columns_of_other_images_equal_lax(shape, stride):
   plain = _bind(_convolve_plainly, stride, 'reflect')

@@ -44,6 +44,13 @@ _LEAST_COLUMNS_PIXELS = 1024
 # forty small kernels for it. In the image that is not yet doubled:
 _LEAST_BLOCKS_PIXELS = {'cpu': 4096, 'gpu': 65536, 'tpu': 65536}
 
+# A product with few columns reads or writes little but its image. As a sum it
+# is joined to what makes the image, and to what reads its gradient; for fewer
+# pixels that is worth less than the further kernels. On a GPU:
+_MOST_SUMMED_OUTPUTS = 4
+_LEAST_SUMMED_INPUTS = 64
+_LEAST_SUMMED_PIXELS = 131072
+
 # The CPU's threads share out whole groups of channels: with a few channels more
 # one thread works while the others wait.
 _GROUP = 128
@@ -294,6 +301,24 @@ def prefers_library() -> bool:
   return target.way == 'library' if target.way else target.platform != 'cpu'
 
 
+def prefers_sums(x: Any, matrix: Any) -> bool:
+  """Returns whether sums over channels should multiply pixels with a matrix.
+
+  That is for large images and few outputs on a GPU. All shapes allow it.
+
+  Args:
+    x: [H, W, I].
+    matrix: [I, O].
+  """
+  inputs, outputs = matrix.shape
+  return (
+    find_target().platform == 'gpu'
+    and outputs <= _MOST_SUMMED_OUTPUTS
+    and inputs >= _LEAST_SUMMED_INPUTS
+    and x.shape[0] * x.shape[1] >= _LEAST_SUMMED_PIXELS
+  )
+
+
 def unrolls_products() -> bool:
   """Returns whether the products of lanes are one call for each lane.
 
@@ -322,6 +347,15 @@ def sums_once() -> bool:
   """Returns whether mean and variance come from one reading of an image.
 
   That is on a GPU, where each reading is a kernel or two of its own.
+  """
+  return find_target().platform == 'gpu'
+
+
+def computes_slopes() -> bool:
+  """Returns whether a slope is computed from a sign, in place of chosen by it.
+
+  That is on a GPU, where XLA would make an image of the choices, and read it
+  again.
   """
   return find_target().platform == 'gpu'
 

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dipjax.conv import choose, grid, lanes
-from dipjax.device import recompute
+from dipjax.device import layout, recompute
 
 Array = jax.Array
 
@@ -191,6 +191,8 @@ def _multiply_rows(around: Array, image: Array, rows: int) -> Array:
 @jax.custom_vjp
 def multiply_pixels(x: Array, matrix: Array) -> Array:
   """Returns each pixel times a matrix, [H, W, I], [I, O] -> [H, W, O]."""
+  if choose.prefers_sums(x, matrix):
+    return _sum_channels(x, matrix)
   return _product(grid.flatten(x), matrix).reshape(*x.shape[:2], -1)
 
 
@@ -200,6 +202,8 @@ def _multiply_pixels_forward(x, matrix):
 
 def _multiply_pixels_backward(residuals, dy):
   x, matrix = residuals
+  if choose.prefers_sums(x, matrix):
+    return _sum_gradients(x, matrix, dy)
   # x is needed no more when there is its gradient, which is as large.
   dmatrix = _correlate_pixels(grid.flatten(x), grid.flatten(dy))
   matrix = recompute.compute_apart(dmatrix, matrix)
@@ -208,6 +212,26 @@ def _multiply_pixels_backward(residuals, dy):
 
 
 multiply_pixels.defvjp(_multiply_pixels_forward, _multiply_pixels_backward)
+
+
+def _sum_channels(x, matrix):
+  # One reduction of all outputs reads the image once.
+  wide = grid.widen(x)
+  products = [wide * column[None, None] for column in grid.widen(matrix).T]
+  return jnp.stack(grid.sum_together(products, (2,)), axis=2).astype(x.dtype)
+
+
+def _sum_gradients(x, matrix, dy):
+  x, dy = x[:, :, None], dy[..., None]
+  dx = _sum_outer(dy, matrix.T[None, None], 2)
+  return dx, layout.keep_rows(_sum_outer(x, dy, (0, 1))).T
+
+
+def _sum_outer(x, y, axes):
+  """The sum of x y over some axes; both are broadcast to [H, W, O, I]."""
+  # In another order XLA would write x once more, transposed.
+  products = layout.keep_rows(grid.widen(x) * grid.widen(y))
+  return jnp.sum(products, axis=axes).astype(x.dtype)
 
 
 def _product(a, b):

@@ -4,6 +4,8 @@ Notation: x [H, W, C] is an image. The blocks [h, w, p, q, C] of an image
 [h p, w q, C] are its pieces of p x q pixels.
 """
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -156,10 +158,7 @@ def sum_products(x: Array, y: Array) -> tuple[Array, Array]:
 
 @jax.custom_vjp
 def _sum_once(x: Array, y: Array) -> tuple[Array, Array]:
-  # One reduction of both, which is one kernel where two would be two.
-  zero = jnp.zeros((), x.dtype)
-  add = lambda sums, more: (sums[0] + more[0], sums[1] + more[1])
-  total, products = lax.reduce((x, x * y), (zero, zero), add, (0, 1))
+  total, products = sum_together((x, x * y), (0, 1))
   return total, products
 
 
@@ -174,6 +173,22 @@ def _sum_once_backward(residuals, gradients):
 
 
 _sum_once.defvjp(_sum_once_forward, _sum_once_backward)
+
+
+def sum_together(
+  images: Sequence[Array], axes: Sequence[int]
+) -> tuple[Array, ...]:
+  """Returns the sum of each image over some axes, from one reduction.
+
+  Where many reductions would be a kernel each, one of many arrays is one.
+
+  Args:
+    images: of one shape and type.
+    axes: which are summed over.
+  """
+  zeros = (jnp.zeros((), images[0].dtype),) * len(images)
+  add = lambda sums, more: tuple(map(jnp.add, sums, more))
+  return tuple(lax.reduce(tuple(images), zeros, add, tuple(axes)))
 
 
 def compute_doubled_variance(x: Array, mode: str) -> Array:
@@ -197,9 +212,25 @@ def _variance_bilinear(x: Array) -> Array:
 
 
 def _variance_bilinear_forward(x):
+  if choose.sums_once():
+    return _sum_filtered(x)
   mean = jnp.mean(widen(x), axis=(0, 1))
   centred, filtered = _filter_centred(x, mean)
   return jnp.mean(centred * filtered, axis=(0, 1)), (x, mean)
+
+
+def _sum_filtered(x):
+  # Hidden, the image is read as it is kept; else XLA would make it again for
+  # each of its neighbours, and write them.
+  x = recompute.hide(x)
+  # Less a pixel, as in `_compute_once`; B keeps constants and means.
+  pixel = widen(x[:1, :1])
+  moved = widen(x) - pixel
+  products = moved * (_filter_both(x) - pixel)
+  pixels = x.shape[0] * x.shape[1]
+  total, squares = sum_together((moved, products), (0, 1))
+  mean = total / pixels
+  return squares / pixels - jnp.square(mean), (x, mean + pixel[0, 0])
 
 
 def _variance_bilinear_backward(residuals, gradient):
@@ -208,7 +239,10 @@ def _variance_bilinear_backward(residuals, gradient):
   x, mean = residuals
   # The filtered image is computed again, in place of being kept.
   mean, gradient = recompute.hide((mean, gradient))
-  _, filtered = _filter_centred(x, mean)
+  if choose.sums_once():
+    filtered = _filter_both(recompute.hide(x)) - mean[None, None]
+  else:
+    _, filtered = _filter_centred(x, mean)
   pixels = x.shape[0] * x.shape[1]
   x_gradient = filtered * (2 / pixels * gradient)[None, None]
   return (x_gradient.astype(x.dtype),)
@@ -235,3 +269,23 @@ def _filter(x, axis):
     lax.slice_in_dim(padded, i, i + count, axis=axis) for i in (0, 2)
   )
   return 0.625 * x + 0.1875 * (before + after)
+
+
+def _filter_both(x):
+  """B of x in float32, as a sum of x moved by a pixel or not."""
+  # No image but x is made, as `_filter` would make one for its first axis.
+  weights = 0.1875, 0.625, 0.1875
+  rows = [_move(x, 0, -1), x, _move(x, 0, 1)]
+  return sum(
+    v * w * widen(moved)
+    for v, row in zip(weights, rows)
+    for w, moved in zip(weights, [_move(row, 1, -1), row, _move(row, 1, 1)])
+  )
+
+
+def _move(x, axis, step):
+  """The next pixel, or for -1 the one before; an edge is replicated."""
+  pads = [(-step, step, 0) if i == axis else (0, 0, 0) for i in range(3)]
+  moved = lax.pad(x, jnp.zeros((), x.dtype), pads)
+  edge = np.arange(x.shape[axis]) == (x.shape[axis] - 1 if step > 0 else 0)
+  return jnp.where(np.expand_dims(edge, (1 - axis, 2)), x, moved)

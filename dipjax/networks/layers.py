@@ -22,10 +22,14 @@ def _leaky_relu(x: Array) -> Array:
   return jnp.maximum(x, 0.2 * x)
 
 
-_leaky_relu.defvjp(
-  lambda x: (_leaky_relu(x), x),
-  lambda x, gradient: (jnp.where(x >= 0, gradient, 0.2 * gradient),),
-)
+def _leaky_relu_backward(x, gradient):
+  if choose.computes_slopes():
+    # At 0 the slope is PyTorch's 0.2, not JAX's 1.
+    return (gradient * jnp.maximum(jnp.sign(x), 0.2),)
+  return (jnp.where(x >= 0, gradient, 0.2 * gradient),)
+
+
+_leaky_relu.defvjp(lambda x: (_leaky_relu(x), x), _leaky_relu_backward)
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
   'leaky_relu': _leaky_relu,
