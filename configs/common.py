@@ -37,8 +37,8 @@ def get_base() -> ml_collections.ConfigDict:
   fit.jitter = 1 / 30  # Standard deviation of the noise on the code.
   # Side of the windows of which each step sees one; 0: the whole picture.
   fit.window = 0
-  # After a fit with windows: steps that the network takes with all parts of the
-  # picture together, on noise that is put on the restored image; 0: none.
+  # After a fit with windows: steps that the network takes with each part of the
+  # picture, on noise that is put on the restored image; 0: none.
   fit.rehearsal = 0
   # Side of the tiles that are fitted one by one and blended; 0: the whole
   # picture, or tiles where the whole does not fit into memory.

@@ -102,7 +102,7 @@ def _make_windows(config):
   config.fit.learning_rate = 0.01
   config.fit.schedule = 'cosine'
   config.fit.window = 128
-  config.fit.rehearsal = 4800
+  config.fit.rehearsal = 600
 
 
 def _make_langevin(config):

@@ -24,8 +24,9 @@ from dipjax.recipe import Recipe
 
 Array = jax.Array
 
-MOST = 16  # Parts of a picture, so that each has some of the steps.
-SIDE = 128  # Pixels by which a part's side grows until there are as many.
+MOST = 64  # Parts of a picture, so that a large one takes no longer.
+SIDE = 192  # Of a part of a picture with fewer.
+STEP = 32  # Pixels by which the side grows until there are no more.
 _WINDOW = 64  # Twice the steps of windows of 128 in the same time.
 _MOST_TOGETHER = 16  # Parts at a time, whose fits have memory of their own.
 _RATE = 0.5  # Times the rate of the fit, which is over (benchmarks/NOTES.md).
@@ -47,11 +48,11 @@ def rehearse(
 ) -> np.ndarray | None:
   """Returns the picture by networks that went on with its parts, [H, W, C].
 
-  There are at most 16 parts, which share the steps, so that a large picture
-  takes no longer. In each the network begins with the parameters of the fit and
-  goes on with windows of the image. Then it denoises the measurement there, and
-  the parts are blended. The result errs otherwise than the image: a filter
-  whose pilot is the mean of both gives more than either.
+  There are at most 64 parts, so that a large picture takes no longer. In each
+  the network begins with the parameters of the fit and goes on with windows of
+  the image. Then it denoises the measurement there, and the parts are blended.
+  The result errs otherwise than the image: a filter whose pilot is the mean of
+  both gives more than either. Parts are fitted side by side, one for each core.
 
   Args:
     measurement: the noisy picture, [H, W, C].
@@ -59,7 +60,7 @@ def rehearse(
     params: of the network that restored it, of one lane.
     recipe: of that fit, with a window.
     noise: of the measurement.
-    steps: of all parts together, which share them evenly, rounded up.
+    steps: of each part.
     seed: of the windows and the noise on them.
     chunk, watch: see `dipjax.restore`. A trace is that of one part.
 
@@ -75,7 +76,7 @@ def rehearse(
     method=methods.Rehearsed(),
     window=min(_WINDOW, ready.recipe.window or _WINDOW),
     rate=_RATE * (1.0 if recipe.rate is None else recipe.rate),
-    steps=-(-steps // tiles.count_tiles(image.shape, side)),
+    steps=steps,
   ).prepare(image, noise=noise)
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
   fit, ending = make_fit(own), _Watch(watch)
@@ -117,8 +118,13 @@ def find_side(shape: tuple[int, ...]) -> int:
   """Returns the longest side of the parts of a picture [H, W, C]."""
   side = SIDE
   while tiles.count_tiles(shape, side) > MOST:
-    side += SIDE
+    side += STEP
   return side
+
+
+def count_parts(shape: tuple[int, ...]) -> int:
+  """Returns how many parts a picture [H, W, C] has."""
+  return tiles.count_tiles(shape, find_side(shape))
 
 
 class _Watch:

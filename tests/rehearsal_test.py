@@ -104,14 +104,13 @@ def test_each_part_has_a_network_of_its_own(fitted, monkeypatch):
   monkeypatch.setattr(tiles, 'OVERLAP', 8)
   seen = []
   watch = lambda states, trace: seen.append(int(states.step[0]))
-  made = _rehearse(fitted, watch=watch, chunk=20, steps=80)
-  # Four parts share the steps.
-  assert tiles.count_tiles(made.shape, 32) == 4 and seen == [20] * 4
+  made = _rehearse(fitted, watch=watch, chunk=20)
+  assert rehearsal.count_parts(made.shape) == 4 and seen == [20] * 4
   # What is beyond a part and its neighbours' overlap changes nothing in it.
   _, _, result = fitted
   other = result.image.copy()
   other[-4:, -4:] = 0
-  changed = np.abs(_rehearse(fitted, image=other, steps=80) - made).max(axis=2)
+  changed = np.abs(_rehearse(fitted, image=other) - made).max(axis=2)
   assert changed[-12:, -12:].max() > 1e-5
   np.testing.assert_array_equal(changed[:8, :16], 0)
 
@@ -119,12 +118,29 @@ def test_each_part_has_a_network_of_its_own(fitted, monkeypatch):
 @pytest.mark.parametrize(
   'shape', [(1, 1, 3), (512, 512, 3), (2828, 4243, 3), (1414, 8485, 1)]
 )
-def test_a_picture_has_at_most_sixteen_parts(shape):
+def test_a_picture_has_at_most_so_many_parts(shape):
   side = rehearsal.find_side(shape)
-  assert tiles.count_tiles(shape, side) <= rehearsal.MOST
+  assert rehearsal.count_parts(shape) <= rehearsal.MOST
   if side > rehearsal.SIDE:
-    smaller = side - rehearsal.SIDE
+    smaller = side - rehearsal.STEP
     assert tiles.count_tiles(shape, smaller) > rehearsal.MOST
+
+
+@pytest.mark.parametrize('cores', [1, 3])
+def test_parts_side_by_side_are_the_parts_one_by_one(
+  fitted, monkeypatch, cores
+):
+  """The watch that ends one of them ends all."""
+  monkeypatch.setattr(rehearsal, 'SIDE', 32)
+  monkeypatch.setattr(tiles, 'OVERLAP', 8)
+  monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+  two = _rehearse(fitted)
+  monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+  np.testing.assert_array_equal(_rehearse(fitted), two)
+  calls = []
+  watch = lambda states, trace: calls.append(0) or len(calls) > 2
+  assert _rehearse(fitted, watch=watch, chunk=5) is None
+  assert len(calls) == 3
 
 
 def test_nothing_is_made_where_the_watch_ends_it(fitted):
@@ -148,7 +164,7 @@ def test_steps_that_diverge_leave_a_picture(fitted):
 
 
 def test_the_config_of_windows_asks_for_it_and_others_do_not_have_it():
-  assert req2.get_config('windows').fit.rehearsal == 4800
+  assert req2.get_config('windows').fit.rehearsal == 600
   assert req2.get_config('fast').fit.rehearsal == 0
   assert 'rehearsal' not in req2.get_config().fit
 

@@ -444,7 +444,7 @@ def find_deviation(
 def find_rehearsal(
   config: ml_collections.ConfigDict, recipe: Recipe, noisy: Noisy
 ) -> int:
-  """Returns the steps of all parts after a fit; 0 where no rehearsal follows.
+  """Returns the steps of each part after a fit; 0 where no rehearsal follows.
 
   It follows fits with windows alone, whose image is filtered.
 

@@ -7,6 +7,7 @@ import ml_collections
 import numpy as np
 
 import dipjax
+from dipjax import rehearsal
 from experiments.lib import (
   build,
   folders,
@@ -124,7 +125,7 @@ def run(
           noisy,
           restoration,
           (image, returned),
-          record.follow(steps),
+          record.follow(steps * rehearsal.count_parts(image.shape)),
         )
     deviation = build.find_deviation(config, noisy, restoration, image)
     restoration = restoration._replace(image=image, deviation=deviation)
