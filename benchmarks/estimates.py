@@ -298,8 +298,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         for name in ('correlation', 'most_correlation')
       )
       line += f'; correlation of deviation and error {values:.2f} of {most:.2f}'
-      squares = [row.get('correlation_of_squares') for row in chosen]
-      if None not in squares:
+      name = 'correlation_of_squares'
+      squares = [row[name] for row in chosen if name in row]
+      if squares:
         line += f', {statistics.median(squares):.2f} of squares'
       ratios = [row['error_ratio'] for row in chosen if 'error_ratio' in row]
       if ratios:

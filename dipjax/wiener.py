@@ -17,7 +17,7 @@ from concurrent import futures
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import core, lax
 from jax.typing import ArrayLike
 
 from dipjax import detail, noise, settings
@@ -220,7 +220,7 @@ def _refine(
 
   tiles = [(*rows, *columns) for rows in zip(*down) for columns in zip(*across)]
   sums = jnp.zeros((len(prepared[1]) + 1, *prepared[0].shape[1:]), jnp.float32)
-  if isinstance(prepared[0], jax.core.Tracer):
+  if isinstance(prepared[0], core.Tracer):
     found = lax.map(add, tuple(map(np.stack, zip(*tiles))))
     for tile, added in zip(tiles, found):
       sums = _add_tile(sums, added, tile[0][0], tile[2][0])
