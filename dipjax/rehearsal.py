@@ -6,7 +6,7 @@ network for each of its parts.
 """
 
 import functools
-import os
+import multiprocessing
 import threading
 from typing import Any
 
@@ -109,7 +109,7 @@ def rehearse(
     )
 
   # A step of so small a window does not fill two cores.
-  together = min(os.cpu_count() or 1, _MOST_TOGETHER)
+  together = min(multiprocessing.cpu_count(), _MOST_TOGETHER)
   made = tiles.blend(image.shape, side, make, together=together)
   return None if ending.stopped else np.clip(made, 0, 1)
 

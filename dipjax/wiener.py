@@ -11,7 +11,7 @@ image denoising algorithm, 2013.
 """
 
 import functools
-import os
+import multiprocessing
 from concurrent import futures
 
 import jax
@@ -226,7 +226,7 @@ def _refine(
       sums = _add_tile(sums, added, tile[0][0], tile[2][0])
   else:
     # Much of a tile takes one core, whatever XLA has.
-    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+    with futures.ThreadPoolExecutor(multiprocessing.cpu_count()) as pool:
       for tile, added in zip(tiles, pool.map(add, tiles)):
         sums = _add_in_place(sums, added, tile[0][0], tile[2][0])
   return _weigh(sums, size=size, left=left, reach=reach)

@@ -33,7 +33,9 @@ def test_a_row_is_run_once_and_every_method_has_its_line(
   again = capsys.readouterr().out
   assert again in shown and len(path.read_text().splitlines()) == 2
   assert f'; 2 seeds {ours["means"][1]:.2f}; correlation' in again
-  assert f'of {ours["most_correlation"]:.2f}, their ratio' in again
+  squares = f'{ours["correlation_of_squares"]:.2f} of squares'
+  most = f'of {ours["most_correlation"]:.2f}'
+  assert f'{most}, {squares}, their ratio' in again
   assert ours['error_ratio'] > 0
   worse = ours['psnr'] - peer['psnr']
   assert f'smoke less nlm: {worse:+.2f} dB, worst {worse:+.2f}' in again

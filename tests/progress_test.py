@@ -127,7 +127,9 @@ def test_what_follows_a_fit_has_a_bar_of_its_own(tmp_path, capsys):
     assert _Bar.said == [(10, ''), (20, ''), (25, '')] and not any(ended)
     made.stop.signal = signal.SIGTERM
     assert watch(None, _make_trace())
-  assert '25 further steps' in capsys.readouterr().out
+    made.say('below')
+    assert made._bar is None
+  assert re.search('25 further steps.*\nbelow\n', capsys.readouterr().out)
   assert not made.records.kept
 
 

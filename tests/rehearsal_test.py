@@ -1,5 +1,6 @@
 """Networks that go on with parts of a restored image, on noise put on it."""
 
+import multiprocessing
 import os
 import signal
 
@@ -133,9 +134,9 @@ def test_parts_side_by_side_are_the_parts_one_by_one(
   """The watch that ends one of them ends all."""
   monkeypatch.setattr(rehearsal, 'SIDE', 32)
   monkeypatch.setattr(tiles, 'OVERLAP', 8)
-  monkeypatch.setattr(os, 'cpu_count', lambda: 2)
+  monkeypatch.setattr(multiprocessing, 'cpu_count', lambda: 2)
   two = _rehearse(fitted)
-  monkeypatch.setattr(os, 'cpu_count', lambda: cores)
+  monkeypatch.setattr(multiprocessing, 'cpu_count', lambda: cores)
   np.testing.assert_array_equal(_rehearse(fitted), two)
   calls = []
   watch = lambda states, trace: calls.append(0) or len(calls) > 2

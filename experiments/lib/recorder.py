@@ -211,10 +211,7 @@ class Recorder:
     Args:
       steps: all of them.
     """
-    print(f'{steps} further steps, with parts of the picture', flush=True)
-    if self._bar:
-      self._bar.close()
-    self._bar = None
+    self.say(f'{steps} further steps, with parts of the picture')
 
     def watch(states, trace):
       del states
@@ -225,6 +222,13 @@ class Recorder:
       return bool(self.stop)
 
     return watch
+
+  def say(self, text: str) -> None:
+    """Prints a line below the bar, which ends with it."""
+    if self._bar:
+      self._bar.close()
+    self._bar = None
+    print(text, flush=True)
 
   def finish(self) -> None:
     """Tidies the checkpoints of a run that nobody stopped."""

@@ -115,6 +115,8 @@ def run(
         if not restoration.stopped.max():
           raise
       unfinished = restoration.image
+      if recipe.window and noisy.model and config.fit.get('finish'):
+        record.say('filtering the picture')
       image, returned = build.finish_image(config, noisy, unfinished)
       steps = build.find_rehearsal(config, recipe, noisy)
       # A fit that ended before its time is not gone on with.
