@@ -148,8 +148,9 @@ def test_a_patch_finds_its_like_as_far_as_it_reaches():
   assert far < 0.85 * near
 
 
-@pytest.mark.parametrize('height', [68, 69, 71, 72])
-@pytest.mark.parametrize('width', [28, 33])
+@pytest.mark.parametrize(
+  'height,width', [(68, 33), (69, 28), (71, 33), (72, 28)]
+)
 def test_tiles_are_one_picture(monkeypatch, height, width):
   """The last row of groups begins a tile, at a place of its own."""
   clean = _make_picture(height, width, 2)
