@@ -56,10 +56,12 @@ def finish(
   image, measurement = (
     jnp.asarray(x, jnp.float32) for x in (image, measurement)
   )
-  correlation = _find_correlation(model, operator)
-  filtered = _filter(image, measurement, operator, correlation, parts, reach)
+  if min(image.shape[:2]) >= _LEAST:
+    for part in parts:
+      noisy = _describe(model, operator, image)
+      image = wiener.refine(measurement, image, **noisy, part=part, reach=reach)
   found = _return_detail(
-    filtered,
+    image,
     measurement,
     operator,
     jnp.float32(least),
@@ -90,12 +92,7 @@ def find_deviation(
   square = _average_seeds(images, image)
   if model is not None and min(image.shape[:2]) >= _LEAST:
     operator: Any = operators.make_noisy(model)
-    square += wiener.find_left(
-      image,
-      _find_sigma(operator, image),
-      correlation=_find_correlation(model, operator),
-      clipped=operator.black or operator.white,
-    )
+    square += wiener.find_left(image, **_describe(model, operator, image))
   return np.asarray(jnp.sqrt(square))
 
 
@@ -107,25 +104,14 @@ def _average_seeds(images, image):
   )(square)
 
 
-def _find_correlation(model, operator):
+def _describe(model, operator, image) -> dict[str, Any]:
+  """Returns the noise of the image, as the filter takes it."""
   white = operator.spread is None
-  return None if white else np.float32(model.correlation)
-
-
-def _filter(image, measurement, operator, correlation, parts, reach):
-  if min(image.shape[:2]) < _LEAST:
-    return image
-  for part in parts:
-    image = wiener.refine(
-      measurement,
-      image,
-      _find_sigma(operator, image),
-      correlation=correlation,
-      clipped=operator.black or operator.white,
-      part=part,
-      reach=reach,
-    )
-  return image
+  return {
+    'sigma': _find_sigma(operator, image),
+    'correlation': None if white else np.float32(model.correlation),
+    'clipped': operator.black or operator.white,
+  }
 
 
 @jax.jit

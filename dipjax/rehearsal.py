@@ -6,7 +6,6 @@ network for each of its parts.
 """
 
 import functools
-import multiprocessing
 import threading
 from typing import Any
 
@@ -28,7 +27,6 @@ MOST = 64  # Parts of a picture, so that a large one takes no longer.
 SIDE = 192  # Of a part of a picture with fewer.
 STEP = 32  # Pixels by which the side grows until there are no more.
 _WINDOW = 64  # Twice the steps of windows of 128 in the same time.
-_MOST_TOGETHER = 16  # Parts at a time, whose fits have memory of their own.
 _RATE = 0.5  # Times the rate of the fit, which is over (benchmarks/NOTES.md).
 _STREAM = 4  # Of a seed's key; a fit and its stages have the others.
 
@@ -81,7 +79,6 @@ def rehearse(
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
   fit, ending = make_fit(own), _Watch(watch)
 
-  @settings.pin()
   def make(place: tiles.Place) -> np.ndarray:
     seen, noisy = image[place], measurement[place]
     # Nothing is made once somebody asked to stop.
@@ -109,8 +106,7 @@ def rehearse(
     )
 
   # A step of so small a window does not fill two cores.
-  together = min(multiprocessing.cpu_count(), _MOST_TOGETHER)
-  made = tiles.blend(image.shape, side, make, together=together)
+  made = tiles.blend(image.shape, side, make, in_threads=True)
   return None if ending.stopped else np.clip(made, 0, 1)
 
 

@@ -11,8 +11,6 @@ image denoising algorithm, 2013.
 """
 
 import functools
-import multiprocessing
-from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -212,7 +210,6 @@ def _refine(
     ends=ends,
   )
 
-  @settings.pin()
   def add(tile):
     return _filter_tile(
       *prepared, part, *tile, size=size, left=left, reach=reach
@@ -221,14 +218,11 @@ def _refine(
   tiles = [(*rows, *columns) for rows in zip(*down) for columns in zip(*across)]
   sums = jnp.zeros((len(prepared[1]) + 1, *prepared[0].shape[1:]), jnp.float32)
   if isinstance(prepared[0], core.Tracer):
-    found = lax.map(add, tuple(map(np.stack, zip(*tiles))))
-    for tile, added in zip(tiles, found):
-      sums = _add_tile(sums, added, tile[0][0], tile[2][0])
+    put, found = _add_tile, lax.map(add, tuple(map(np.stack, zip(*tiles))))
   else:
-    # Much of a tile takes one core, whatever XLA has.
-    with futures.ThreadPoolExecutor(multiprocessing.cpu_count()) as pool:
-      for tile, added in zip(tiles, pool.map(add, tiles)):
-        sums = _add_in_place(sums, added, tile[0][0], tile[2][0])
+    put, found = _add_in_place, settings.map_in_threads(add, tiles)
+  for (rows, _, columns, _), added in zip(tiles, found):
+    sums = put(sums, added, rows[0], columns[0])
   return _weigh(sums, size=size, left=left, reach=reach)
 
 

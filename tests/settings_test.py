@@ -1,6 +1,8 @@
 """The settings of JAX in a user's session change no result, to the last bit."""
 
 import contextlib
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -239,3 +241,19 @@ def test_scores_are_the_same_where_arrays_have_64_bits():
       metrics.correlate_error(images[0], *images),
     )
   )
+
+
+def test_threads_have_pinned_settings_and_keep_the_order():
+  def make(i):
+    time.sleep(0.02 * (i == 0))
+    if i == 5:
+      raise ValueError('not five')
+    return i, jnp.asarray(np.float64(i)).dtype, threading.get_ident()
+
+  with jax.enable_x64(True):
+    made = list(settings.map_in_threads(make, range(5)))
+    with pytest.raises(ValueError, match='not five'):
+      list(settings.map_in_threads(make, range(6)))
+  numbers, dtypes, threads = zip(*made)
+  assert numbers == (0, 1, 2, 3, 4) and set(dtypes) == {np.dtype('float32')}
+  assert threading.get_ident() not in threads

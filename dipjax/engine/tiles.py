@@ -12,14 +12,13 @@ import functools
 import itertools
 import math
 from collections.abc import Callable
-from concurrent import futures
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dipjax import monitors
+from dipjax import monitors, settings
 from dipjax.device import packing
 from dipjax.engine import cover, lanes
 from dipjax.engine.fit import FitState
@@ -103,7 +102,7 @@ def blend(
   side: int,
   make: Callable[[Place], Any],
   *,
-  together: int = 1,
+  in_threads: bool = False,
 ) -> np.ndarray:
   """Returns an image that is made in tiles, [H, W, C].
 
@@ -111,8 +110,8 @@ def blend(
     shape: of the image.
     side: the longest of a tile.
     make: returns the image of a tile.
-    together: how many tiles are made at a time, each in a thread of its own;
-      the image does not depend on it.
+    in_threads: whether tiles are made side by side, see
+      `settings.map_in_threads`; the image does not depend on it.
   """
   size = find_size(shape, side)
   tops, lefts = (
@@ -129,11 +128,9 @@ def blend(
   ]
   weights = itertools.product(rows, columns)
   total = np.zeros(shape, np.float32)
-  with futures.ThreadPoolExecutor(together) as pool:
-    # A thread has settings of its own: where there is one, it is the caller's.
-    made = map(make, places) if together == 1 else pool.map(make, places)
-    for place, (row, column), image in zip(places, weights, made):
-      total[place] += np.outer(row, column)[..., None] * np.asarray(image)
+  run = settings.map_in_threads if in_threads else map
+  for place, (row, column), image in zip(places, weights, run(make, places)):
+    total[place] += np.outer(row, column)[..., None] * np.asarray(image)
   return total
 
 
