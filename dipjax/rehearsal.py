@@ -7,7 +7,7 @@ network for each of its parts.
 
 import functools
 import threading
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,21 @@ _RATE = 0.5  # Times the rate of the fit, which is over (benchmarks/NOTES.md).
 _STREAM = 4  # Of a seed's key; a fit and its stages have the others.
 
 
+class Store(Protocol):
+  """Keeps the parts that are made, so that another process can go on.
+
+  It is called by one thread at a time.
+  """
+
+  def load(self, name: str, like: np.ndarray) -> np.ndarray | None:
+    """Returns a part that was saved, shaped like this; None for none."""
+    ...
+
+  def save(self, name: str, part: np.ndarray) -> None:
+    """Saves a part, [h, w, C], under the name of its place."""
+    ...
+
+
 @settings.pin()
 def rehearse(
   measurement: Any,
@@ -43,6 +58,7 @@ def rehearse(
   seed: int = 0,
   chunk: int = 10,
   watch: loop.Watch | None = None,
+  store: Store | None = None,
 ) -> np.ndarray | None:
   """Returns the picture by networks that went on with its parts, [H, W, C].
 
@@ -61,6 +77,8 @@ def rehearse(
     steps: of each part.
     seed: of the windows and the noise on them.
     chunk, watch: see `dipjax.restore`. A trace is that of one part.
+    store: keeps finished parts of these arguments; no steps are taken for a
+      part that it has.
 
   Returns:
     The picture, or None where the watch ended it.
@@ -77,7 +95,7 @@ def rehearse(
     steps=steps,
   ).prepare(image, noise=noise)
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
-  fit, ending = make_fit(own), _Watch(watch)
+  fit, ending, kept = make_fit(own), _Watch(watch), _Kept(store)
 
   def make(place: tiles.Place) -> np.ndarray:
     seen, noisy = image[place], measurement[place]
@@ -85,6 +103,10 @@ def rehearse(
     if ending.stopped:
       return noisy
     corner = place[0].start, place[1].start
+    name = '-'.join(map(str, corner))
+    part = kept.load(name, noisy)
+    if part is not None:
+      return part
     one = functools.reduce(jax.random.fold_in, corner, key)
     problem = lanes.pose_problem(
       own, one, seen, operator, seen.shape, sigma=noise.sigma
@@ -99,11 +121,15 @@ def rehearse(
     )
     learned = lanes.take_lane(tiles.average_params(states, own.decay), 0)
     picture: Any = Picture(jnp.asarray(noisy))
-    return tiles.denoise(
+    part = tiles.denoise(
       ready.recipe,
       packing.unpack(learned),
       problem.replace(picture=operators.Shared(picture)),
     )
+    # The steps of this part may have been ended as well.
+    if not ending.stopped:
+      kept.save(name, part)
+    return part
 
   # A step of so small a window does not fill two cores.
   made = tiles.blend(image.shape, side, make, in_threads=True)
@@ -134,6 +160,22 @@ class _Watch:
       if self._watch and not self.stopped:
         self.stopped = bool(self._watch(states, trace))
       return self.stopped
+
+
+class _Kept:
+  """A store, or none, for several threads."""
+
+  def __init__(self, store: Store | None):
+    self._store, self._lock = store, threading.Lock()
+
+  def load(self, name, like):
+    with self._lock:
+      return self._store.load(name, like) if self._store else None
+
+  def save(self, name, part):
+    with self._lock:
+      if self._store:
+        self._store.save(name, part)
 
 
 def _begin(params, fresh):

@@ -14,6 +14,7 @@ from configs import req2
 from dipjax import methods, metrics, noise, rehearsal
 from dipjax.engine import fit, lanes, tiles
 from experiments import denoise
+from experiments.lib import recorder
 from tests import fits
 
 SIGMA = fits.SIGMA
@@ -151,6 +152,40 @@ def test_nothing_is_made_where_the_watch_ends_it(fitted):
   assert len(calls) == 1
 
 
+class _Store:
+  """A store in memory, which counts."""
+
+  def __init__(self):
+    self.parts, self.loaded = {}, []
+
+  def load(self, name, like):
+    part = self.parts.get(name)
+    if part is not None:
+      assert part.shape == like.shape
+      self.loaded.append(name)
+    return part
+
+  def save(self, name, part):
+    assert name not in self.parts
+    self.parts[name] = part
+
+
+def test_a_part_that_was_made_is_not_made_again(fitted, monkeypatch):
+  monkeypatch.setattr(rehearsal, 'SIDE', 32)
+  monkeypatch.setattr(tiles, 'OVERLAP', 8)
+  monkeypatch.setattr(multiprocessing, 'cpu_count', lambda: 1)
+  whole, store, calls = _rehearse(fitted), _Store(), []
+  watch = lambda states, trace: calls.append(0) or len(calls) > 5
+  # Of two chunks a part: it ends in the middle of the third of four.
+  ended = _rehearse(fitted, watch=watch, store=store, chunk=10)
+  assert ended is None and len(calls) == 6 and len(store.parts) == 2
+  calls.clear()
+  go_on = lambda states, trace: bool(calls.append(0))
+  made = _rehearse(fitted, watch=go_on, store=store, chunk=10)
+  np.testing.assert_array_equal(made, whole)
+  assert len(store.loaded) == 2 and len(calls) == 4 and len(store.parts) == 4
+
+
 def test_steps_that_diverge_leave_a_picture(fitted):
   _, noisy, result = fitted
   params = jax.tree.map(lambda leaf: leaf[0], result.params)
@@ -180,8 +215,11 @@ def _get_config():
 
 
 def test_a_run_that_is_stopped_while_it_rehearses_goes_on_to_the_same_picture(
-  tmp_path, monkeypatch
+  tmp_path, monkeypatch, capsys
 ):
+  monkeypatch.setattr(rehearsal, 'SIDE', 32)
+  monkeypatch.setattr(tiles, 'OVERLAP', 8)
+  monkeypatch.setattr(multiprocessing, 'cpu_count', lambda: 1)
   whole = denoise.run(_get_config(), str(tmp_path / 'whole'))
   plain = _get_config()
   plain.fit.rehearsal = 0
@@ -189,20 +227,27 @@ def test_a_run_that_is_stopped_while_it_rehearses_goes_on_to_the_same_picture(
   image = whole.images['restored']
   assert np.abs(image - without.images['restored']).max() > 1e-4
 
-  def stop(*arguments, **named):
-    # SIGTERM comes while the first part goes on.
-    os.kill(os.getpid(), signal.SIGTERM)
-    return rehearse(*arguments, **named)
+  parts = []
 
-  rehearse = rehearsal.rehearse
-  folder = str(tmp_path / 'stopped')
-  with monkeypatch.context() as patched:
-    patched.setattr(rehearsal, 'rehearse', stop)
-    stopped = denoise.run(_get_config(), folder)
-  assert stopped.signal == signal.SIGTERM
+  def stop(following, name, part):
+    # SIGTERM comes once the second of four parts is saved.
+    save(following, name, part)
+    parts.append(name)
+    if len(parts) == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  save = recorder.Following.save
+  monkeypatch.setattr(recorder.Following, 'save', stop)
+  folder = tmp_path / 'stopped'
+  stopped = denoise.run(_get_config(), str(folder))
+  assert stopped.signal == signal.SIGTERM and len(parts) == 2
   np.testing.assert_array_equal(
     stopped.images['restored'], without.images['restored']
   )
-  again = denoise.run(_get_config(), folder)
-  assert not again.signal
+  again = denoise.run(_get_config(), str(folder))
+  assert not again.signal and len(set(parts)) == len(parts) == 4
   np.testing.assert_array_equal(again.images['restored'], image)
+  # The bar counts the parts of before.
+  shown = capsys.readouterr().err.split('\r')[-1]
+  assert '40/40' in shown
+  assert not (folder / 'checkpoints' / 'kept').exists()

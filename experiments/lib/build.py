@@ -461,7 +461,7 @@ def rehearse_image(
   noisy: Noisy,
   restoration: Any,
   finished: tuple[np.ndarray, float],
-  watch: Any = None,
+  following: Any = None,
 ) -> tuple[np.ndarray, float]:
   """Returns the image after `rehearsal`, where the config asks for it.
 
@@ -471,7 +471,8 @@ def rehearse_image(
     noisy: what was restored.
     restoration: what the fit gave; its first good lane goes on.
     finished: what `finish_image` returned.
-    watch: where it returns True, what was finished stays as it is.
+    following: a `recorder.Following`; where it ends the steps, what was
+      finished stays as it is.
   """
   steps = find_rehearsal(config, recipe, noisy)
   if not steps:
@@ -487,7 +488,8 @@ def rehearse_image(
     steps=steps,
     seed=config.seed + lane,
     chunk=config.record.every,
-    watch=watch,
+    watch=following,
+    store=following,
   )
   if made is None:
     return finished

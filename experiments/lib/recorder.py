@@ -22,6 +22,7 @@ from experiments.lib import (
   events,
   frames,
   images,
+  leaves,
   page,
   records,
   stopping,
@@ -203,25 +204,22 @@ class Recorder:
     print(plan.describe(), flush=True)
     self.plan, self._steps = plan, self._steps * len(plan.batches)
 
-  def follow(self, steps: int) -> loop.Watch:
-    """Returns the watch of what follows a fit, which has a bar of its own.
-
-    Nothing is recorded of these steps.
+  def follow(self, image: np.ndarray, steps: int, parts: int) -> 'Following':
+    """Returns the watch and the store of what follows a fit.
 
     Args:
-      steps: all of them.
+      image: what is gone on with.
+      steps: of each part.
+      parts: how many there are.
     """
-    self.say(f'{steps} further steps, with parts of the picture')
+    self.say(f'{steps * parts} further steps, with parts of the picture')
+    return Following(self, image, steps, parts)
 
-    def watch(states, trace):
-      del states
-      if self._tqdm:
-        self._bar = self._bar or self._start_bar(steps, 0)
-        taken = int(trace.active.any(axis=0).sum())
-        self._bar.update(min(taken, steps - self._bar.n))
-      return bool(self.stop)
-
-    return watch
+  def advance(self, steps: int, whole: int) -> None:
+    """Moves the bar of what follows a fit, of `whole` steps."""
+    if self._tqdm:
+      self._bar = self._bar or self._start_bar(whole, 0)
+      self._bar.update(min(steps, whole - self._bar.n))
 
   def say(self, text: str) -> None:
     """Prints a line below the bar, which ends with it."""
@@ -440,6 +438,39 @@ class Recorder:
       refresh=every,
       sides=(about.shots[0].title, now.title) if about.shots else None,
     )
+
+
+class Following:
+  """The watch and the store of `rehearsal.rehearse`.
+
+  A part counts as its steps in the bar of the recorder, when it is made and
+  when an earlier start has made it. Nothing is recorded of the steps.
+  """
+
+  def __init__(
+    self, recorder: Recorder, image: np.ndarray, steps: int, parts: int
+  ):
+    self._recorder, self._steps, self._whole = recorder, steps, steps * parts
+    # Parts of another image, or with other steps, are others.
+    self._prefix = f'{leaves.digest_arrays(image)}-{steps}-'
+
+  def __call__(self, states: FitState, trace: Trace) -> bool:
+    """Returns whether somebody asked to stop."""
+    del states
+    taken = int(trace.active.any(axis=0).sum())
+    self._recorder.advance(taken, self._whole)
+    return bool(self._recorder.stop)
+
+  def load(self, name: str, like: np.ndarray) -> np.ndarray | None:
+    """Returns a part that an earlier start has made; see `rehearsal.Store`."""
+    part = self._recorder.checkpoints.recall(self._prefix + name, like)
+    if part is not None:
+      self._recorder.advance(self._steps, self._whole)
+    return part
+
+  def save(self, name: str, part: np.ndarray) -> None:
+    """Saves a part until the run is finished."""
+    self._recorder.checkpoints.keep(self._prefix + name, part)
 
 
 def _finite(value) -> float | None:

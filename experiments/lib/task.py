@@ -127,7 +127,7 @@ def run(
           noisy,
           restoration,
           (image, returned),
-          record.follow(steps * rehearsal.count_parts(image.shape)),
+          record.follow(image, steps, rehearsal.count_parts(image.shape)),
         )
     deviation = build.find_deviation(config, noisy, restoration, image)
     restoration = restoration._replace(image=image, deviation=deviation)
