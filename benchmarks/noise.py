@@ -218,16 +218,24 @@ def make_jpeg75(clean: Array, sigma: float, rng: np.random.RandomState) -> Made:
   return _make_jpeg(clean, sigma, rng, 75)
 
 
+def make_jpeg85(clean: Array, sigma: float, rng: np.random.RandomState) -> Made:
+  """JPEG of quality 85, after the noise."""
+  return _make_jpeg(clean, sigma, rng, 85)
+
+
 def make_jpeg90(clean: Array, sigma: float, rng: np.random.RandomState) -> Made:
   """JPEG of quality 90, after the noise."""
   return _make_jpeg(clean, sigma, rng, 90)
 
 
-def _make_jpeg(clean, sigma, rng, quality):
-  draws = [
-    compress(clean + sigma / 255 * rng.normal(size=clean.shape), quality)
-    for _ in range(DRAWS)
-  ]
+def make_camera(clean: Array, sigma: float, rng: np.random.RandomState) -> Made:
+  """A camera's JPEG of quality 90: its colours were interpolated before."""
+  return _make_jpeg(clean, sigma, rng, 90, demosaic_bilinear)
+
+
+def _make_jpeg(clean, sigma, rng, quality, process=lambda noisy: noisy):
+  noisy = lambda: clean + sigma / 255 * rng.normal(size=clean.shape)
+  draws = [compress(process(noisy()), quality) for _ in range(DRAWS)]
   own = (draws[0] - np.mean(draws, 0)) * math.sqrt(DRAWS / (DRAWS - 1))
   return Made(draws[0], _measure(own))
 
@@ -295,8 +303,10 @@ KINDS = {
   'bilinear': Kind(make_bilinear, (10, 25), _SHARED, needs_colour=True),
   'malvar': Kind(make_malvar, (10, 25), _SHARED, needs_colour=True),
   'enlarged': Kind(make_enlarged, (10, 25), _SHARED),
-  'jpeg75': Kind(make_jpeg75, (10, 25), {'sigma': 0.25}),
-  'jpeg90': Kind(make_jpeg90, (10, 25), {'sigma': 0.25}),
+  'jpeg75': Kind(make_jpeg75, (10, 20, 25), {'sigma': 0.25}),
+  'jpeg85': Kind(make_jpeg85, (5, 10, 25), {'sigma': 0.25}),
+  'jpeg90': Kind(make_jpeg90, (5, 10, 25), {'sigma': 0.25}),
+  'camera': Kind(make_camera, (10, 25), {'sigma': 0.25}, needs_colour=True),
   'rows': Kind(make_rows, (5, 15), {'sigma': 0.05, 'rows': 0.15}),
   'salt': Kind(make_salt, (0.05, 0.1, 0.3), _HIT),
   'hot': Kind(make_hot, (0.001, 0.003, 0.01), _HIT),

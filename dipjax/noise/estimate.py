@@ -28,6 +28,11 @@ _SPREAD_OF_JPEG = 9.0  # where noise was rounded.
 _SLOPE_OF_GREY = 2.0  # The same where no colours
 _SPREAD_OF_GREY = 3.2  # tell noise from texture.
 _COLOUR = 0.2  # The share of noise that differs between colours, at least.
+_ALIKE = 0.05  # The same of noise whose colours JPEG took, at most.
+_SLOPE_OF_MUCH = 3.0  # Where JPEG took much of the noise,
+_SLOPE_OF_LITTLE = 1.2  # and where it took little.
+_SPREAD_OF_LITTLE = 2.5  # Noise is so even, and
+_SPREAD_OF_HIDDEN = 2.0  # texture is not, of which no grid is seen.
 _AWAY = 2.2  # Deviations from an end where noise is hardly clipped, and
 _ENOUGH = 0.15  # the share of the blocks that must lie there.
 _LINES = 0.15  # Share of the noise that a row or a column must add.
@@ -124,14 +129,25 @@ def _is_noise(shared, has_colours, compressed):
   """Returns whether what neighbours share is neither white noise nor texture.
 
   The colours of a texture are alike, those of noise are not, before JPEG makes
-  them so. A grey picture has to be more even.
+  them so. A grey picture has to be more even, and what JPEG left has to be as
+  even as noise is, where it took little or where no grid is seen.
   """
-  if compressed:
-    return shared.slope > _SLOPE and shared.spread < _SPREAD_OF_JPEG
-  if not has_colours:
-    return shared.slope > _SLOPE_OF_GREY and shared.spread < _SPREAD_OF_GREY
   is_apart = shared.colour > _COLOUR
-  return shared.slope > _SLOPE and shared.spread < _SPREAD and is_apart
+  is_alike = shared.colour < _ALIKE
+  if compressed:
+    limits = [(_SLOPE, _SPREAD_OF_JPEG)]
+    limits += [(_SLOPE_OF_LITTLE, _SPREAD_OF_LITTLE)] if is_alike else []
+  elif not has_colours:
+    limits = [(_SLOPE_OF_GREY, _SPREAD_OF_GREY)]
+  elif is_apart:
+    limits = [(_SLOPE, _SPREAD)]
+  else:
+    # Much noise hides the grid of JPEG.
+    limits = [(_SLOPE_OF_MUCH, _SPREAD_OF_LITTLE)]
+    limits += [(_SLOPE_OF_LITTLE, _SPREAD_OF_HIDDEN)] if is_alike else []
+  return any(
+    shared.slope > slope and shared.spread < spread for slope, spread in limits
+  )
 
 
 def _guess(image):
