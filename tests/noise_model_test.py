@@ -296,6 +296,18 @@ def test_the_grid_of_jpeg_is_found_anywhere(shift):
   assert not noise.estimate_noise(_add(_make_ramp(), 8 / 255)).compressed
 
 
+def test_a_doubtful_level_counts_where_two_ways_agree():
+  """The finest wavelets and the flattest parts; in texture they do not."""
+  pytest.importorskip('skimage')
+  clean = made.read_clean('camera', 256)
+  found = made.KINDS['jpeg90'].make(clean, 5, np.random.RandomState(0))
+  model = noise.estimate_noise(found.image)
+  level = 255 * noise.estimate_by_wavelets(found.image)
+  assert 255 * model.sigma == pytest.approx(found.truth['sigma'], rel=0.25)
+  assert model.error == pytest.approx(1 - 255 * model.sigma / level, abs=0.02)
+  assert noise.estimate_noise(made.read_clean('gravel', 256)).error > 0.3
+
+
 def test_a_model_is_a_pytree():
   model = noise.estimate_noise(_add(_make_ramp(), 0.1))
   image = np.full((4, 4, 3), 0.5)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks import noise
 from configs import req2
 from experiments import denoise
 from experiments.lib import cli, images, output
@@ -205,6 +206,10 @@ def test_a_config_is_found_by_its_name(tmp_path, monkeypatch, name):
 
 
 def _add_noise(size, kind):
+  if 'texture' in kind:
+    pytest.importorskip('skimage')
+    image = noise.read_clean('gravel', size[0])
+    return np.float32(image if kind == 'texture' else 0.5 + image / 20)
   rng = np.random.default_rng(0)
   image = np.full((*size, 3), 0.5, np.float32)
   image += 0.1 * rng.standard_normal(image.shape)
@@ -222,6 +227,11 @@ def _add_noise(size, kind):
     ((96, 96), 'impulses', 'absolute', 'emv', 0),
     # Too small to be sure of the noise.
     ((32, 32), 'gaussian', 'squared', 'cross_validation', 0),
+    # It may be noise; where there is little, that does no harm, and a fit of
+    # the whole of a large picture takes hours.
+    ((256, 256), 'texture', 'squared', 'cross_validation', 0),
+    ((256, 256), 'faint texture', 'recorrupted', 'emv', 0),
+    ((512, 512), 'texture', 'recorrupted', 'last', 128),
   ],
 )
 def test_auto_chooses_by_the_picture_and_keeps_what_the_user_set(

@@ -29,7 +29,8 @@ _SLOPE_OF_GREY = 2.0  # The same where no colours
 _SPREAD_OF_GREY = 3.2  # tell noise from texture.
 _COLOUR = 0.2  # The share of noise that differs between colours, at least.
 _ALIKE = 0.05  # The same of noise whose colours JPEG took, at most.
-_SLOPE_OF_MUCH = 3.0  # Where JPEG took much of the noise,
+_COLOUR_OF_MUCH = 0.15  # The same, and
+_SLOPE_OF_MUCH = 4.0  # the slope where JPEG took much of the noise,
 _SLOPE_OF_LITTLE = 1.2  # and where it took little.
 _SPREAD_OF_LITTLE = 2.5  # Noise is so even, and
 _SPREAD_OF_HIDDEN = 2.0  # texture is not, of which no grid is seen.
@@ -39,6 +40,8 @@ _LINES = 0.15  # Share of the noise that a row or a column must add.
 _UNEVEN = 0.1  # The error that an uneven spread of noise adds.
 _LOOKED = 200_000  # Values that are looked at for
 _STEP = 1.5 / 255  # a step larger than that of 8 bits.
+_DOUBTFUL = 0.15  # The error from which a level wants another witness, and
+_AGREED = 0.2  # how far that may be from it.
 _SURE = 0.5  # Confidence.
 
 
@@ -111,6 +114,11 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
     model = _use_levels(level, every)
     # JPEG takes the noise of some blocks and leaves that of others.
     model = model.replace(error=math.hypot(model.error, _UNEVEN * compressed))
+    if shared and model.error > _DOUBTFUL:
+      flat = _use_shared(shared, every, compressed)
+      apart = abs(flat.sigma / wavelets.estimate_by_wavelets(image) - 1)
+      # In texture the finest wavelets show far less than the flattest parts.
+      model = flat.replace(error=apart) if apart < _AGREED else model
   # A place shows the same texture in all colours.
   places = len(blocks.means) * blocks.weight / image.shape[2]
   return model.replace(
@@ -143,8 +151,9 @@ def _is_noise(shared, has_colours, compressed):
     limits = [(_SLOPE, _SPREAD)]
   else:
     # Much noise hides the grid of JPEG.
-    limits = [(_SLOPE_OF_MUCH, _SPREAD_OF_LITTLE)]
-    limits += [(_SLOPE_OF_LITTLE, _SPREAD_OF_HIDDEN)] if is_alike else []
+    limits = [(_SLOPE_OF_LITTLE, _SPREAD_OF_HIDDEN)] if is_alike else []
+    if shared.colour < _COLOUR_OF_MUCH:
+      limits.append((_SLOPE_OF_MUCH, _SPREAD_OF_LITTLE))
   return any(
     shared.slope > slope and shared.spread < spread for slope, spread in limits
   )
