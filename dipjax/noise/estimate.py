@@ -1,6 +1,7 @@
 """Estimates the noise of a picture."""
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,18 +23,6 @@ _PILED = 1e-3  # Share of the values at an end from which noise was clipped.
 _UNCLEAR = 0.05  # Shares of clipped values, or of blocks, that do not matter.
 _FILLED = 0.02  # Impulses from this share on are filled in.
 _HIDDEN = 0.5  # What a share of impulses adds to the error.
-_SLOPE = 1.6  # Middle over high frequencies, from which noise is not white.
-_SPREAD = 6.0  # The spread of blocks from which they are texture,
-_SPREAD_OF_JPEG = 9.0  # where noise was rounded.
-_SLOPE_OF_GREY = 2.0  # The same where no colours
-_SPREAD_OF_GREY = 3.2  # tell noise from texture.
-_COLOUR = 0.2  # The share of noise that differs between colours, at least.
-_ALIKE = 0.05  # The same of noise whose colours JPEG took, at most.
-_COLOUR_OF_MUCH = 0.15  # The same, and
-_SLOPE_OF_MUCH = 4.0  # the slope where JPEG took much of the noise,
-_SLOPE_OF_LITTLE = 1.2  # and where it took little.
-_SPREAD_OF_LITTLE = 2.5  # Noise is so even, and
-_SPREAD_OF_HIDDEN = 2.0  # texture is not, of which no grid is seen.
 _AWAY = 2.2  # Deviations from an end where noise is hardly clipped, and
 _ENOUGH = 0.15  # the share of the blocks that must lie there.
 _LINES = 0.15  # Share of the noise that a row or a column must add.
@@ -43,6 +32,34 @@ _STEP = 1.5 / 255  # a step larger than that of 8 bits.
 _DOUBTFUL = 0.15  # The error from which a level wants another witness, and
 _AGREED = 0.2  # how far that may be from it.
 _SURE = 0.5  # Confidence.
+
+
+class _Look(NamedTuple):
+  """What noise that neighbours share looks like, see `neighbours.Shared`.
+
+  Attributes:
+    slope: is above this, and
+    spread: below this, where texture is more uneven.
+    least: the share of it that differs between colours, at least, and
+    most: at most.
+  """
+
+  slope: float
+  spread: float
+  least: float = 0.0
+  most: float = 1.0
+
+
+# The colours of a texture are alike, those of noise are not, before JPEG makes
+# them so. What JPEG left is as even as noise where it took little.
+_COMPRESSED = _Look(1.6, 9.0), _Look(1.2, 2.5, most=0.05)
+_COLOURED = (
+  _Look(1.6, 6.0, least=0.2),
+  # Of JPEG whose grid is hidden by noise: of a camera, and of white noise.
+  _Look(4.0, 2.5, most=0.15),
+  _Look(1.2, 2.0, most=0.05),
+)
+_UNCOLOURED = (_Look(2.0, 3.2),)
 
 
 def estimate_sigma(image: np.ndarray) -> float:
@@ -116,9 +133,11 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
     model = model.replace(error=math.hypot(model.error, _UNEVEN * compressed))
     if shared and model.error > _DOUBTFUL:
       flat = _use_shared(shared, every, compressed)
-      apart = abs(flat.sigma / wavelets.estimate_by_wavelets(image) - 1)
+      other = wavelets.estimate_by_wavelets(image)
+      apart = abs(flat.sigma - other)
       # In texture the finest wavelets show far less than the flattest parts.
-      model = flat.replace(error=apart) if apart < _AGREED else model
+      if apart < _AGREED * other:
+        model = flat.replace(error=apart / other)
   # A place shows the same texture in all colours.
   places = len(blocks.means) * blocks.weight / image.shape[2]
   return model.replace(
@@ -134,28 +153,16 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
 
 
 def _is_noise(shared, has_colours, compressed):
-  """Returns whether what neighbours share is neither white noise nor texture.
-
-  The colours of a texture are alike, those of noise are not, before JPEG makes
-  them so. A grey picture has to be more even, and what JPEG left has to be as
-  even as noise is, where it took little or where no grid is seen.
-  """
-  is_apart = shared.colour > _COLOUR
-  is_alike = shared.colour < _ALIKE
+  """Returns whether what neighbours share is noise, and not white."""
   if compressed:
-    limits = [(_SLOPE, _SPREAD_OF_JPEG)]
-    limits += [(_SLOPE_OF_LITTLE, _SPREAD_OF_LITTLE)] if is_alike else []
-  elif not has_colours:
-    limits = [(_SLOPE_OF_GREY, _SPREAD_OF_GREY)]
-  elif is_apart:
-    limits = [(_SLOPE, _SPREAD)]
+    looks = _COMPRESSED
   else:
-    # Much noise hides the grid of JPEG.
-    limits = [(_SLOPE_OF_LITTLE, _SPREAD_OF_HIDDEN)] if is_alike else []
-    if shared.colour < _COLOUR_OF_MUCH:
-      limits.append((_SLOPE_OF_MUCH, _SPREAD_OF_LITTLE))
+    looks = _COLOURED if has_colours else _UNCOLOURED
   return any(
-    shared.slope > slope and shared.spread < spread for slope, spread in limits
+    shared.slope > look.slope
+    and shared.spread < look.spread
+    and look.least <= shared.colour <= look.most
+    for look in looks
   )
 
 
