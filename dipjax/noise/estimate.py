@@ -30,7 +30,8 @@ _UNEVEN = 0.1  # The error that an uneven spread of noise adds.
 _LOOKED = 200_000  # Values that are looked at for
 _STEP = 1.5 / 255  # a step larger than that of 8 bits.
 _DOUBTFUL = 0.15  # The error from which a level wants another witness, and
-_AGREED = 0.2  # how far that may be from it.
+_AGREED = 0.2  # how far that may be from it, where blocks are
+_EVEN = 2.5  # as even as noise is.
 _SURE = 0.5  # Confidence.
 
 
@@ -52,11 +53,11 @@ class _Look(NamedTuple):
 
 # The colours of a texture are alike, those of noise are not, before JPEG makes
 # them so. What JPEG left is as even as noise where it took little.
-_COMPRESSED = _Look(1.6, 9.0), _Look(1.2, 2.5, most=0.05)
+_COMPRESSED = _Look(1.6, 9.0), _Look(1.2, _EVEN, most=0.05)
 _COLOURED = (
   _Look(1.6, 6.0, least=0.2),
   # Of JPEG whose grid is hidden by noise: of a camera, and of white noise.
-  _Look(4.0, 2.5, most=0.15),
+  _Look(4.0, _EVEN, most=0.15),
   _Look(1.2, 2.0, most=0.05),
 )
 _UNCOLOURED = (_Look(2.0, 3.2),)
@@ -131,7 +132,7 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
     model = _use_levels(level, every)
     # JPEG takes the noise of some blocks and leaves that of others.
     model = model.replace(error=math.hypot(model.error, _UNEVEN * compressed))
-    if shared and model.error > _DOUBTFUL:
+    if shared and model.error > _DOUBTFUL and shared.spread < _EVEN:
       flat = _use_shared(shared, every, compressed)
       other = wavelets.estimate_by_wavelets(image)
       apart = abs(flat.sigma - other)
