@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from dipjax import blurring
+from dipjax.noise import share_channels
 
 Array = jax.Array
 
@@ -116,6 +117,7 @@ def jitter_code(
   code: Array,
   deviation: Array | float,
   spread: Array | None = None,
+  channels: Array | None = None,
 ) -> Array:
   """Returns code + N(0, deviation^2), in the precision of the code.
 
@@ -127,9 +129,13 @@ def jitter_code(
     deviation: a number, or one for each value.
     spread: [h, w], a filter whose squares add up to 1: neighbours share the
       noise that it spreads. None: the noise is white.
+    channels: the correlation between the noise of two channels. None: they have
+      noise of their own.
   """
   noise = jax.random.normal(key, code.shape, jnp.float32)
   if spread is not None:
     noise = blurring.blur_image(noise, spread)
+  if channels is not None:
+    noise = share_channels(noise, channels)
   # Noise in float32 would promote a bfloat16 code, and the network with it.
   return (code + deviation * noise).astype(code.dtype)

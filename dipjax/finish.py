@@ -110,6 +110,7 @@ def _describe(model, operator, image) -> dict[str, Any]:
   return {
     'sigma': _find_sigma(operator, image),
     'correlation': None if white else np.float32(model.correlation),
+    'channels': np.float32(model.channels),
     'clipped': operator.black or operator.white,
   }
 

@@ -70,6 +70,8 @@ class Noisy(struct.PyTreeNode):
   # [h, w], the filter that makes of white noise what neighbours share; None:
   # the noise is white.
   spread: Array | None = None
+  # The correlation between two channels; None: each has noise of its own.
+  channels: Array | None = None
   black: bool = struct.field(pytree_node=False, default=False)  # Clipped at 0.
   white: bool = struct.field(pytree_node=False, default=False)  # Clipped at 1.
   reach = 0
@@ -112,6 +114,7 @@ def make_noisy(model: noise.Model) -> Operator:
     least=scalar(model.least),
     gain=scalar(model.gain) if model.gain else None,
     spread=None if white else jnp.asarray(model.make_filter(), jnp.float32),
+    channels=scalar(model.channels) if model.channels else None,
     black=bool(model.black),
     white=bool(model.white),
   )

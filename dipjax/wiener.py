@@ -44,6 +44,7 @@ def refine(
   sigma: ArrayLike,
   *,
   correlation: ArrayLike | None = None,
+  channels: ArrayLike = 0.0,
   clipped: bool = False,
   part: ArrayLike = 0.7,
   reach: int = REACH,
@@ -64,10 +65,9 @@ def refine(
   measurement first, and the variance is that of clipped noise; without it what
   is kept of the measurement is grey by that much.
 
-  The groups are found in the sum of the pilot's channels, and the noises of the
-  channels are taken as independent. A group has one noise, the mean of its
-  patches'. Time and memory grow with the pixels; memory by about 40 bytes a
-  channel of a pixel beside the arguments.
+  The groups are found in the sum of the pilot's channels. A group has one
+  noise, the mean of its patches'. Time and memory grow with the pixels; memory
+  by about 40 bytes a channel of a pixel beside the arguments.
 
   Args:
     measurement: [H, W, C], of any number of channels, sides of at least 8
@@ -77,6 +77,8 @@ def refine(
       a number, or an array that broadcasts to [H, W, C].
     correlation: [h, w], h and w odd; the correlation between the noise of two
       pixels so many rows and columns apart, 1 in the middle. None: white noise.
+    channels: the correlation between the noise of two channels of a pixel, in
+      [0, 1].
     clipped: whether the noisy measurement was clipped to [0, 1].
     part: of the noise's variance that stands against what varies in the pilot;
       0.7 for a fit, which is smoother than the image, 1 for an image that was
@@ -97,6 +99,7 @@ def refine(
     pilot,
     sigma,
     correlation,
+    channels,
     part,
     clipped=clipped,
     reach=reach,
@@ -108,6 +111,7 @@ def find_left(
   sigma: ArrayLike,
   *,
   correlation: ArrayLike | None = None,
+  channels: ArrayLike = 0.0,
   clipped: bool = False,
   part: ArrayLike = 0.7,
 ) -> Array:
@@ -120,14 +124,21 @@ def find_left(
 
   Args:
     pilot: [H, W, C], best the restored image itself.
-    sigma, correlation, clipped, part: see `refine`.
+    sigma, correlation, channels, clipped, part: see `refine`.
 
   Raises:
     ValueError: shapes that do not fit.
   """
   _check(pilot, sigma, correlation)
   return _refine(
-    pilot, pilot, sigma, correlation, part, clipped=clipped, left=True
+    pilot,
+    pilot,
+    sigma,
+    correlation,
+    channels,
+    part,
+    clipped=clipped,
+    left=True,
   )
 
 
@@ -186,6 +197,7 @@ def _refine(
   pilot,
   sigma,
   correlation,
+  channels,
   part,
   *,
   clipped,
@@ -205,6 +217,7 @@ def _refine(
     pilot,
     sigma,
     correlation,
+    channels,
     clipped=clipped,
     reach=reach,
     ends=ends,
@@ -227,12 +240,22 @@ def _refine(
 
 
 @functools.partial(jax.jit, static_argnames=('clipped', 'reach', 'ends'))
-def _prepare(measurement, pilot, sigma, correlation, *, clipped, reach, ends):
+def _prepare(
+  measurement,
+  pilot,
+  sigma,
+  correlation,
+  channels,
+  *,
+  clipped,
+  reach,
+  ends,
+):
   """Returns planes of colours and the variance of their noise, both padded.
 
   The planes are those of the pilot, then those of the measurement.
   """
-  channels = measurement.shape[-1]
+  count = measurement.shape[-1]
   # Whatever the defaults of the process are, all is float32.
   measurement, pilot, sigma = (
     jnp.asarray(x, jnp.float32) for x in (measurement, pilot, sigma)
@@ -247,7 +270,7 @@ def _prepare(measurement, pilot, sigma, correlation, *, clipped, reach, ends):
     variance *= _find_strongest(jnp.asarray(correlation, jnp.float32))
   # The first of the new colours is the sum of the channels, which has most of
   # the signal; the others are differences.
-  colours = _make_dct(channels)
+  colours = _make_dct(count)
   planes = jnp.concatenate(
     [
       _multiply('oc,hwc->ohw', colours, pilot),
@@ -256,6 +279,10 @@ def _prepare(measurement, pilot, sigma, correlation, *, clipped, reach, ends):
   )
   # The noise of a coefficient is about the mean over its patch.
   variance = _multiply('oc,hwc->ohw', np.square(colours), variance)
+  # Of the noise that channels share, the sum has the more, and the others less.
+  more = np.full((count, 1, 1), -1, np.float32)
+  more[0] = count - 1
+  variance *= 1 + jnp.asarray(channels, jnp.float32) * more
   variance = _sum_side(_sum_side(variance, 1), 2) / _SIDE**2
 
   def pad(x):

@@ -453,6 +453,9 @@ def _make_kind(kind, seed):
     )
     return model, clean, clean + np.sqrt(variance) * white
   model = noise.Model.make_white(0.2)
+  if kind == 'channels':
+    model = model.replace(channels=0.8)
+    white = noise.share_channels(white, 0.8)
   if kind == 'neighbours':
     spread = np.array([[1, 2, 1], [2, 4, 2], [1, 2, 1]]) / 6
     table = np.zeros((9, 9))
@@ -465,7 +468,10 @@ def _make_kind(kind, seed):
 
 
 class _Blur(nn.Module):
-  """A network that takes the mean of nine pixels, times its parameter."""
+  """A network that takes the mean of nine pixels, times its parameter.
+
+  It takes the mean of the channels too.
+  """
 
   def code_size(self, height, width):
     return height, width
@@ -474,10 +480,13 @@ class _Blur(nn.Module):
   def __call__(self, code):
     kernel = jnp.full((3, 3), 1 / 9)
     factor = self.param('factor', nn.initializers.ones, ())
-    return factor * blurring.blur_image(code, kernel)
+    mean = jnp.mean(code, -1, keepdims=True)
+    return factor * blurring.blur_image(0 * code + mean, kernel)
 
 
-@pytest.mark.parametrize('kind', ['white', 'brightness', 'neighbours'])
+@pytest.mark.parametrize(
+  'kind', ['white', 'brightness', 'neighbours', 'channels']
+)
 def test_no_kind_of_noise_is_taken_for_the_picture(kind):
   method = methods.Recorrupted(ratio=1.0)
   objective = method.make_objective(_Blur())

@@ -185,6 +185,26 @@ def test_what_is_drawn_is_noise_of_the_model(kind, level):
     assert right == pytest.approx(model.correlation[4, 4 + lag], abs=0.1)
 
 
+def test_channels_share_the_noise_whose_colours_jpeg_took():
+  ramp, rng = _make_ramp(256), np.random.RandomState(0)
+  assert noise.estimate_noise(_add(ramp, 10 / 255)).channels == 0
+  jpeg = made.KINDS['jpeg85'].make(ramp, 10, rng).image
+  model = noise.estimate_noise(jpeg)
+  assert 0.8 < model.channels < 1
+  assert f'channels correlate by {model.channels:.2f}' in model.describe()
+  drawn = model.replace(black=False, white=False).draw(ramp, rng)
+  found = np.corrcoef(drawn.reshape(-1, 3).T)
+  np.testing.assert_allclose(found[0, 1:], model.channels, atol=0.02)
+
+
+@pytest.mark.parametrize('correlation', [0.0, 0.7, 1.0])
+def test_what_channels_share_keeps_the_variance(correlation):
+  white = np.random.RandomState(0).normal(size=(100_000, 4))
+  found = np.cov(noise.share_channels(white, correlation).T)
+  expected = np.where(np.eye(4), 1, correlation)
+  np.testing.assert_allclose(found, expected, atol=0.02)
+
+
 def test_less_noise_is_drawn_where_noise_was_clipped():
   black = np.zeros((100, 100, 1))
   draw = lambda clipped: noise.Model.make_white(0.1, clipped=clipped).draw(

@@ -67,7 +67,8 @@ def test_a_mean_that_the_pilot_has_wrong_is_the_measurements():
   assert abs(np.mean(image) - np.mean(measurement)) < _SIGMA / 20
 
 
-def test_what_varies_in_a_group_is_filtered_as_its_covariance_says():
+@pytest.mark.parametrize('channels', [0.0, 0.6])
+def test_what_varies_in_a_group_is_filtered_as_its_covariance_says(channels):
   """All groups of a picture of 9x9 pixels are its four patches."""
   pilot = _add_noise(np.zeros((9, 9, 2)), 0.1)
   measurement = _add_noise(pilot, 0.05, seed=1)
@@ -78,22 +79,25 @@ def test_what_varies_in_a_group_is_filtered_as_its_covariance_says():
   # The frequencies of both colours, and of their sum and difference.
   basis = np.kron(wiener._PATCH, wiener._make_dct(2)).astype(np.float64)
   patches, noisy = patches @ basis.T, noisy @ basis.T
-  mean, variance = patches.mean(0), 0.05**2
+  # Of the noise that channels share, the sum has the more.
+  shares = [1 + channels, 1 - channels]
+  mean, variance = patches.mean(0), 0.05**2 * np.tile(shares, 64)
   lacks = (noisy - patches).mean(0)
   lacks *= 4 * mean**2 / (4 * mean**2 + 0.7 * variance)
   power = np.square(lacks).reshape(64, 2).mean(0)
-  lacks *= np.tile(np.maximum(1 - wiener._CHANCE * variance / power, 0), 64)
+  chance = wiener._CHANCE * variance[:2] / power
+  lacks *= np.tile(np.maximum(1 - chance, 0), 64)
   covariance = np.cov(patches.T)
   covariance += np.diag(wiener._OTHER * np.diag(covariance))
-  against = 0.7 * variance * np.eye(128)
+  against = np.diag(0.7 * variance)
   gain = np.linalg.solve(covariance + against, covariance)
   mean += lacks
   filtered = (mean + (noisy - mean) @ gain) @ basis
-  image = wiener.refine(measurement, pilot, 0.05)
+  image = wiener.refine(measurement, pilot, 0.05, channels=channels)
   np.testing.assert_allclose(image, _average(filtered), atol=1e-5)
   # And what is left of the noise.
-  left = variance * np.diag(basis.T @ gain @ basis)
-  found = wiener.find_left(pilot, 0.05)
+  left = np.diag(basis.T @ (variance[:, None] * gain) @ basis)
+  found = wiener.find_left(pilot, 0.05, channels=channels)
   np.testing.assert_allclose(found, _average([left] * 4), rtol=1e-3)
 
 

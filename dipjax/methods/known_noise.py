@@ -95,8 +95,8 @@ def jitter_code(key: Array, problem: Problem) -> tuple[Array, Array]:
   """Returns the code with noise like its own, and the deviation of this noise.
 
   The deviation is the problem's jitter. Where the noise of the measurement
-  depends on the brightness, so does the jitter; where its neighbours correlate,
-  those of the jitter do.
+  depends on the brightness, so does the jitter; where its neighbours or its
+  channels correlate, those of the jitter do.
   """
   operator, deviation = problem.operator, problem.jitter
   if not isinstance(operator, operators.Noisy):
@@ -106,7 +106,9 @@ def jitter_code(key: Array, problem: Problem) -> tuple[Array, Array]:
     variance = operator.find_unclipped(brightness)
     level: Any = problem.sigma
     deviation = deviation * jnp.sqrt(variance) / level
-  code = codes.jitter_code(key, problem.code, deviation, operator.spread)
+  code = codes.jitter_code(
+    key, problem.code, deviation, operator.spread, operator.channels
+  )
   return code, deviation
 
 

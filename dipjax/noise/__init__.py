@@ -1,5 +1,6 @@
 """The noise of a measurement: what it is, its clipping, and its splitting."""
 
+from dipjax.noise.channels import share_channels
 from dipjax.noise.clipped import (
   expect_clipped,
   expect_square,
@@ -21,5 +22,6 @@ __all__ = [
   'expect_square',
   'expect_variance',
   'is_clipped',
+  'share_channels',
   'split_measurement',
 ]

@@ -32,6 +32,8 @@ _STEP = 1.5 / 255  # a step larger than that of 8 bits.
 _DOUBTFUL = 0.15  # The error from which a level wants another witness, and
 _AGREED = 0.2  # how far that may be from it, where blocks are
 _EVEN = 2.5  # as even as noise is.
+_GREYED = 0.15  # The share between colours of noise that JPEG made grey, and
+_GREYEST = 0.98  # what channels correlate at most: something is left.
 _SURE = 0.5  # Confidence.
 
 
@@ -147,6 +149,7 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
     impulses=seen.share,
     rows=rows if rows > _LINES * model.sigma else 0.0,
     columns=columns if columns > _LINES * model.sigma else 0.0,
+    channels=_find_channels(shared, image.shape[2]),
     compressed=compressed,
     evidence=float(np.mean(chosen)),
     error=math.hypot(model.error, _HIDDEN * seen.share, 1 / math.sqrt(places)),
@@ -165,6 +168,15 @@ def _is_noise(shared, has_colours, compressed):
     and look.least <= shared.colour <= look.most
     for look in looks
   )
+
+
+def _find_channels(shared, count):
+  """Returns the correlation between channels, 0 where JPEG took no colours."""
+  if count == 1 or not shared or shared.spread > _EVEN:
+    return 0.0
+  if shared.colour > _GREYED:
+    return 0.0
+  return min(1 - shared.colour * count / (count - 1), _GREYEST)
 
 
 def _guess(image):

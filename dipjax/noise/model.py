@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from dipjax.noise import clipped
+from dipjax.noise import channels, clipped
 
 _NONE = 1e-6  # A sigma that is no noise.
 
@@ -29,6 +29,8 @@ class Model(struct.PyTreeNode):
     least: no variance is less.
     correlation: [9, 9], between pixels so many rows and columns apart; 1 in the
       middle. White noise has 0 elsewhere.
+    channels: the correlation between any two channels of a pixel: near 1 where
+      JPEG took the colours of the noise.
     black: whether noise was clipped at 0.
     white: whether noise was clipped at 1.
     impulses: the share of values that are salt, pepper or hot pixels.
@@ -46,6 +48,7 @@ class Model(struct.PyTreeNode):
   error: float
   gain: float = 0.0
   correlation: np.ndarray = struct.field(default_factory=_make_delta)
+  channels: float = 0.0
   black: bool = False
   white: bool = False
   impulses: float = 0.0
@@ -109,6 +112,8 @@ class Model(struct.PyTreeNode):
     white = np.count_nonzero(self.correlation) == 1
     shape = np.shape(measurement)
     noise = draw.normal(size=shape) if white else self._draw_shared(shape, draw)
+    if self.channels:
+      noise = channels.share_channels(noise, self.channels)
     image = jnp.asarray(measurement)
     variance = self.find_variance(image)
     if self.black or self.white:
@@ -145,6 +150,7 @@ class Model(struct.PyTreeNode):
       sigma=(total / 2) ** 0.5,
       **{name: average(name) for name in ('constant', 'gain', 'least')},
       correlation=correlation / total if total else self.correlation,
+      channels=average('channels'),
     )
 
   def scale(self, factor: float) -> 'Model':
@@ -179,6 +185,8 @@ class Model(struct.PyTreeNode):
     parts = [f'noise: {self._describe_level()}']
     if abs(self.neighbours) >= 0.05:
       parts.append(f'neighbours correlate by {self.neighbours:.2f}')
+    if self.channels:
+      parts.append(f'channels correlate by {self.channels:.2f}')
     for kind, level in (('rows', self.rows), ('columns', self.columns)):
       if level:
         parts.append(f'{kind} of {255 * level:.3g}')

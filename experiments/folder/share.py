@@ -23,7 +23,7 @@ from experiments.folder.work import Work
 from experiments.lib import leaves
 
 NEAR = 1.25  # Times the level of the noise, or a share of it, are one group.
-ALIKE = 0.2  # So do correlations of neighbours that differ by no more.
+ALIKE = 0.2  # So do correlations that differ by no more.
 MOST = 64  # Pictures of a group that its fit sees, at most, and
 PIXELS = 2**25  # the pixels of all their parts: 400 MB of colours.
 _LEAST = 1e-12  # A variance that is none.
@@ -80,7 +80,7 @@ def restore(
     print(
       f'{len(groups)} networks: pictures of other channels are fitted apart, '
       f'and those whose noise differs by more than {NEAR - 1:.0%}, or whose '
-      f'neighbours correlate otherwise by more than {ALIKE}',
+      f'neighbours or channels correlate otherwise by more than {ALIKE}',
       flush=True,
     )
   for number, group in enumerate(groups, start=1):
@@ -156,8 +156,11 @@ def _find_middle(pictures, level):
 
 def _is_near(each, middle, level):
   ratio = level(each) / level(middle)
-  apart = abs(each.model.neighbours - middle.model.neighbours)
-  return 1 / NEAR <= ratio <= NEAR and apart <= ALIKE
+  apart = [
+    abs(getattr(each.model, name) - getattr(middle.model, name))
+    for name in ('neighbours', 'channels')
+  ]
+  return 1 / NEAR <= ratio <= NEAR and max(apart) <= ALIKE
 
 
 def _share_noise(pictures, level):

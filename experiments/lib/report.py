@@ -359,6 +359,7 @@ def describe_noise(model: noise.Model) -> dict[str, Any]:
     'constant': float(model.constant),
     'gain': float(model.gain),
     'neighbours': model.neighbours,
+    'channels': float(model.channels),
     'impulses': float(model.impulses),
     'clipped': {'black': bool(model.black), 'white': bool(model.white)},
     'compressed': bool(model.compressed),
