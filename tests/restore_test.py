@@ -181,7 +181,9 @@ def test_a_lane_alone_equals_the_same_among_four():
   _, noisy = _make_noisy()
   # A CPU runs lanes one after the other by one program: to the last bit.
   most = 0 if choose.runs_in_turn() else 1e-5
-  run = lambda *seeds: _restore(noisy, network=TINY, monitors=RULE, seeds=seeds)
+  run = lambda *seeds: _restore(
+    noisy, network=TINY, monitors=RULE, seeds=seeds, steps=15
+  )
   together = run(3, 4, 5, 6)
   for lane, seed in enumerate((3, 4, 5, 6)):
     alone = run(seed)
@@ -209,7 +211,7 @@ def test_lanes_at_once_equal_one_after_the_other():
 
 @pytest.mark.parametrize('chunk', [1, 10])
 def test_chunks_give_the_same_result(chunk):
-  _, noisy = _make_noisy(24, 30)
+  _, noisy = _make_noisy()
   run = lambda chunk: _restore(noisy, network=TINY, steps=100, chunk=chunk)
   whole, parts = run(100), run(chunk)
   _assert_same(whole, parts, rtol=1e-5, atol=1e-6)
