@@ -238,7 +238,7 @@ def _make_config(image, **changes):
   """A plain arm and 4 staged ones."""
   config = ablation_config.get_config('smoke')
   config.data.update(image=image, crop=())
-  config.cases.unet.network.channels = (8, 8)
+  config.cases.unet.network.channels = (4,)
   config.arms.beta_max = (0.02,)
   config.update_from_flattened_dict(changes)
   return config

@@ -60,15 +60,15 @@ def test_the_code_becomes_the_image_of_every_second_step():
 
 def test_the_loss_of_autoencoding_by_hand():
   code, key = jnp.asarray(NOISY[::-1]), jax.random.key(0)
-  params = NETWORK.init(jax.random.key(1), code)['params']
+  params = jax.jit(NETWORK.init)(jax.random.key(1), code)['params']
   both = {'network': params, 'code': code}
   recipe, problem = _pose('autoencoding')
-  loss, image = fit.make_objective(recipe)(both, problem, key)
+  loss, image = jax.jit(fit.make_objective(recipe))(both, problem, key)
   expected = np.mean((image - NOISY) ** 2) + np.mean((image - code) ** 2)
   assert loss == pytest.approx(float(expected), rel=1e-5)
   recipe, problem = _pose('self-guided')
   still = problem.replace(jitter=jnp.float32(0))
-  guided, other = fit.make_objective(recipe)(both, still, key)
+  guided, other = jax.jit(fit.make_objective(recipe))(both, still, key)
   assert guided == pytest.approx(float(loss), rel=1e-5)
   np.testing.assert_allclose(other, image, atol=1e-6)
 

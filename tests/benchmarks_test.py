@@ -20,7 +20,7 @@ from benchmarks import (
 )
 from dipjax import Case, Recipe, many, monitors
 from dipjax.conv import choose
-from dipjax.networks import pixels, skip
+from dipjax.networks import dncnn, pixels, skip
 from experiments.lib import images
 
 
@@ -42,7 +42,7 @@ def test_flops_by_hand():
 
 
 def test_scan_takes_steps_of_all_lanes():
-  network = skip.Skip(down=(8,), up=(8,), skip=(4,))
+  network = dncnn.DnCNN(depth=2, channels=8)
   one = programs.make_fit(network, 'float32')
   scan = programs.make_scan(one, size=16, count=2)
   assert scan.call() == scan.call() == 2 * programs.SCAN
@@ -51,7 +51,7 @@ def test_scan_takes_steps_of_all_lanes():
 
 
 def test_all_that_watches_and_guards_is_timed():
-  network = skip.Skip(down=(4,), up=(4,), skip=(2,))
+  network = dncnn.DnCNN(depth=2, channels=4)
   calls = overhead.make_calls(network, size=16)
   assert list(calls) == ['one monitor, no guard', 'one monitor', 'all rules']
   assert [call() for call in calls.values()] == [programs.SCAN] * 3

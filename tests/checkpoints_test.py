@@ -262,7 +262,7 @@ def test_leaves_of_any_kind_are_packed_into_few_arrays():
 
 def test_a_save_keeps_no_memory_for_each_leaf(tmp_path):
   """The writing of each array keeps four strings, see docs/measured."""
-  tree = {f'leaf{i}': np.full(3, i, np.float32) for i in range(100)}
+  tree = {f'leaf{i}': np.full(3, i, np.float32) for i in range(40)}
   blocks = []
   with _open(tmp_path) as saved:
     for step in range(12):

@@ -16,7 +16,13 @@ MODES = ['bilinear', 'nearest']
 
 
 def _draw(seed, *shape):
-  return jax.random.normal(jax.random.key(seed), shape)
+  return np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+
+
+def _move(params):
+  """Where every constant matters: none is at its initial 0 or 1."""
+  moved = lambda leaf: leaf + np.float32(0.1) * _draw(2, *leaf.shape)
+  return jax.tree.map(moved, jax.device_get(params))
 
 
 def _differentiate(function, arguments, cotangent):
@@ -65,8 +71,8 @@ def test_equals_the_convolution_of_the_doubled_image(mode, skips, size):
 @pytest.mark.parametrize('offset', [0.0, 100.0])
 @pytest.mark.parametrize('platform', ['cpu', 'gpu'])
 def test_variance_is_that_of_the_doubled_image(platform, mode, offset):
-  x = _draw(0, 5, 3, 4) + offset
-  weights = _draw(1, 4)
+  x = _draw(0, 5, 3, 4) + np.float32(offset)
+  weights = np.arange(1, 5, dtype=np.float32)  # Their sums do not cancel.
   ours = lambda x: weights @ conv.compute_doubled_variance(x, mode)
   theirs = lambda x: weights @ conv.upsample(x, mode).var((0, 1))
   with choose.aim(choose.Target(platform)):
@@ -80,7 +86,7 @@ def test_variance_is_that_of_the_doubled_image(platform, mode, offset):
 
 def test_blocks_join_to_the_image_they_were_split_from():
   image = _draw(0, 6, 4, 3)
-  blocks = conv.split_blocks(image)
+  blocks = conv.split_blocks(jnp.asarray(image))
   assert blocks.shape == (3, 2, 2, 2, 3)
   np.testing.assert_array_equal(blocks[1, 0, 1, 0], image[3, 0])
   np.testing.assert_array_equal(conv.join_blocks(blocks), image)
@@ -93,8 +99,7 @@ def test_a_network_that_doubles_late_is_the_same(mode):
   )
   code = _draw(0, 16, 24, 4)
   params = jax.jit(network.init)(jax.random.key(1), code)
-  # Every constant matters somewhere: none is at its initial 0 or 1.
-  params = jax.tree.map(lambda leaf: leaf + 0.1 * _draw(2, *leaf.shape), params)
+  params = _move(params)
   objective = lambda params: jnp.sum(network.apply(params, code) ** 3)
   results = []
   for doubled in (False, True):
@@ -116,7 +121,7 @@ def test_a_network_of_a_tpu_is_the_same():
   network = skip.Skip(down=(4,), up=(5,), skip=(2,), sigmoid=False)
   code = _draw(0, 8, 12, 3)
   params = jax.jit(network.init)(jax.random.key(1), code)
-  params = jax.tree.map(lambda leaf: leaf + 0.1 * _draw(2, *leaf.shape), params)
+  params = _move(params)
   results = []
   for target in (choose.find_target(), choose.Target('tpu', doubled=True)):
     objective = lambda params: jnp.sum(network.apply(params, code) ** 3)

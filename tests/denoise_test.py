@@ -55,7 +55,7 @@ def _read(workdir):
 def finished(photograph, tmp_path_factory):
   """A run of two lanes with noise added: its folder and what it returned."""
   workdir = tmp_path_factory.mktemp('run') / 'new' / 'folder'
-  config = _make_config(photograph)
+  config = _make_config(photograph, 'smoke,network=dncnn')
   config.lanes, config.seed = 2, 5
   config.fit.steps = 700  # The rule stops both.
   config.record.tensorboard = True
@@ -140,7 +140,7 @@ def test_metrics_follow_the_fit(finished):
 
 
 def test_a_picture_without_a_clean_one(photograph, tmp_path):
-  config = _make_config(photograph, sigma=0.0)
+  config = _make_config(photograph, 'smoke,network=pixels', sigma=0.0)
   result = denoise.run(config, str(tmp_path)).summary
   assert result['measurement'] == {}
   assert result['restored'].keys() == {'psnr_measurement'}
@@ -160,7 +160,8 @@ def test_the_clean_file_is_compared_with_and_changes_nothing(
   restored = []
   for name, data in (('with', {'clean': photograph}), ('without', {})):
     workdir = tmp_path / name
-    config = _make_config(str(noisy), sigma=0.0, **data)
+    words = 'smoke,network=pixels'
+    config = _make_config(str(noisy), words, sigma=0.0, **data)
     result = denoise.run(config, str(workdir)).summary
     assert ('psnr' in result['restored']) == ('clean' in data)
     restored.append(images.read_image(str(workdir / 'restored.png')))
@@ -222,7 +223,8 @@ def test_a_rule_expects_noise_that_neighbours_share_where_texture_hides_it():
   'method,rule', [('recorrupted', 'emv'), ('stein', 'sure')]
 )
 def test_a_method_that_knows_the_noise(method, rule, photograph, tmp_path):
-  config = _make_config(photograph, f'smoke,stop={rule},method={method}')
+  words = f'smoke,network=dncnn,stop={rule},method={method}'
+  config = _make_config(photograph, words)
   config.fit.steps = 60
   result = denoise.run(config, str(tmp_path)).summary
   assert result['stop']['rule'] == rule

@@ -21,13 +21,10 @@ NETWORKS = {
 
 def _draw(name):
   """Parameters of a network, none of them zero."""
-  params = NETWORKS[name].init(jax.random.key(0), CODE)['params']
-  leaves, tree = jax.tree.flatten(params)
-  keys = jax.random.split(jax.random.key(1), len(leaves))
-  drawn = [
-    jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)
-  ]
-  return jax.tree.unflatten(tree, drawn)
+  init, rng = NETWORKS[name].init, np.random.default_rng(0)
+  params = jax.eval_shape(init, jax.random.key(0), CODE)['params']
+  draw = lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32)
+  return jax.tree.map(draw, params)
 
 
 def _check_equal(a, b):

@@ -15,7 +15,7 @@ from dipjax.engine import fit
 from dipjax.engine.problem import Problem
 from dipjax.networks import skip
 
-NETWORK = skip.Skip(down=(8, 8), up=(8, 8), skip=(4, 4))
+NETWORK = skip.Skip(down=(8,), up=(8,), skip=(4,))
 ADAM = optax.adam(0.01)
 
 

@@ -46,7 +46,7 @@ def _make_staged(photograph, **changes):
 
 
 def _make_impedance(photograph):
-  config = req1.get_config('smoke')
+  config = req1.get_config('smoke,network=pixels')
   config.fit.steps, config.snapshots = 80, (20, 60)
   return config
 
@@ -68,7 +68,7 @@ RUNS = {
   'noise impedance': (noise_impedance.run, _make_impedance),
   'prior effect': (
     prior_effect.run,
-    lambda photograph: prior_config.get_config('smoke'),
+    lambda photograph: prior_config.get_config('smoke,network=pixels'),
   ),
 }
 

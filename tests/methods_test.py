@@ -88,10 +88,11 @@ def test_a_method_leaves_nothing_open_and_can_be_fitted(name):
   assert again.network == parts.network
   assert again.optimizer == parts.optimizer
   key = jax.random.key(2)
-  params = parts.network.init(key, problem.code)['params']
+  params = jax.jit(parts.network.init)(key, problem.code)['params']
   objective = method.make_objective(parts.network)
   lose = lambda params: objective(params, problem, key)
-  (loss, image), slope = jax.value_and_grad(lose, has_aux=True)(params)
+  compute = jax.jit(jax.value_and_grad(lose, has_aux=True))
+  (loss, image), slope = compute(params)
   assert loss.shape == () and image.shape == SIZE
   assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slope))
   assert any(np.any(leaf != 0) for leaf in jax.tree.leaves(slope))
@@ -107,11 +108,12 @@ def test_a_method_takes_penalties_or_refuses_them(name):
     return
   parts, problem = _pose(method)
   key = jax.random.key(2)
-  params = parts.network.init(key, problem.code)['params']
+  params = jax.jit(parts.network.init)(key, problem.code)['params']
   more = problem.replace(weights=jnp.array([2.0]))
   with_it = method.make_objective(parts.network, (jnp.mean,))
-  loss, image = with_it(params, more, key)
-  without, _ = method.make_objective(parts.network)(params, problem, key)
+  loss, image = jax.jit(with_it)(params, more, key)
+  plain = jax.jit(method.make_objective(parts.network))
+  without, _ = plain(params, problem, key)
   np.testing.assert_allclose(loss, without + 2 * image.mean(), rtol=1e-5)
 
 
@@ -193,10 +195,13 @@ def test_total_variation_scales_with_the_contrast_and_ignores_brightness():
   )
 
 
+_vary = jax.jit(jax.value_and_grad(methods.total_variation))
+
+
 @pytest.mark.parametrize('scale', [0, 1e-30, 1e-20, 1e-3, 1, 1e4])
 def test_the_slope_of_total_variation_is_bounded_even_where_flat(scale):
   image = scale * _draw(8, 9, 3) + np.float32(scale == 0)
-  value, slope = jax.value_and_grad(methods.total_variation)(image)
+  value, slope = _vary(image)
   assert np.isfinite(value) and (value > 0) == (scale > 1e-10)
   assert np.all(np.abs(slope) <= 4)
 

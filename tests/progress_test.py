@@ -55,7 +55,7 @@ def _find_ends():
 
 def test_the_end_by_the_rule_is_told_and_kept(tmp_path):
   """What the bar says last is where the slowest lane ends."""
-  config = req2.get_config('smoke')
+  config = req2.get_config('smoke,network=dncnn')
   config.record.every, config.lanes = 10, 2
   config.stop.patience = 20
   done = denoise.run(config, str(tmp_path / 'run'))

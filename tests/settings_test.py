@@ -26,7 +26,7 @@ from dipjax.conv import choose
 from dipjax.engine import fit, lanes, loop, memory, staged
 from dipjax.methods import METHODS
 from dipjax.monitors import MONITORS
-from dipjax.networks import denoiser, pixels, skip
+from dipjax.networks import denoiser, dncnn, pixels, skip
 from tests import fits
 
 RANDOM = np.random.RandomState(0)
@@ -95,7 +95,7 @@ def test_monitors_and_lanes_give_the_same_where_arrays_have_64_bits(
   with choose.aim(choose.Target('cpu', lanes=rule)):
     _assert_same(
       lambda: _restore(
-        network=SMALL,
+        network=dncnn.DnCNN(depth=2, channels=4),
         method=methods.Stein(),
         monitors=watched,
         rule='mean',
@@ -219,16 +219,16 @@ def test_a_diffusion_gives_the_same_where_arrays_have_64_bits():
 def test_what_is_drawn_has_32_bits():
   key = jax.random.key(0)
   code = np.zeros((4, 6, 3), np.float32)
-  _assert_same(
-    lambda: (
-      codes.draw_uniform_noise(key, (4, 6), 2),
-      codes.make_meshgrid((4, 6)),
-      codes.jitter_code(key, code, 0.1),
-      features.draw_params(key, (2, 2, 2, 2, 2)),
-      SMALL.init(key, code),
-      pixels.Pixels().init(key, code),
-    )
+  draw = lambda key, code: (
+    codes.draw_uniform_noise(key, (4, 6), 2),
+    codes.make_meshgrid((4, 6)),
+    codes.jitter_code(key, code, 0.1),
+    features.draw_params(key, (2, 2, 2, 2, 2)),
+    SMALL.init(key, code),
+    pixels.Pixels().init(key, code),
   )
+  # As one program: one by one they take longer to compile.
+  _assert_same(lambda: jax.jit(draw)(key, code))
 
 
 def test_scores_are_the_same_where_arrays_have_64_bits():

@@ -180,10 +180,11 @@ def test_the_networks_of_the_papers_cases(case):
 
 
 def test_deblurring(photograph, tmp_path):
-  config = _make_config(deblur_config, photograph, 'motion,smoke')
+  words = 'motion,smoke,network=pixels'
+  config = _make_config(deblur_config, photograph, words)
   config.data.kernel.length = 5.0
   config.data.crop = (0, 0, 32, 32)
-  config.fit.steps = 300
+  config.fit.steps = 200
   result = _run(deblur, config, tmp_path)
   assert result['restored']['psnr'] > 15
   assert result['restored']['psnr_measurement'] > 15
@@ -317,9 +318,9 @@ def test_no_lpips_without_the_extra(photograph, monkeypatch):
 
 def test_pictures_are_fitted_before_noise(photograph, tmp_path):
   config = _make_config(req1, photograph)
-  config.data.crop = (0, 0, 32, 32)
-  config.fit.steps = 300
-  config.snapshots = (20, 300)
+  config.data.crop = (0, 0, 24, 24)
+  config.fit.steps = 200
+  config.snapshots = (20, 200)
   config.levels = (0.02,)
   result = _run(noise_impedance, config, tmp_path)
   assert result.keys() >= KEYS

@@ -309,6 +309,8 @@ def test_the_word_windows_runs(tmp_path, write_photograph):
   config.data.update(image=write_photograph(40, 60, (5, 4, 3)), crop=())
   config.fit.steps, config.lanes, config.record.preview = 40, 2, 1e-3
   config.network.channels = (4,)
+  # Muon takes as long to compile as the rest: tests/photograph_test.py has it.
+  config.fit.optimizer = 'adam'
   result = denoise.run(config, str(tmp_path))
   assert result.restoration.rule == 'last'
   shown = images.read_image(str(tmp_path / 'restored.png'))
