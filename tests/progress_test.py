@@ -122,9 +122,18 @@ def test_a_rule_that_does_not_wait_tells_no_end(tmp_path):
 def test_what_follows_a_fit_has_a_bar_of_its_own(tmp_path, capsys):
   _, made = _make(tmp_path, 'smoke,windows')
   with made:
-    watch = made.follow(25)
+    image = np.zeros((8, 8, 1), np.float32)
+    watch = made.follow(image, 5, 5)
+    assert watch.load('0-0', image) is None
     ended = [watch(None, _make_trace()) for _ in range(3)]
     assert _Bar.said == [(10, ''), (20, ''), (25, '')] and not any(ended)
+    # A part of an earlier start counts as its steps.
+    watch.save('0-0', image)
+    made.say('above')
+    made.follow(image + 1, 5, 5).load('0-0', image)
+    assert made._bar is None
+    np.testing.assert_array_equal(watch.load('0-0', image), image)
+    assert _Bar.said[3:] == [(5, '')]
     made.stop.signal = signal.SIGTERM
     assert watch(None, _make_trace())
     made.say('below')

@@ -367,7 +367,10 @@ def find_noise(measurement: np.ndarray, sigma: float = 0.0) -> noise.Model:
   if found.error > WRONG:
     level = noise.estimate_by_wavelets(measurement)
     found = noise.Model.make_white(level, clipped=clipped).replace(
-      error=found.error, impulses=found.impulses, evidence=found.evidence
+      error=found.error,
+      impulses=found.impulses,
+      evidence=found.evidence,
+      channels=found.channels,
     )
   # The step between two values is that of 8 bits, or less.
   levels = np.unique(np.ravel(measurement)[:_SAMPLE])
