@@ -1,4 +1,4 @@
-"""Noise that the channels of a pixel share, as JPEG leaves it."""
+"""Noise that the channels of a pixel share, as in pictures of a camera."""
 
 from typing import Any
 

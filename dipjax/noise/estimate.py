@@ -32,8 +32,8 @@ _STEP = 1.5 / 255  # a step larger than that of 8 bits.
 _DOUBTFUL = 0.15  # The error from which a level wants another witness, and
 _AGREED = 0.2  # how far that may be from it, where blocks are
 _EVEN = 2.5  # as even as noise is.
-_GREYED = 0.15  # The share between colours of noise that JPEG made grey, and
-_GREYEST = 0.98  # what channels correlate at most: something is left.
+_APART = 0.3  # The share between colours of noise that channels share, and
+_LEAST_ALIKE, _MOST_ALIKE = 0.1, 0.98  # how they correlate.
 _SURE = 0.5  # Confidence.
 
 
@@ -171,12 +171,15 @@ def _is_noise(shared, has_colours, compressed):
 
 
 def _find_channels(shared, count):
-  """Returns the correlation between channels, 0 where JPEG took no colours."""
-  if count == 1 or not shared or shared.spread > _EVEN:
+  """Returns the correlation between the noise of two channels, 0 for little.
+
+  The highest frequencies have hardly any texture: they tell whether channels
+  share noise, and all frequencies of flat blocks tell how much.
+  """
+  if count == 1 or not shared or shared.fine > _APART:
     return 0.0
-  if shared.colour > _GREYED:
-    return 0.0
-  return min(1 - shared.colour * count / (count - 1), _GREYEST)
+  correlation = 1 - shared.whole * count / (count - 1)
+  return min(correlation, _MOST_ALIKE) if correlation > _LEAST_ALIKE else 0.0
 
 
 def _guess(image):

@@ -29,8 +29,8 @@ class Model(struct.PyTreeNode):
     least: no variance is less.
     correlation: [9, 9], between pixels so many rows and columns apart; 1 in the
       middle. White noise has 0 elsewhere.
-    channels: the correlation between any two channels of a pixel: near 1 where
-      JPEG took the colours of the noise.
+    channels: the correlation between any two channels of a pixel: large where
+      JPEG took colours, or where a camera's were interpolated from each other.
     black: whether noise was clipped at 0.
     white: whether noise was clipped at 1.
     impulses: the share of values that are salt, pepper or hot pixels.

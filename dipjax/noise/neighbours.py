@@ -34,6 +34,10 @@ class Shared(NamedTuple):
     gain: what a brightness of 1 adds.
     slope: the energy of middle frequencies over that of high ones.
     spread: the variance of the blocks' energies over that of Gaussian noise.
+    colour: the share of their energy that differs between channels, at low
+      frequencies,
+    fine: at high ones, and
+    whole: at all but 0.
   """
 
   covariance: np.ndarray
@@ -42,6 +46,8 @@ class Shared(NamedTuple):
   slope: float
   spread: float
   colour: float
+  fine: float
+  whole: float
 
   def find_variance(self, means: np.ndarray) -> np.ndarray:
     """Returns `constant` + `gain` x, but no less than a tenth of the mean."""
@@ -92,6 +98,8 @@ def find_shared(blocks: tiles.Blocks, is_striped: bool) -> Shared | None:
     float(np.mean(slopes)),
     float(np.mean(spreads)),
     float(np.median(blocks.colour[flattest])),
+    float(np.median(blocks.fine[flattest])),
+    float(np.mean(blocks.whole[flattest])),
   )
 
 

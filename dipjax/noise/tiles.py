@@ -55,7 +55,9 @@ class Blocks(NamedTuple):
     white: at 1.
     ends: [n], the share of both in the other blocks of the tile.
     channels: [n], integers.
-    colour: [n], the share of the energy that differs between channels.
+    colour: [n], the share of the energy of `LOW` that differs between channels,
+    fine: of `HIGH`, and
+    whole: of all frequencies but 0.
     weight: the independent blocks that a block counts for, at most 1.
   """
 
@@ -68,6 +70,8 @@ class Blocks(NamedTuple):
   ends: np.ndarray
   channels: np.ndarray
   colour: np.ndarray
+  fine: np.ndarray
+  whole: np.ndarray
   weight: float
 
   def select(self, chosen: np.ndarray) -> 'Blocks':
@@ -115,9 +119,10 @@ def transform(inner: np.ndarray, shape: tuple[int, int]) -> Blocks:
   own = np.sum(energies[..., ~HIGH], -1) - energies[..., 0, 0]
   see = lambda pixels: np.sum(_SEEN * pixels, (2, 3))
   black, white = (see(blocks == end) for end in (0, 1))
-  by_channel = coefficients.reshape(channels, -1, SIDE, SIDE)[..., LOW]
-  apart = np.square(by_channel - by_channel.mean(0)).sum(-1)
-  apart /= np.maximum(np.square(by_channel).sum(-1), 1e-12)
+  by_channel = coefficients.reshape(channels, -1, SIDE, SIDE)
+  colour, fine, whole = (
+    _find_apart(by_channel[..., band]) for band in (LOW, HIGH, _SUM > 0)
+  )
   pixels = 4 * SIDE**2 * count
   return Blocks(
     energies=energies.reshape(-1, SIDE, SIDE),
@@ -128,9 +133,18 @@ def transform(inner: np.ndarray, shape: tuple[int, int]) -> Blocks:
     white=white.ravel(),
     ends=_sum_others(black + white).ravel() / 3,
     channels=np.repeat(np.arange(channels), 4 * count),
-    colour=apart.ravel(),
+    colour=colour,
+    fine=fine,
+    whole=whole,
     weight=min(1.0, shape[0] * shape[1] / pixels),
   )
+
+
+def _find_apart(coefficients):
+  """Returns the share of each block's energy that differs between channels."""
+  apart = np.square(coefficients - coefficients.mean(0)).sum(-1)
+  apart /= np.maximum(np.square(coefficients).sum(-1), 1e-12)
+  return apart.ravel()
 
 
 def _sum_others(values):
