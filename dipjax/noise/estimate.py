@@ -158,7 +158,8 @@ def estimate_noise(image: np.ndarray, *, flattest: bool = False) -> Model:
 
 def _is_noise(shared, has_colours, compressed):
   """Returns whether what neighbours share is noise, and not white."""
-  if compressed:
+  # Noise that came after JPEG has colours of its own.
+  if compressed and shared.fine < _APART:
     looks = _COMPRESSED
   else:
     looks = _COLOURED if has_colours else _UNCOLOURED
