@@ -94,16 +94,8 @@ def refine(
       'the pilot must have the shape of the measurement, '
       f'{jnp.shape(measurement)}, got {jnp.shape(pilot)}'
     )
-  return _refine(
-    measurement,
-    pilot,
-    sigma,
-    correlation,
-    channels,
-    part,
-    clipped=clipped,
-    reach=reach,
-  )
+  noisy = sigma, correlation, channels
+  return _refine(measurement, pilot, noisy, part, clipped=clipped, reach=reach)
 
 
 def find_left(
@@ -130,16 +122,8 @@ def find_left(
     ValueError: shapes that do not fit.
   """
   _check(pilot, sigma, correlation)
-  return _refine(
-    pilot,
-    pilot,
-    sigma,
-    correlation,
-    channels,
-    part,
-    clipped=clipped,
-    left=True,
-  )
+  noisy = sigma, correlation, channels
+  return _refine(pilot, pilot, noisy, part, clipped=clipped, left=True)
 
 
 def _check(image, sigma, correlation):
@@ -193,18 +177,15 @@ def _multiply(subscripts, *factors):
 
 
 def _refine(
-  measurement,
-  pilot,
-  sigma,
-  correlation,
-  channels,
-  part,
-  *,
-  clipped,
-  left=False,
-  reach=REACH,
+  measurement, pilot, noisy, part, *, clipped, left=False, reach=REACH
 ):
-  """Returns the filtered image, or with `left` the variance of its error."""
+  """Returns the filtered image, or with `left` the variance of its error.
+
+  Args:
+    measurement, pilot, part, clipped, reach: see `refine`.
+    noisy: its (sigma, correlation, channels).
+    left: see `find_left`.
+  """
   size = np.shape(measurement)[:2]
   down, across = _divide(size[0], _ROWS), _divide(size[1], _COLUMNS)
   # No tile reaches beyond them.
@@ -213,14 +194,7 @@ def _refine(
     for places, _ in (down, across)
   )
   prepared = _prepare(
-    measurement,
-    pilot,
-    sigma,
-    correlation,
-    channels,
-    clipped=clipped,
-    reach=reach,
-    ends=ends,
+    measurement, pilot, noisy, clipped=clipped, reach=reach, ends=ends
   )
 
   def add(tile):
@@ -240,21 +214,12 @@ def _refine(
 
 
 @functools.partial(jax.jit, static_argnames=('clipped', 'reach', 'ends'))
-def _prepare(
-  measurement,
-  pilot,
-  sigma,
-  correlation,
-  channels,
-  *,
-  clipped,
-  reach,
-  ends,
-):
+def _prepare(measurement, pilot, noisy, *, clipped, reach, ends):
   """Returns planes of colours and the variance of their noise, both padded.
 
   The planes are those of the pilot, then those of the measurement.
   """
+  sigma, correlation, channels = noisy
   count = measurement.shape[-1]
   # Whatever the defaults of the process are, all is float32.
   measurement, pilot, sigma = (

@@ -287,8 +287,9 @@ def test_one_program_draws_for_all_rules_and_numbers_of_lanes():
   assert lanes._draw._cache_size() == 1
 
 
-# Each is a program; tests/networks_test.py has more sizes, of shapes alone.
-@pytest.mark.parametrize('shape', [(17, 5, 1), (1, 1, 3), (3, 40, 4)])
+@pytest.mark.parametrize(
+  'shape', [(9, 14, 3), (17, 5, 1), (1, 1, 3), (16, 16, 4), (3, 40, 1)]
+)
 def test_any_size_restores_to_its_own(shape):
   _, noisy = _make_noisy(*shape)
   network = LEAST.clone(outputs=shape[-1])
