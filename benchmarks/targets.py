@@ -15,13 +15,15 @@ the same command goes on where it was.
     python -m benchmarks.targets --target v5e --notebook FILE --json FILE
 
 compiles the programs of a notebook's fits, at the sizes that the notebook takes
-on such a device.
+on such a device, and `--words fast windows` the fits of configs/req2.py with
+these words.
 
 docs/devices.md says what has to be installed.
 """
 
 import argparse
 import functools
+import itertools
 import os
 import pathlib
 import time
@@ -29,15 +31,21 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.experimental import topologies
 
 from benchmarks import hlo, limits, notebook, programs, stopping
-from dipjax import recipe
+from configs import req2
+from dipjax import api, noise, recipe
 from dipjax.conv import choose
 from dipjax.engine import fit
+from dipjax.networks import skip
+from experiments.lib import build
 
 MOST = 5  # Kernels that are named in a row.
+CHANNELS = 3  # Of the picture that words fit.
+SIGMA = 25 / 255  # Of its noise; the program is that of any.
 
 
 class Target(NamedTuple):
@@ -113,9 +121,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     devices = {
       name: find_device(name, arguments.spec) for name in arguments.target
     }
-    works = (
-      list_notebook(arguments) if arguments.notebook else list_steps(arguments)
-    )
+    if arguments.notebook:
+      works = list_notebook(arguments)
+    elif arguments.words:
+      works = list_words(arguments)
+    else:
+      works = list_steps(arguments)
   except (ValueError, OSError) as error:
     parser.error(str(error))
   print(f'jax {jax.__version__}; nothing runs: all times are estimated')
@@ -133,13 +144,13 @@ class Work(NamedTuple):
 
   Attributes:
     cell: what describes its row: target, size, lanes, precision and others.
-    network: of a lane, for what is ideal.
+    network: of a lane, for what is ideal; None where that is not known.
     inputs: channels of the code.
     trace: (device) -> the program, traced.
   """
 
   cell: dict[str, Any]
-  network: nn.Module
+  network: nn.Module | None
   inputs: int
   trace: Callable[[Any], Any]
 
@@ -187,25 +198,57 @@ def list_notebook(arguments: argparse.Namespace) -> list[Work]:
       shapes = tuple((leaf.shape, leaf.dtype) for leaf in leaves)
       one = fit.make_fit(found.ready.recipe)
       key = target, one, found.lanes, structure, shapes
-      works.setdefault(key, _make_work(target, found, one))
+      height, width, _ = found.ready.task.size
+      if height != width:
+        raise ValueError(f'{found.cell}: {height}x{width} is not square')
+      named = {'target': target, 'notebook': found.cell}
+      work = _make_work(named, found.ready, found.lanes)
+      works.setdefault(key, work)
   return list(works.values())
 
 
-def _make_work(target, found, one):
-  recipe, (height, width, _) = found.ready.recipe, found.ready.task.size
-  if height != width:
-    raise ValueError(f'{found.cell}: {height}x{width} is not square')
+def list_words(arguments: argparse.Namespace) -> list[Work]:
+  """Returns the fits of configs/req2.py with each of the words.
+
+  Raises:
+    ValueError: unknown words, or a picture that they do not fit.
+  """
+  works = []
+  for words, size, precision in itertools.product(
+    arguments.words, arguments.sizes, arguments.precision
+  ):
+    made = build.make_recipe(req2.get_config(words), CHANNELS)
+    ready = api.prepare(
+      np.random.default_rng(0).random((size, size, CHANNELS), np.float32),
+      None,
+      made.replace(precision=precision),
+      noise=noise.Model.make_white(SIGMA),
+    )
+    works += [
+      _make_work({'target': target, 'words': words}, ready, lanes)
+      for target in arguments.target
+      for lanes in arguments.lanes
+    ]
+  return works
+
+
+def _make_work(named, ready, lanes):
+  """The fit of a square picture; the cell begins with what names it."""
   cell = {
-    'target': target,
-    'notebook': found.cell,
-    'size': height,
-    'lanes': found.lanes,
-    'precision': recipe.precision,
+    **named,
+    'size': ready.task.size[0],
+    'lanes': lanes,
+    'precision': ready.recipe.precision,
     'remat': False,
   }
-  shapes = found.ready.shapes
-  trace = functools.partial(programs.trace_fit, one, shapes, found.lanes)
-  return Work(cell, recipe.network, shapes.code.shape[-1], trace)
+  network = ready.recipe.network
+  one = fit.make_fit(ready.recipe)
+  return Work(
+    cell,
+    network if isinstance(network, skip.Skip) else None,
+    ready.shapes.code.shape[-1],
+    functools.partial(programs.trace_fit, one, ready.shapes, lanes),
+  )
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -221,6 +264,7 @@ def make_parser() -> argparse.ArgumentParser:
   add('--precision', nargs='+', choices=known, default=['bfloat16'])
   add('--remat', action='store_true', help='recompute activations')
   add('--notebook', metavar='FILE', help='whose fits are compiled')
+  add('--words', nargs='+', default=[], help='of configs/req2.py')
   add('--set', nargs='+', default=[], metavar='NAME=VALUE', dest='given')
   add('--spec', metavar='FILE', help='what the GPU is, see docs/devices.md')
   path = pathlib.Path('targets.jsonl')
@@ -285,7 +329,7 @@ def run_work(work: Work, device: Any) -> dict[str, Any]:
   Returns:
     All numbers for one step of all lanes.
   """
-  cell, network = work.cell, work.network
+  cell = work.cell
   target = TARGETS[cell['target']]
   size, lanes, precision = cell['size'], cell['lanes'], cell['precision']
   with choose.aim(choose.Target(target.aimed)):
@@ -295,8 +339,6 @@ def run_work(work: Work, device: Any) -> dict[str, Any]:
   seconds = time.perf_counter() - begin
   planned = compiled.memory_analysis()
   kernels = hlo.find_kernels(compiled.as_text())
-  flops = lanes * limits.count_flops(network, size, work.inputs)
-  least = lanes * limits.count_bytes(network, size, precision, work.inputs)
   megapixels = lanes * size**2 / 1e6
   return {
     'estimated': True,
@@ -306,8 +348,21 @@ def run_work(work: Work, device: Any) -> dict[str, Any]:
     'temporary_bytes': planned.temp_size_in_bytes,
     'gigabytes_a_megapixel': programs.count_bytes(compiled) / megapixels / 1e9,
     **estimate(kernels, target, precision),
-    'flops_of_ideal': _sum(kernels, lambda k: k.flops) / flops,
-    'bytes_of_ideal': _sum(kernels, lambda k: k.bytes) / least,
+    **_compare_ideal(kernels, work),
+  }
+
+
+def _compare_ideal(kernels, work):
+  if work.network is None:
+    return {}
+  cell, inputs = work.cell, work.inputs
+  size, precision = cell['size'], cell['precision']
+  flops = limits.count_flops(work.network, size, inputs)
+  least = limits.count_bytes(work.network, size, precision, inputs)
+  total = lambda value: _sum(kernels, value) / cell['lanes']
+  return {
+    'flops_of_ideal': total(lambda kernel: kernel.flops) / flops,
+    'bytes_of_ideal': total(lambda kernel: kernel.bytes) / least,
   }
 
 
@@ -356,15 +411,21 @@ def print_row(row: Mapping[str, Any]) -> None:
   remat = ' remat' if row['remat'] else ''
   if 'notebook' in row:
     print(f'the fit of the cell {row["notebook"]}')
+  if 'words' in row:
+    print(f'the fit of req2:{row["words"]}')
+  ideal = ''
+  if 'flops_of_ideal' in row:
+    ideal = (
+      f'{row["flops_of_ideal"]:.2f} of the ideal FLOPs, '
+      f'{row["bytes_of_ideal"]:.2f} of the ideal bytes, '
+    )
   print(
     f'{row["target"]}  {row["size"]}x{row["size"]}  {row["lanes"]} lanes  '
     f'{row["precision"]}{remat}  compiled in {row["compile_seconds"]:.0f} s, '
     f'{row["argument_bytes"] / 1e6:.0f} MB of arguments, '
     f'{row["temporary_bytes"] / 1e6:.0f} MB temporary, '
     f'{row["gigabytes_a_megapixel"]:.2f} GB a megapixel, '
-    f'{row["kernels"]:.0f} kernels a step, '
-    f'{row["flops_of_ideal"]:.2f} of the ideal FLOPs, '
-    f'{row["bytes_of_ideal"]:.2f} of the ideal bytes, '
+    f'{row["kernels"]:.0f} kernels a step, {ideal}'
     f'roofline {row["roofline_ms"]:.2f} ms, '
     f'estimated {row["estimated_ms"]:.2f} ms a step of all lanes'
   )

@@ -288,6 +288,15 @@ def test_pooling_reduces_blocks(mode, reduce, height, width):
   )
 
 
+def test_the_largest_pixel_alone_has_the_gradient():
+  x = _draw(5, 6, 3)
+  gradient = jax.grad(lambda x: layers.downsample(x, 'max').sum())(x)
+  largest = layers.upsample(layers.downsample(x, 'max'), 'nearest')
+  expected = np.zeros((5, 6, 3))
+  expected[:4] = x[:4] == largest
+  np.testing.assert_array_equal(gradient, expected)
+
+
 def test_lanczos_equals_the_authors_reduction(downsampler):
   reduced = layers.downsample(downsampler['image'], 'lanczos2')
   expected = downsampler['lanczos2_x2/output']

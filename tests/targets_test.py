@@ -280,3 +280,22 @@ def test_the_step_for_other_devices(platform, aimed):
   (states, _), _ = lowered.args_info
   donated = [leaf.donated for leaf in jax.tree.leaves(states)]
   assert all(donated) and text.count('tf.aliasing_output') == len(donated)
+
+
+def test_words_are_the_fits_that_users_run():
+  given = ['--target', 'h100', '--words', 'smoke', 'smoke,windows']
+  given += ['--sizes', '32', '--lanes', '1', '4']
+  works = targets.list_words(targets.make_parser().parse_args(given))
+  assert [(w.cell['words'], w.cell['lanes'], w.inputs) for w in works] == [
+    ('smoke', 1, 4), ('smoke', 4, 4),
+    ('smoke,windows', 1, 3), ('smoke,windows', 4, 3),
+  ]  # fmt: skip
+  assert {work.cell['size'] for work in works} == {32}
+  # What is ideal is known of the paper's network alone.
+  assert [work.network is None for work in works] == [False] * 2 + [True] * 2
+
+
+def test_unknown_words_are_refused(monkeypatch, capsys):
+  monkeypatch.setattr(targets, 'prepare_process', lambda: None)
+  monkeypatch.setattr(targets, 'find_device', lambda name, spec: name)
+  assert "'nothing'" in _refuse(capsys, '--words', 'nothing')
