@@ -61,7 +61,8 @@ def test_steps_are_those_of_the_paper():
   draw = np.random.RandomState(0).normal
   params = [jnp.zeros(shape) for shape in shapes]
   muon = optimizers.muon(0.5)
-  state, momenta = muon.init(params), [0.0] * len(params)
+  state = muon.init(params)
+  momenta = [np.zeros(shape).reshape(-1, shape[3]) for shape in shapes]
   for _ in range(3):
     gradients = [jnp.float32(draw(size=shape)) for shape in shapes]
     moved, state = muon.update(gradients, state, params)
