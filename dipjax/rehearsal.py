@@ -6,19 +6,22 @@ network for each of its parts.
 """
 
 import functools
+import itertools
 import threading
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dipjax import api, methods, operators, settings
+from dipjax import api, methods, settings
 from dipjax import noise as noise_lib
+from dipjax.conv import choose
 from dipjax.device import packing
 from dipjax.engine import lanes, loop, tiles
 from dipjax.engine.fit import make_fit
-from dipjax.engine.problem import Picture
+from dipjax.engine.problem import Own, Picture
 from dipjax.recipe import Recipe
 
 Array = jax.Array
@@ -26,6 +29,7 @@ Array = jax.Array
 MOST = 64  # Parts of a picture, so that a large one takes no longer.
 SIDE = 192  # Of a part of a picture with fewer.
 STEP = 32  # Pixels by which the side grows until there are no more.
+_AT_ONCE = 16  # Parts that are lanes of one fit, where no threads are.
 _WINDOW = 64  # Twice the steps of windows of 128 in the same time.
 _RATE = 0.5  # Times the rate of the fit, which is over (benchmarks/NOTES.md).
 _STREAM = 4  # Of a seed's key; a fit and its stages have the others.
@@ -66,7 +70,8 @@ def rehearse(
   the network begins with the parameters of the fit and goes on with windows of
   the image. Then it denoises the measurement there, and the parts are blended.
   The result errs otherwise than the image: a filter whose pilot is the mean of
-  both gives more than either. Parts are fitted side by side, one for each core.
+  both gives more than either. Parts are fitted side by side: on a CPU one for
+  each core, elsewhere as lanes.
 
   Args:
     measurement: the noisy picture, [H, W, C].
@@ -76,7 +81,7 @@ def rehearse(
     noise: of the measurement.
     steps: of each part.
     seed: of the windows and the noise on them.
-    chunk, watch: see `dipjax.restore`. A trace is that of one part.
+    chunk, watch: see `dipjax.restore`. Lanes of a trace are parts.
     store: keeps finished parts of these arguments; no steps are taken for a
       part that it has.
 
@@ -97,43 +102,62 @@ def rehearse(
   key = jax.random.fold_in(jax.random.key(seed), _STREAM)
   fit, ending, kept = make_fit(own), _Watch(watch), _Kept(store)
 
-  def make(place: tiles.Place) -> np.ndarray:
-    seen, noisy = image[place], measurement[place]
+  def make(places: Sequence[tiles.Place]) -> list[np.ndarray]:
+    """Makes parts as lanes of one fit, all or none of them."""
+    parts = [measurement[place] for place in places]
     # Nothing is made once somebody asked to stop.
     if ending.stopped:
-      return noisy
-    corner = place[0].start, place[1].start
-    name = '-'.join(map(str, corner))
-    part = kept.load(name, noisy)
-    if part is not None:
-      return part
-    one = functools.reduce(jax.random.fold_in, corner, key)
-    problem = lanes.pose_problem(
-      own, one, seen, operator, seen.shape, sigma=noise.sigma
-    )
+      return parts
+    corners = [(rows.start, columns.start) for rows, columns in places]
+    names = ['-'.join(map(str, corner)) for corner in corners]
+    known = [kept.load(name, part) for name, part in zip(names, parts)]
+    made = [part for part in known if part is not None]
+    if len(made) == len(parts):
+      return made
+    keys = [functools.reduce(jax.random.fold_in, c, key) for c in corners]
+    problems = []
+    for one, place, part in zip(keys, places, parts):
+      problem = lanes.pose_problem(
+        own, one, image[place], operator, part.shape, sigma=noise.sigma
+      )
+      picture: Any = problem.picture
+      problems.append(problem.replace(picture=Own(picture.operator)))
     states, _ = loop.run_lanes(
       fit,
-      one[None],
-      lanes.stack_lanes([problem]),
+      jnp.stack(keys),
+      lanes.stack_lanes(problems),
       start=functools.partial(_begin, params),
       chunk=chunk,
       watch=ending,
     )
-    learned = lanes.take_lane(tiles.average_params(states, own.decay), 0)
-    picture: Any = Picture(jnp.asarray(noisy))
-    part = tiles.denoise(
-      ready.recipe,
-      packing.unpack(learned),
-      problem.replace(picture=operators.Shared(picture)),
-    )
-    # The steps of this part may have been ended as well.
+    learned = tiles.average_params(states, own.decay)
+    for lane, problem in enumerate(problems):
+      parts[lane] = tiles.denoise(
+        ready.recipe,
+        packing.unpack(lanes.take_lane(learned, lane)),
+        problem.replace(picture=Own(Picture(jnp.asarray(parts[lane])))),
+      )
+    # The steps of these parts may have been ended as well.
     if not ending.stopped:
-      kept.save(name, part)
-    return part
+      for name, part in zip(names, parts):
+        kept.save(name, part)
+    return parts
 
-  # A step of so small a window does not fill two cores.
-  made = tiles.blend(image.shape, side, make, in_threads=True)
+  run = functools.partial(_make_side_by_side, make)
+  made = tiles.blend(image.shape, side, run)
   return None if ending.stopped else np.clip(made, 0, 1)
+
+
+def _make_side_by_side(make, places):
+  """Yields the parts that `make` gives of groups of places."""
+  if choose.prefers_threads():
+    run, size = settings.map_in_threads, 1
+  else:
+    # One program serves all groups, which are of one size.
+    sizes = range(1, _AT_ONCE + 1)
+    run, size = map, max(n for n in sizes if len(places) % n == 0)
+  groups = [places[i : i + size] for i in range(0, len(places), size)]
+  yield from itertools.chain.from_iterable(run(make, groups))
 
 
 def find_side(shape: tuple[int, ...]) -> int:
@@ -179,11 +203,10 @@ class _Kept:
 
 
 def _begin(params, fresh):
-  """Returns the fresh state of one lane with a fit's parameters."""
+  """Returns fresh states of lanes with a fit's parameters."""
   packed = packing.pack(jax.tree.map(jnp.asarray, params))
-  begun = fresh.replace(
-    params=jax.tree.map(lambda leaf: leaf[None], packed), guard=None
-  )
+  copies = lambda leaf: jnp.stack([leaf] * len(fresh.step))
+  begun = fresh.replace(params=jax.tree.map(copies, packed), guard=None)
   # A jump leads back to where the lane began.
   good = jax.tree.map(jnp.copy, begun)
   return begun.replace(guard=fresh.guard.replace(good=good))

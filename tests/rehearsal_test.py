@@ -12,6 +12,7 @@ import pytest
 import dipjax
 from configs import req2
 from dipjax import methods, metrics, noise, rehearsal
+from dipjax.conv import choose
 from dipjax.engine import fit, lanes, tiles
 from experiments import denoise
 from experiments.lib import recorder
@@ -143,6 +144,27 @@ def test_parts_side_by_side_are_the_parts_one_by_one(
   watch = lambda states, trace: calls.append(0) or len(calls) > 2
   assert _rehearse(fitted, watch=watch, chunk=5) is None
   assert len(calls) == 3
+
+
+@pytest.mark.parametrize('most,count', [(4, 4), (3, 2)])
+def test_parts_as_lanes_are_the_parts_in_threads(
+  fitted, monkeypatch, most, count
+):
+  """As where a device runs lanes at once: groups of one size, kept whole."""
+  monkeypatch.setattr(rehearsal, 'SIDE', 32)
+  monkeypatch.setattr(tiles, 'OVERLAP', 8)
+  whole = _rehearse(fitted)
+  monkeypatch.setattr(choose, 'prefers_threads', lambda: False)
+  monkeypatch.setattr(rehearsal, '_AT_ONCE', most)
+  store, seen = _Store(), []
+  # It ends in the second group of lanes, where there is one.
+  watch = lambda states, trace: seen.append(len(states.step)) or len(seen) > 2
+  ended = _rehearse(fitted, watch=watch, store=store, chunk=10)
+  assert (ended is None) == (most < 4)
+  assert set(seen) == {count} and len(store.parts) == count
+  made = _rehearse(fitted, store=store, chunk=10)
+  np.testing.assert_array_equal(made, whole)
+  assert len(store.loaded) == count and len(store.parts) == 4
 
 
 def test_nothing_is_made_where_the_watch_ends_it(fitted):

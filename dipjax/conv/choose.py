@@ -416,6 +416,15 @@ def runs_in_turn() -> bool:
   return target.platform != 'gpu'
 
 
+def prefers_threads() -> bool:
+  """Returns whether small fits run side by side in threads, not in lanes.
+
+  That is on a CPU, whose lanes run in turn: a small fit leaves most of the
+  cores idle. On other devices threads would wait for each other.
+  """
+  return find_target().platform == 'cpu'
+
+
 def shares_memory() -> bool:
   """Returns whether all devices of a process have one memory.
 

@@ -41,7 +41,13 @@ class Problem(struct.PyTreeNode):
   rate: Array | None = None  # The optimiser's steps times this; None: as is.
   # Where a fit sees one window in each step: the `Picture`, or the `Pictures`,
   # of which measurement and code are a window. None: they are the whole.
-  picture: operators.Shared | None = None
+  picture: 'operators.Shared | Own | None' = None
+
+
+class Own(struct.PyTreeNode):
+  """A picture that one lane has for itself, in the place of a `Shared` one."""
+
+  operator: 'Picture'
 
 
 class Picture(struct.PyTreeNode):

@@ -11,14 +11,14 @@ that noise (benchmarks/NOTES.md).
 import functools
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dipjax import monitors, settings
+from dipjax import monitors
 from dipjax.device import packing
 from dipjax.engine import cover, lanes
 from dipjax.engine.fit import FitState
@@ -94,24 +94,21 @@ def denoise(recipe: Recipe, params: Any, problem: Problem) -> np.ndarray:
     size = rows.stop - rows.start, columns.stop - columns.start
     return denoise_tile(recipe.find_program(), size, params, problem, corner)
 
-  return blend(picture.operator.pixels.shape, SIDE, denoise_place)
+  make = functools.partial(map, denoise_place)
+  return blend(picture.operator.pixels.shape, SIDE, make)
 
 
 def blend(
   shape: tuple[int, ...],
   side: int,
-  make: Callable[[Place], Any],
-  *,
-  in_threads: bool = False,
+  make: Callable[[Sequence[Place]], Iterable[Any]],
 ) -> np.ndarray:
   """Returns an image that is made in tiles, [H, W, C].
 
   Args:
     shape: of the image.
     side: the longest of a tile.
-    make: returns the image of a tile.
-    in_threads: whether tiles are made side by side, see
-      `settings.map_in_threads`; the image does not depend on it.
+    make: gives the images of tiles, in their order.
   """
   size = find_size(shape, side)
   tops, lefts = (
@@ -128,8 +125,7 @@ def blend(
   ]
   weights = itertools.product(rows, columns)
   total = np.zeros(shape, np.float32)
-  run = settings.map_in_threads if in_threads else map
-  for place, (row, column), image in zip(places, weights, run(make, places)):
+  for place, (row, column), image in zip(places, weights, make(places)):
     total[place] += np.outer(row, column)[..., None] * np.asarray(image)
   return total
 

@@ -457,8 +457,7 @@ class Following:
   def __call__(self, states: FitState, trace: Trace) -> bool:
     """Returns whether somebody asked to stop."""
     del states
-    taken = int(trace.active.any(axis=0).sum())
-    self._recorder.advance(taken, self._whole)
+    self._recorder.advance(int(trace.active.sum()), self._whole)
     return bool(self._recorder.stop)
 
   def load(self, name: str, like: np.ndarray) -> np.ndarray | None:
