@@ -123,22 +123,23 @@ def test_what_follows_a_fit_has_a_bar_of_its_own(tmp_path, capsys):
   _, made = _make(tmp_path, 'smoke,windows')
   with made:
     image = np.zeros((8, 8, 1), np.float32)
-    watch = made.follow(image, 5, 5)
+    watch = made.follow(image, 10, 5)
     assert watch.load('0-0', image) is None
     ended = [watch(None, _make_trace()) for _ in range(3)]
-    assert _Bar.said == [(10, ''), (20, ''), (25, '')] and not any(ended)
+    # Each lane is a part, with steps of its own.
+    assert _Bar.said == [(20, ''), (40, ''), (50, '')] and not any(ended)
     # A part of an earlier start counts as its steps.
     watch.save('0-0', image)
     made.say('above')
-    made.follow(image + 1, 5, 5).load('0-0', image)
+    made.follow(image + 1, 10, 5).load('0-0', image)
     assert made._bar is None
     np.testing.assert_array_equal(watch.load('0-0', image), image)
-    assert _Bar.said[3:] == [(5, '')]
+    assert _Bar.said[3:] == [(10, '')]
     made.stop.signal = signal.SIGTERM
     assert watch(None, _make_trace())
     made.say('below')
     assert made._bar is None
-  assert re.search('25 further steps.*\nbelow\n', capsys.readouterr().out)
+  assert re.search('50 further steps.*\nbelow\n', capsys.readouterr().out)
   assert not made.records.kept
 
 
