@@ -7,8 +7,8 @@ cores of an AMD EPYC, jax 0.10.2: `:quick` took 3 minutes on 2026-11-22, 20.43
 dB to 29.53 dB; `:smoke` seconds after compiling; the full network on the crop
 (128,192,128,128) of F16, four lanes, 15 minutes on 2026-11-21, 20.34 dB to
 33.69 dB; on house (256x256), four lanes, 2.3 s a step, 20.30 dB to 32.58 dB. On
-two cores of an Intel Xeon, 2026-11-27, `:quick,fast` (`make demo`) took 65 s
-with the installation, 20.43 dB to 31.50 dB; `:windows`, for large pictures, 149
+two cores of an Intel Xeon, 2026-11-27, `:quick,fast` (`make demo`) took 71 s
+with the installation, 20.43 dB to 31.47 dB; `:windows`, for large pictures, 149
 s on the whole F16, 20.36 dB to 33.53 dB. docs/measured/denoising.md has the
 commands.
 """
