@@ -167,6 +167,18 @@ def test_parts_as_lanes_are_the_parts_in_threads(
   assert len(store.loaded) == count and len(store.parts) == 4
 
 
+def test_a_program_for_a_gpu_makes_the_same_parts(fitted, monkeypatch):
+  """All at once, as its lanes run; here on a CPU."""
+  monkeypatch.setattr(rehearsal, 'SIDE', 32)
+  monkeypatch.setattr(tiles, 'OVERLAP', 8)
+  expected, lanes_seen = _rehearse(fitted, steps=10), []
+  watch = lambda states, trace: lanes_seen.append(len(states.step))
+  with choose.aim(choose.Target('gpu')):
+    made = _rehearse(fitted, steps=10, watch=watch)
+  assert lanes_seen == [4]
+  np.testing.assert_allclose(made, expected, atol=1e-5)
+
+
 def test_nothing_is_made_where_the_watch_ends_it(fitted):
   calls = []
   watch = lambda states, trace: calls.append(0) or True
