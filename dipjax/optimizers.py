@@ -122,12 +122,13 @@ def orthogonalize(kernels: Mapping[Shape, Array]) -> dict[Shape, Array]:
 def _multiply_polynomials(square):
   """X X^T [n, k, k] -> what X is multiplied by in all steps together."""
   one, two, three = _POLYNOMIAL
-  product = eye = jnp.broadcast_to(jnp.eye(square.shape[1]), square.shape)
+  eye = jnp.broadcast_to(jnp.eye(square.shape[1]), square.shape)
+  factors = []
   for _ in range(_TURNS):
     factor = one * eye + two * square + three * _multiply(square, square)
-    product = _multiply(factor, product)
+    factors.append(factor)
     square = _multiply(_multiply(factor, square), factor)
-  return product
+  return functools.reduce(_multiply, factors)
 
 
 def _multiply(a, b):
