@@ -263,8 +263,9 @@ def make_parser() -> argparse.ArgumentParser:
   known = list(recipe.PRECISIONS)
   add('--precision', nargs='+', choices=known, default=['bfloat16'])
   add('--remat', action='store_true', help='recompute activations')
-  add('--notebook', metavar='FILE', help='whose fits are compiled')
-  add('--words', nargs='+', default=[], help='of configs/req2.py')
+  either = parser.add_mutually_exclusive_group().add_argument
+  either('--notebook', metavar='FILE', help='whose fits are compiled')
+  either('--words', nargs='+', default=[], help='of configs/req2.py')
   add('--set', nargs='+', default=[], metavar='NAME=VALUE', dest='given')
   add('--spec', metavar='FILE', help='what the GPU is, see docs/devices.md')
   path = pathlib.Path('targets.jsonl')
